@@ -1,0 +1,85 @@
+"""What a network costs: parameters, multiply-adds and activation memory, read off the built model."""
+
+import math
+import re
+from dataclasses import dataclass
+
+import keras
+
+from unet.upsamplers import Upsampler
+
+
+@dataclass
+class Stage:
+    """Cost of a group of layers, for one image."""
+
+    name: str
+    output: tuple[int, ...] = ()
+    """``(H, W, C)`` after its last layer."""
+    parameters: int = 0
+    multiply_adds: int = 0
+    """Of convolutions and of the upsamplers' rules; normalisation, activation and pooling are not counted."""
+    activation_bytes: int = 0
+    """Of all layer outputs in their own dtype: what the backward pass keeps if nothing is fused or recomputed."""
+
+
+def stages(model: keras.Model) -> list[Stage]:
+    """Cost by stage, in the order of computation.
+
+    Args:
+        model: From :func:`unet.model.build_unet`, built with a fixed height and width.
+
+    Raises:
+        ValueError: The model was built for any size; cost depends on it.
+    """
+    if None in model.inputs[0].shape[1:]:
+        raise ValueError("cost depends on the image size: build the model with input_shape=(height, width, 3)")
+    found: dict[str, Stage] = {}
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.InputLayer):
+            continue
+        stage = found.setdefault(_stage_name(layer.name), Stage(_stage_name(layer.name)))
+        outputs = layer.output if isinstance(layer.output, list | tuple) else [layer.output]
+        if len(outputs) == 1:
+            stage.output = tuple(outputs[0].shape[1:])
+        stage.parameters += layer.count_params()
+        stage.multiply_adds += multiply_adds(layer)
+        stage.activation_bytes += sum(
+            math.prod(output.shape[1:]) * _bytes(output.dtype) for output in outputs
+        )
+    return list(found.values())
+
+
+def multiply_adds(layer: keras.Layer) -> int:
+    """Multiply-adds of one layer for one image."""
+    if isinstance(layer, Upsampler):
+        return layer.multiply_adds(_input_shape(layer))
+    if isinstance(layer, keras.layers.Conv2D):
+        return math.prod(layer.kernel.shape) * math.prod(layer.output.shape[1:3])
+    return 0
+
+
+def total(costs: list[Stage]) -> Stage:
+    """Sum of all stages; its output is the last one's."""
+    whole = Stage("total", costs[-1].output)
+    for cost in costs:
+        whole.parameters += cost.parameters
+        whole.multiply_adds += cost.multiply_adds
+        whole.activation_bytes += cost.activation_bytes
+    return whole
+
+
+def _stage_name(layer_name: str) -> str:
+    """``encoder_1_conv_2`` belongs to encoder_1; a decoder's upsampler is a stage of its own."""
+    match = re.match(r"(encoder_\d+|bottleneck|decoder_\d+_up|decoder_\d+)(_|$)", layer_name)
+    return match.group(1) if match else layer_name
+
+
+def _input_shape(layer: keras.Layer) -> tuple[int, ...]:
+    inputs = layer.input if isinstance(layer.input, list | tuple) else [layer.input]
+    return tuple(inputs[0].shape[1:])
+
+
+def _bytes(dtype: str) -> int:
+    bits = "".join(filter(str.isdigit, dtype))
+    return int(bits) // 8 if bits else 1  # bool

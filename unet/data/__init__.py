@@ -1,0 +1,47 @@
+"""Images and masks: three sources, one cache, batches and augmentation.
+
+``prepare(config.data)`` is all that training needs; see ``sources.py`` for what a source is.
+"""
+
+from unet.config import DataConfig
+from unet.data import cache
+from unet.data.cache import Dataset, Split
+from unet.data.pets import CLASSES
+from unet.data.sources import IGNORE, Problem, Sample, Source
+
+
+def make_source(config: DataConfig) -> Source:
+    """The source that a configuration names.
+
+    Raises:
+        InputError: A folder or file that the configuration names is missing.
+    """
+    if config.source == "pets":
+        from unet.data.pets import PetsSource
+
+        return PetsSource(config.data_dir, config.download, config.validation)
+    if config.source == "folder":
+        from unet.data.folder import FolderSource
+
+        assert config.data_dir is not None  # the configuration has checked it
+        return FolderSource(config.data_dir, config.folder, config.validation)
+    from unet.data.shapes import ShapesSource
+
+    return ShapesSource(config.shapes, config.validation)
+
+
+def class_names(config: DataConfig) -> tuple[str, ...]:
+    """Class names of the configured source, without reading any data where the configuration tells them."""
+    if config.source == "folder" and config.folder.classes:
+        return tuple(config.folder.classes)
+    if config.source == "folder":
+        return make_source(config).classes
+    return CLASSES
+
+
+def prepare(config: DataConfig) -> Dataset:
+    """Prepared arrays of the configured source; see :func:`unet.data.cache.prepare`."""
+    return cache.prepare(make_source(config), config.size, config.cache_dir)
+
+
+__all__ = ["IGNORE", "Dataset", "Problem", "Sample", "Source", "Split", "class_names", "make_source", "prepare"]

@@ -1,0 +1,116 @@
+"""Random changes to image and mask together, inside the compiled training step."""
+
+import math
+
+import keras
+from keras import ops
+
+from unet.config import AugmentationConfig
+from unet.resample import crop_positions, linear_weights, nearest_weights, resample
+
+
+@keras.saving.register_keras_serializable("unet")
+class Augmentation(keras.Layer):
+    """Random resized crop and left-right flip of image and mask, then colour jitter of the image.
+
+    Crop and flip are one resampling with a matrix per image and axis; the mask goes the same way with one-hot
+    rows, so no new class ids appear. It always runs in float32.
+
+    Args:
+        flip: Probability of a left-right flip.
+        scale: ``(low, high)`` share of the image's area that a crop covers.
+        ratio: ``(low, high)`` change of width/height by the crop, drawn evenly in its logarithm.
+        brightness: Shift drawn from ±brightness · 255.
+        contrast: Factor around the mean drawn from 1 ± contrast.
+        saturation: Factor drawn from between 1 − saturation and 1 + saturation.
+        hue: Turn of the hue drawn from ±hue of the colour circle.
+        seed: Of the random numbers.
+        **kwargs: Arguments of ``keras.Layer``.
+
+    Call arguments:
+        image: ``(B, H, W, 3)``, 0..255.
+        mask: ``(B, H, W)``, class ids 0..255.
+
+    Returns:
+        image float32 ``(B, H, W, 3)`` in 0..255, and mask int32 ``(B, H, W)``.
+    """
+
+    def __init__(
+        self,
+        flip: float = 0.5,
+        scale: tuple[float, float] = (0.5, 1.0),
+        ratio: tuple[float, float] = (0.75, 1.3333),
+        brightness: float = 0.0,
+        contrast: float = 0.0,
+        saturation: float = 0.0,
+        hue: float = 0.0,
+        seed: int = 0,
+        **kwargs,
+    ):
+        super().__init__(**{"name": "augmentation", "dtype": "float32"} | kwargs)
+        self.settings = {
+            "flip": flip,
+            "scale": tuple(scale),
+            "ratio": tuple(ratio),
+            "brightness": brightness,
+            "contrast": contrast,
+            "saturation": saturation,
+            "hue": hue,
+        }
+        self.seed = seed
+        self.random = keras.random.SeedGenerator(seed)
+        self.colour = keras.layers.RandomColorJitter(
+            value_range=(0, 1),
+            brightness_factor=brightness or None,
+            contrast_factor=(contrast, contrast) if contrast else None,
+            # Keras maps f to the factor f / (1 - f).
+            saturation_factor=((1 - saturation) / (2 - saturation), (1 + saturation) / (2 + saturation))
+            if saturation
+            else None,
+            hue_factor=2 * hue or None,
+            seed=seed,
+            dtype="float32",
+        )
+
+    @classmethod
+    def from_settings(cls, config: AugmentationConfig, seed: int) -> "Augmentation":
+        """The augmentation that a configuration describes."""
+        return cls(**config.model_dump(), seed=seed)
+
+    def call(self, image, mask):
+        """Draw one crop, flip and colour change per image."""
+        size, height, width = ops.shape(image)[:3]
+        (top, rows), (left, columns) = self._windows(size, height, width)
+        y, x = crop_positions(top, rows, height), crop_positions(left, columns, width)
+
+        image = ops.cast(image, "float32")
+        image = resample(image, linear_weights(y, height), linear_weights(x, width))
+        mask = ops.cast(mask, "float32")[..., None]
+        mask = resample(mask, nearest_weights(y, height), nearest_weights(x, width))[..., 0]
+
+        image = self.colour(ops.clip(image / 255.0, 0.0, 1.0), training=True) * 255.0
+        return image, ops.cast(ops.round(mask), "int32")
+
+    def _windows(self, size, height, width):
+        """Start and extent of each image's window along both axes; a negative extent flips."""
+
+        def uniform(low, high):
+            return keras.random.uniform((size,), low, high, dtype="float32", seed=self.random)
+
+        area = uniform(*self.settings["scale"])
+        ratio = ops.exp(uniform(*(math.log(r) for r in self.settings["ratio"])))
+        height, width = ops.cast(height, "float32"), ops.cast(width, "float32")
+        rows = ops.minimum(ops.sqrt(area / ratio), 1.0) * height
+        columns = ops.minimum(ops.sqrt(area * ratio), 1.0) * width
+        top = uniform(0.0, 1.0) * (height - rows)
+        left = uniform(0.0, 1.0) * (width - columns)
+        flip = uniform(0.0, 1.0) < self.settings["flip"]
+        return (top, rows), (ops.where(flip, left + columns, left), ops.where(flip, -columns, columns))
+
+    def compute_output_spec(self, image, mask):
+        """Shapes stay, dtypes become float32 and int32."""
+        return keras.KerasTensor(image.shape, "float32"), keras.KerasTensor(mask.shape, "int32")
+
+    def get_config(self):
+        """Everything needed to build the layer again."""
+        return super().get_config() | self.settings | {"seed": self.seed}

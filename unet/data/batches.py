@@ -1,0 +1,50 @@
+"""Batches for ``fit``: read lazily from the arrays, in an order that is a function of seed and epoch."""
+
+import math
+
+import keras
+import numpy as np
+
+from unet.data.cache import Split
+from unet.errors import InputError
+
+
+class Batches(keras.utils.PyDataset):
+    """``{"image": uint8 (B, H, W, 3), "mask": uint8 (B, H, W)}`` batches of a split.
+
+    Training batches are shuffled anew every epoch and are all full: what does not fill a batch is left out of that
+    epoch. A restart at epoch e sees exactly the batches that e would have seen.
+
+    Args:
+        split: Where the images are.
+        batch_size: Images a batch.
+        shuffle_seed: Decides the order of every epoch; ``None`` keeps the order of the split, with a smaller last
+            batch.
+    """
+
+    def __init__(self, split: Split, batch_size: int, shuffle_seed: int | None = None):
+        super().__init__()
+        if shuffle_seed is not None and len(split) < batch_size:
+            raise InputError(
+                f"training.batch_size: {batch_size} is more than the {len(split)} training images; "
+                f"it may be at most {len(split)}"
+            )
+        self.split = split
+        self.batch_size = batch_size
+        self.shuffle_seed = shuffle_seed
+        self.start_epoch(0)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Put the images in the order of this epoch."""
+        if self.shuffle_seed is None:
+            self._order = np.arange(len(self.split))
+        else:
+            self._order = np.random.default_rng((self.shuffle_seed, epoch)).permutation(len(self.split))
+
+    def __len__(self):
+        count = len(self.split) / self.batch_size
+        return math.ceil(count) if self.shuffle_seed is None else int(count)
+
+    def __getitem__(self, index):
+        chosen = self._order[index * self.batch_size : (index + 1) * self.batch_size]
+        return {"image": self.split.images[chosen], "mask": self.split.masks[chosen]}

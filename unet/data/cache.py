@@ -1,0 +1,211 @@
+"""Decode once: a source becomes memory-mapped uint8 arrays, found again by what decides their content."""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from unet.data import checks
+from unet.data.sources import SPLITS, Problem, Sample, Source
+from unet.errors import InputError
+from unet.files import write_json
+from unet.progress import track
+
+log = logging.getLogger("unet")
+
+FORMAT = 1
+"""Part of the cache key: raise it when the arrays or the way they are made change."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images and masks of one split, at the network's size, memory-mapped."""
+
+    images: np.ndarray
+    """uint8 ``(N, H, W, 3)``."""
+    masks: np.ndarray
+    """uint8 ``(N, H, W)``: class ids, 255 is ignored."""
+    names: list[str]
+
+    def __len__(self):
+        return len(self.names)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A prepared source."""
+
+    classes: tuple[str, ...]
+    train: Split
+    validation: Split
+    test: Split
+    problems: list[Problem]
+    """What was found wrong, without being fatal, when the data were prepared."""
+
+
+def prepare(source: Source, size: tuple[int, int], cache_dir: Path | None = None) -> Dataset:
+    """Return the arrays of a source at ``size``, decoding it only if they are not in the cache yet.
+
+    Images are resized bilinearly with antialiasing, masks to the nearest pixel.
+
+    Args:
+        source: Where images and masks come from.
+        size: Height and width in pixels.
+        cache_dir: Parent of the cache; default ``$UNET_CACHE``, else ``~/.cache/unet-upsamplers``.
+
+    Raises:
+        InputError: Something is wrong with the data; the message lists every fault found.
+    """
+    parent = Path(cache_dir or os.environ.get("UNET_CACHE", "~/.cache/unet-upsamplers")).expanduser()
+    found = _existing(source, size, parent)
+    if found is None:
+        found = _build(source, size, parent)
+    dataset = _open(found)
+    if not len(dataset.train):
+        raise InputError("data: there is no training image; check the split files, data.validation and test_fraction")
+    return dataset
+
+
+def inspect(source: Source) -> list[Problem]:
+    """Decode the whole source and list everything that is wrong with it."""
+    return _scan(source, lambda sample: None)
+
+
+def _key(source: Source, size: tuple[int, int]) -> dict:
+    return {"format": FORMAT, "size": list(size), **source.key()}
+
+
+def _place(parent: Path, key: dict) -> Path:
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    return parent / f"{key['source']}-{'x'.join(map(str, key['size']))}-{digest}"
+
+
+def _existing(source: Source, size: tuple[int, int], parent: Path) -> Path | None:
+    place = _place(parent, _key(source, size))
+    return place if (place / "index.json").is_file() else None
+
+
+def _build(source: Source, size: tuple[int, int], parent: Path) -> Path:
+    """Decode everything into a temporary folder and rename it into its place."""
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".preparing-", dir=parent))
+    except OSError as error:
+        raise InputError(f"data.cache_dir: cannot write to {parent} ({error}); set data.cache_dir elsewhere") from None
+    try:
+        files = {split: _Writer(temporary, split, size) for split in SPLITS}
+        problems = _scan(source, lambda sample: files[sample.split].add(sample))
+        fatal = [problem for problem in problems if problem.fatal]
+        if fatal:
+            raise InputError(
+                f"the data have {len(fatal)} fault{'s' * (len(fatal) > 1)} ({checks.summary(fatal)}); nothing was "
+                "prepared:\n" + "\n".join(f"  {problem}" for problem in fatal)
+            )
+        for writer in files.values():
+            writer.close()
+        index = {
+            "classes": list(source.classes),
+            "names": {split: writer.names for split, writer in files.items()},
+            "problems": [asdict(problem) for problem in problems],
+        }
+        write_json(temporary / "index.json", index)
+        # The key is taken after decoding: a download has changed what is there.
+        place = _place(parent, _key(source, size))
+        with contextlib.suppress(OSError):  # somebody else has just put the same arrays there
+            os.rename(temporary, place)
+        if problems:
+            log.warning(
+                "the data have oddities (%s); list them with scripts/check_data.py", checks.summary(problems)
+            )
+        return place
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _scan(source: Source, use) -> list[Problem]:
+    """Decode every sample, hand the readable ones to ``use``, and collect the problems of all."""
+    problems: list[Problem] = []
+    names, splits, thumbnails = [], [], []
+    for item in track(source.samples(), total=source.count(), description="reading images"):
+        if isinstance(item, Problem):
+            problems.append(item)
+            continue
+        problems += checks.inspect_sample(item, source.classes)
+        names.append(item.name)
+        splits.append(item.split)
+        thumbnails.append(checks.thumbnail(item.image))
+        use(item)
+    if not names and not problems:
+        raise InputError("the data hold no image")
+    if names:
+        problems += checks.near_identical(names, splits, np.stack(thumbnails))
+    return problems
+
+
+class _Writer:
+    """Appends resized samples of one split to two raw files that become .npy arrays."""
+
+    def __init__(self, folder: Path, split: str, size: tuple[int, int]):
+        self.size = size
+        self.names: list[str] = []
+        self.paths = {kind: folder / f"{split}_{kind}.npy" for kind in ("images", "masks")}
+        self.raw = {kind: open(path.with_suffix(".raw"), "wb") for kind, path in self.paths.items()}
+
+    def add(self, sample: Sample):
+        self.names.append(sample.name)
+        self.raw["images"].write(resize_image(sample.image, self.size).tobytes())
+        self.raw["masks"].write(resize_mask(sample.mask, self.size).tobytes())
+
+    def close(self):
+        for kind, path in self.paths.items():
+            self.raw[kind].close()
+            shape = (len(self.names), *self.size) + ((3,) if kind == "images" else ())
+            raw = path.with_suffix(".raw")
+            with open(path, "wb") as target, open(raw, "rb") as pixels:
+                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(target, header)
+                shutil.copyfileobj(pixels, target)
+                target.flush()
+                os.fsync(target.fileno())
+            raw.unlink()
+
+
+def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize uint8 ``(H, W, 3)`` to ``size`` (height, width), bilinearly, antialiased where it shrinks."""
+    if image.shape[:2] == tuple(size):
+        return image
+    return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
+
+
+def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize uint8 ``(H, W)`` to ``size`` (height, width), to the nearest pixel: no new class ids appear."""
+    if mask.shape == tuple(size):
+        return mask
+    return np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
+
+
+def _open(place: Path) -> Dataset:
+    index = json.loads((place / "index.json").read_text(encoding="utf-8"))
+    splits = {}
+    for split in SPLITS:
+        names = index["names"][split]
+        images, masks = (np.load(place / f"{split}_{kind}.npy", mmap_mode="r") for kind in ("images", "masks"))
+        splits[split] = Split(images, masks, names)
+    problems = [Problem(**problem) for problem in index["problems"]]
+    return Dataset(classes=tuple(index["classes"]), problems=problems, **splits)
+
+
+def native_samples(source: Source, split: str, names: set[str] | None = None) -> Iterator[Sample]:
+    """The samples of a split (those called ``names``) at their own size, decoded again from the source."""
+    for item in source.samples(split):
+        if isinstance(item, Sample) and (names is None or item.name in names):
+            yield item

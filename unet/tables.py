@@ -1,0 +1,53 @@
+"""Tables printed to standard output."""
+
+from rich.console import Console
+from rich.table import Table
+
+from unet.cost import Stage, total
+
+
+def metrics_table(scores: dict, title: str) -> None:
+    """Print the scores of one evaluated split."""
+    table = Table(title=f"{title}: {scores['images']} images", title_justify="left")
+    table.add_column("score")
+    table.add_column("data set", justify="right")
+    table.add_column("mean per image", justify="right")
+
+    def row(name, values):
+        table.add_row(name, *("–" if values[key] != values[key] else f"{values[key]:.4f}" for key in ("dataset", "per_image")))
+
+    row("mean IoU", scores["mean_iou"])
+    for name, values in scores["iou"].items():
+        row(f"  IoU {name}", values)
+    row("mean Dice", scores["mean_dice"])
+    for name, values in scores["dice"].items():
+        row(f"  Dice {name}", values)
+    row("mean Boundary IoU", scores["mean_boundary_iou"])
+    for name, values in scores["boundary_iou"].items():
+        row(f"  Boundary IoU {name}", values)
+    row("pixel accuracy", scores["pixel_accuracy"])
+    for rule, values in scores.get("pet_iou", {}).items():
+        row(f"pet IoU, {rule.replace('_', ' ')}", values)
+    for rule, values in scores.get("pet_dice", {}).items():
+        row(f"pet Dice, {rule.replace('_', ' ')}", values)
+    Console().print(table)
+
+
+def cost_table(stages: list[Stage], title: str) -> None:
+    """Print the cost of every stage and their sum."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("stage")
+    for column in ("output", "parameters", "multiply-adds", "activations"):
+        table.add_column(column, justify="right")
+    whole = total(stages)
+    for stage in [*stages, whole]:
+        if stage is whole:
+            table.add_section()
+        table.add_row(
+            stage.name,
+            "×".join(map(str, stage.output)),
+            f"{stage.parameters:,}",
+            f"{stage.multiply_adds / 1e6:,.1f} M",
+            f"{stage.activation_bytes / 2**20:,.2f} MiB",
+        )
+    Console().print(table)

@@ -1,0 +1,94 @@
+"""The compiled training step: augmentation, network, loss and training metrics in one Keras model."""
+
+import keras
+from keras import ops
+
+from unet.data.augmentation import Augmentation
+from unet.data.sources import IGNORE
+from unet.losses import SegmentationLoss
+
+
+@keras.saving.register_keras_serializable("unet")
+class SegmentationTrainer(keras.Model):
+    """What ``fit`` and ``evaluate`` run: takes ``{"image", "mask"}`` batches, gives ``{"logits", "mask"}``.
+
+    In training the batch is augmented first. Loss and mean IoU compare the logits with the (augmented) mask.
+
+    Args:
+        network: From pixels to logits.
+        augmentation: Layer that changes image and mask together.
+        segmentation_loss: Loss of (mask, logits).
+        classes: Number of classes.
+        **kwargs: Arguments of ``keras.Model``; ``dtype`` should be the network's policy, so that ``compile`` scales
+            the loss under mixed_float16.
+
+    Attributes:
+        steps: int32 variable, training steps done.
+        finite_steps: int32 variable, steps done before the first loss that was not finite.
+    """
+
+    def __init__(
+        self,
+        network: keras.Model,
+        augmentation: Augmentation,
+        segmentation_loss: SegmentationLoss,
+        classes: int,
+        **kwargs,
+    ):
+        super().__init__(**{"name": "segmentation_trainer"} | kwargs)
+        self.network = network
+        self.augmentation = augmentation
+        self.segmentation_loss = segmentation_loss
+        self.classes = classes
+        self.mean_iou = keras.metrics.MeanIoU(
+            classes, sparse_y_pred=False, ignore_class=IGNORE, name="mean_iou", dtype="float32"
+        )
+        counter = {"shape": (), "initializer": "zeros", "dtype": "int32", "trainable": False}
+        self.steps = self.add_weight(name="steps", **counter)
+        self.finite_steps = self.add_weight(name="finite_steps", **counter)
+        self.built = True  # every part is built already
+
+    def call(self, inputs, training=False):
+        """Augment (in training only) and run the network."""
+        image, mask = inputs["image"], ops.cast(inputs["mask"], "int32")
+        if training:
+            image, mask = self.augmentation(image, mask)
+        return {"logits": self.network(image, training=training), "mask": mask}
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """Loss of the batch; in training it also counts steps, so that a diverged run can name the step."""
+        loss = self.segmentation_loss(y_pred["mask"], y_pred["logits"])
+        if training:
+            so_far = ops.equal(self.steps, self.finite_steps)
+            finite = ops.logical_and(so_far, ops.isfinite(loss))
+            self.finite_steps.assign(self.finite_steps + ops.cast(finite, "int32"))
+            self.steps.assign(self.steps + 1)
+        return loss
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """Update the mean IoU."""
+        self.mean_iou.update_state(y_pred["mask"], y_pred["logits"])
+        return self.get_metrics_result()
+
+    def reseed(self, seeds) -> None:
+        """Set the state of every random number generator (augmentation, dropout) from an iterator of ints."""
+        for variable, seed in zip(self._random_states(), seeds, strict=False):
+            variable.assign([seed, 0])
+
+    def _random_states(self):
+        return [variable for variable in self.variables if variable.path.endswith("seed_generator_state")]
+
+    def get_config(self):
+        """Everything needed to build the model again."""
+        return super().get_config() | {
+            "network": keras.saving.serialize_keras_object(self.network),
+            "augmentation": keras.saving.serialize_keras_object(self.augmentation),
+            "segmentation_loss": keras.saving.serialize_keras_object(self.segmentation_loss),
+            "classes": self.classes,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Build the model again."""
+        parts = ("network", "augmentation", "segmentation_loss")
+        return cls(**config | {part: keras.saving.deserialize_keras_object(config[part]) for part in parts})
