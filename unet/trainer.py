@@ -1,5 +1,7 @@
 """The compiled training step: augmentation, network, loss and training metrics in one Keras model."""
 
+import warnings
+
 import keras
 from keras import ops
 
@@ -67,7 +69,9 @@ class SegmentationTrainer(keras.Model):
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Update the mean IoU."""
-        self.mean_iou.update_state(y_pred["mask"], y_pred["logits"])
+        with warnings.catch_warnings():  # Keras asks for int64 indices, which JAX makes int32
+            warnings.filterwarnings("ignore", message="Explicitly requested dtype")
+            self.mean_iou.update_state(y_pred["mask"], y_pred["logits"])
         return self.get_metrics_result()
 
     def reseed(self, seeds) -> None:

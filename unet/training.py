@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import logging
 import math
+import random
 import time
 from collections.abc import Iterator
 
@@ -49,7 +50,7 @@ def train(run: Run) -> None:
         dataset = data.prepare(config.data)
 
         # === The step ===
-        keras.utils.set_random_seed(config.seed)
+        random.seed(config.seed)  # Keras draws from it the seed of whatever is not seeded by name
         trainer = make_trainer(config, dataset.classes)
         batches = Batches(dataset.train, config.training.batch_size, shuffle_seed=config.seed)
         trainer.compile(
