@@ -44,6 +44,7 @@ def crop_positions(start, extent, n_out):
     Returns:
         float32 tensor ``(B, n_out)``.
     """
+    start, extent = ops.convert_to_tensor(start), ops.convert_to_tensor(extent)
     target = (ops.arange(n_out, dtype="float32") + 0.5) / ops.cast(n_out, "float32")
     return start[:, None] + target[None, :] * extent[:, None] - 0.5
 
@@ -58,7 +59,7 @@ def linear_weights(positions, n_in):
     Returns:
         float32 tensor ``(..., n_out, n_in)`` whose rows sum to 1 with at most two non-zero entries.
     """
-    positions = ops.clip(positions, 0.0, ops.cast(n_in, "float32") - 1.0)
+    positions = ops.clip(ops.convert_to_tensor(positions), 0.0, ops.cast(n_in, "float32") - 1.0)
     return ops.maximum(0.0, 1.0 - ops.abs(positions[..., None] - ops.arange(n_in, dtype="float32")))
 
 
@@ -68,7 +69,7 @@ def nearest_weights(positions, n_in):
     Arguments and shapes as in :func:`linear_weights`. A position midway between two centres goes to the right
     one, as in ``torch.nn.functional.interpolate(mode="nearest-exact")``.
     """
-    index = ops.clip(ops.floor(positions + 0.5), 0.0, ops.cast(n_in, "float32") - 1.0)
+    index = ops.clip(ops.floor(ops.convert_to_tensor(positions) + 0.5), 0.0, ops.cast(n_in, "float32") - 1.0)
     return ops.cast(ops.equal(index[..., None], ops.arange(n_in, dtype="float32")), "float32")
 
 

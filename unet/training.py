@@ -89,6 +89,7 @@ def train(run: Run) -> None:
                     epochs=config.training.epochs,
                     initial_epoch=len(history),
                     callbacks=[recorder],
+                    shuffle=False,  # the batches come shuffled; Keras would reorder them from its own random state
                     verbose=0,
                 )
             except KeyboardInterrupt:

@@ -1,0 +1,143 @@
+"""Metrics against scikit-learn and scipy."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from sklearn import metrics as sklearn_metrics
+
+from unet import metrics
+from unet.data.sources import IGNORE
+
+pytestmark = pytest.mark.backend_free
+CLASSES = ("pet", "background", "border")
+
+
+def blobs(rng, images=5, size=(24, 31)):
+    """Truth with an ignored patch, and logits that often agree with it."""
+    noise = rng.normal(size=(images, *size, 3))
+    smooth = ndimage.gaussian_filter(noise, (0, 3, 3, 0))
+    truth = smooth.argmax(-1).astype("uint8")
+    truth[:, 2:5, 3:9] = IGNORE
+    logits = smooth + ndimage.gaussian_filter(rng.normal(size=smooth.shape), (0, 2, 2, 0)) * 0.7
+    return truth, logits.astype("float32")
+
+
+def test_confusion_equals_sklearn(rng):
+    truth, logits = blobs(rng)
+    prediction = logits.argmax(-1)
+    matrices = metrics.confusion(truth, prediction, 3)
+    for t, p, matrix in zip(truth, prediction, matrices, strict=True):
+        valid = t != IGNORE
+        np.testing.assert_array_equal(
+            matrix, sklearn_metrics.confusion_matrix(t[valid], p[valid], labels=[0, 1, 2])
+        )
+
+
+def test_scores_equal_sklearn_for_the_data_set_and_per_image(rng):
+    truth, logits = blobs(rng)
+    prediction = logits.argmax(-1)
+    tally = metrics.Tally(CLASSES)
+    tally.add(["a", "b"], truth[:2], logits[:2])
+    tally.add(["c", "d", "e"], truth[2:], logits[2:])
+    scores = tally.scores()
+    assert scores["images"] == 5
+
+    def check(values, score, **options):
+        """Dataset: all pixels pooled. Per image: mean over images of the score of each."""
+        valid = truth != IGNORE
+        pooled = score(truth[valid], prediction[valid], **options)
+        single = [score(t[v], p[v], **options) for t, p, v in zip(truth, prediction, valid, strict=True)]
+        assert values["dataset"] == pytest.approx(pooled)
+        assert values["per_image"] == pytest.approx(np.mean(single))
+
+    labels = {"labels": [0, 1, 2], "average": "macro"}
+    check(scores["mean_iou"], sklearn_metrics.jaccard_score, **labels)
+    check(scores["mean_dice"], sklearn_metrics.f1_score, **labels)
+    check(scores["pixel_accuracy"], sklearn_metrics.accuracy_score)
+    for index, name in enumerate(CLASSES):
+        one = {"labels": [index], "average": "macro"}
+        check(scores["iou"][name], sklearn_metrics.jaccard_score, **one)
+        check(scores["dice"][name], sklearn_metrics.f1_score, **one)
+
+
+def test_an_absent_class_has_no_score_and_leaves_the_mean():
+    truth = np.zeros((2, 4, 4), "uint8")
+    truth[1, :2] = 1
+    logits = np.eye(3, dtype="float32")[truth]
+    tally = metrics.Tally(("a", "b", "c"))
+    tally.add(["x", "y"], truth, logits)
+    scores = tally.scores()
+    assert scores["mean_iou"] == {"dataset": 1.0, "per_image": 1.0}
+    assert np.isnan(scores["iou"]["c"]["dataset"])
+    assert scores["iou"]["b"]["per_image"] == 1.0
+    assert "pet_iou" not in scores
+
+
+def distance_band(mask, pixels):
+    """Pixels of the mask within ``pixels`` (chessboard) of the outside; beyond the image is outside."""
+    distance = ndimage.distance_transform_cdt(np.pad(mask, 1), metric="chessboard")[1:-1, 1:-1]
+    return mask & (distance <= pixels)
+
+
+@pytest.mark.parametrize("pixels", [1, 2, 5])
+def test_boundary_band_equals_the_distance_transform(rng, pixels):
+    truth, _ = blobs(rng)
+    for index in range(3):
+        band = metrics.boundary_band(truth == index, pixels)
+        expected = np.stack([distance_band(t == index, pixels) for t in truth])
+        np.testing.assert_array_equal(band, expected)
+
+
+def test_boundary_iou_equals_its_definition(rng):
+    """Cheng et al. 2021: IoU of the bands of truth and prediction within 2 % of the diagonal."""
+    truth, logits = blobs(rng, size=(90, 120))  # diagonal 150: 3 pixels
+    truth[truth == IGNORE] = 0
+    prediction = logits.argmax(-1)
+    tally = metrics.Tally(CLASSES)
+    tally.add(list("abcde"), truth, logits)
+    scores = tally.scores()["boundary_iou"]
+    assert metrics.boundary_width(90, 120) == 3
+    for index, name in enumerate(CLASSES):
+        bands = [
+            np.stack([distance_band(m == index, 3) for m in masks]) for masks in (truth, prediction)
+        ]
+        both, either = bands[0] & bands[1], bands[0] | bands[1]
+        assert scores[name]["dataset"] == pytest.approx(both.sum() / either.sum())
+        assert scores[name]["per_image"] == pytest.approx(np.mean(both.sum((1, 2)) / either.sum((1, 2))))
+
+
+@pytest.mark.parametrize(("size", "pixels"), [((128, 128), 4), ((480, 640), 16), ((10, 10), 1), ((1, 1), 1)])
+def test_boundary_width_is_two_per_cent_of_the_diagonal(size, pixels):
+    assert metrics.boundary_width(*size) == pixels
+
+
+def test_pet_iou_under_the_three_border_rules(rng):
+    truth, logits = blobs(rng)
+    prediction = logits.argmax(-1)
+    tally = metrics.Tally(CLASSES)
+    tally.add(list("abcde"), truth, logits)
+    scores = tally.scores()
+    valid = truth != IGNORE
+    without_border = logits[..., :2].argmax(-1)
+    inner = valid & (truth != 2)
+    cases = {
+        "border_ignored": (truth[inner] == 0, without_border[inner] == 0),
+        "border_as_pet": (truth[valid] != 1, prediction[valid] != 1),
+        "border_as_background": (truth[valid] == 0, prediction[valid] == 0),
+    }
+    for rule, (t, p) in cases.items():
+        assert scores["pet_iou"][rule]["dataset"] == pytest.approx(sklearn_metrics.jaccard_score(t, p))
+        assert scores["pet_dice"][rule]["dataset"] == pytest.approx(sklearn_metrics.f1_score(t, p))
+    assert scores["pet_iou"]["border_as_background"] == pytest.approx(scores["iou"]["pet"])
+
+
+def test_a_perfect_prediction_scores_one_everywhere(rng):
+    truth, _ = blobs(rng)
+    truth[truth == IGNORE] = 1
+    tally = metrics.Tally(CLASSES)
+    tally.add(list("abcde"), truth, np.eye(3, dtype="float32")[truth])
+
+    def leaves(value):
+        return [leaf for v in value.values() for leaf in leaves(v)] if isinstance(value, dict) else [value]
+
+    assert set(leaves({k: v for k, v in tally.scores().items() if k != "images"})) == {1.0}

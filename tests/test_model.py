@@ -1,0 +1,192 @@
+"""The U-Net: sizes, seeds, precision, and the network of the first seed document."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+from tests.conftest import BACKEND
+from unet.cost import multiply_adds, stages, total
+from unet.model import build_unet
+from unet.upsamplers import UPSAMPLERS
+
+TINY = {"width": 4, "depth": 2}
+
+
+def pixels(rng, *size):
+    return rng.integers(0, 256, (2, *size, 3)).astype("uint8")
+
+
+@pytest.mark.parametrize("upsampler", list(UPSAMPLERS))
+def test_any_size_gives_float32_logits_of_that_size(rng, upsampler):
+    model = build_unet(5, upsampler=upsampler, dtype="mixed_bfloat16", **TINY)
+    for size in [(1, 1), (2, 3), (37, 53), (16, 16)]:
+        logits = model(pixels(rng, *size))
+        assert tuple(logits.shape) == (2, *size, 5)
+        assert keras.backend.standardize_dtype(logits.dtype) == "float32"
+
+
+@pytest.mark.parametrize("block", ["plain", "residual"])
+@pytest.mark.parametrize("normalization", ["batch", "group", "none"])
+def test_every_block_and_normalization_survives_saving(rng, block, normalization, tmp_path):
+    model = build_unet(3, block=block, normalization=normalization, dropout=0.1, **TINY)
+    model.save(tmp_path / "unet.keras")
+    x = pixels(rng, 9, 12)
+    loaded = keras.saving.load_model(tmp_path / "unet.keras")
+    np.testing.assert_array_equal(*(ops.convert_to_numpy(m(x)) for m in (model, loaded)))
+    kinds = {type(layer).__name__ for layer in model.layers}
+    assert ("BatchNormalization" in kinds) == (normalization == "batch")
+    assert ("GroupNormalization" in kinds) == (normalization == "group")
+    assert ("Add" in kinds) == (block == "residual")
+
+
+def test_seed_decides_every_weight_and_the_upsampler_none_of_the_others():
+    """Layers of the same name and shape start alike, whatever the upsampler: paired comparisons rest on it."""
+    models = {name: build_unet(3, upsampler=name, seed=7, **TINY) for name in UPSAMPLERS}
+    reference = {w.path: ops.convert_to_numpy(w) for w in models["nearest"].weights}
+    for name, model in models.items():
+        shared = [w for w in model.weights if w.path in reference and w.shape == reference[w.path].shape]
+        assert len(shared) >= len(reference) - 2  # the projection of conv_transpose has another layout, at 2 depths
+        for weight in shared:
+            np.testing.assert_array_equal(ops.convert_to_numpy(weight), reference[weight.path], err_msg=name)
+    other = build_unet(3, upsampler="nearest", seed=8, **TINY)
+    first = [ops.convert_to_numpy(m.get_layer("encoder_1_conv_1").kernel) for m in (models["nearest"], other)]
+    assert np.abs(first[0] - first[1]).max() > 0.1
+
+
+def test_pixels_are_normalised_inside():
+    model = build_unet(3, **TINY)
+    inside = keras.Model(model.input, model.get_layer("normalize").output)
+    x = np.array([0, 127.5, 255], "float32").reshape(1, 1, 1, 3)
+    np.testing.assert_allclose(ops.convert_to_numpy(inside(x)).ravel(), [-1, 0, 1], atol=1e-6)
+
+
+def test_dropout_works_in_training_only(rng):
+    model = build_unet(3, dropout=0.5, normalization="none", **TINY)
+    x = pixels(rng, 16, 16)
+    still = [ops.convert_to_numpy(model(x, training=False)) for _ in range(2)]
+    moving = [ops.convert_to_numpy(model(x, training=True)) for _ in range(2)]
+    np.testing.assert_array_equal(*still)
+    assert np.abs(moving[0] - moving[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize(("argument", "value"), [("block", "dense"), ("normalization", "layer")])
+def test_a_wrong_argument_lists_the_choices(argument, value):
+    with pytest.raises(ValueError, match=f"{argument} must be one of .*received '{value}'"):
+        build_unet(3, **{argument: value})
+
+
+# === The first seed document ===
+
+
+def seed_document_unet():
+    """The Keras network printed in the first seed document, with its Lambda written as Rescaling."""
+    he = {"kernel_initializer": "he_normal", "padding": "same"}
+
+    def conv(filters, x, name, activation="relu"):
+        return layers.Conv2D(filters, 3, activation=activation, name=name, **he)(x)
+
+    def up(filters, x, name):
+        return layers.Conv2DTranspose(filters, 2, strides=2, activation="relu", name=name, **he)(x)
+
+    inputs = keras.Input((128, 128, 3))
+    s = layers.Rescaling(1 / 255)(inputs)
+    encoding_1 = conv(64, conv(64, s, "encoding_1a"), "encoding_1")
+    encoding_2 = conv(128, layers.MaxPool2D()(encoding_1), "encoding_2")
+    encoding_3 = conv(256, layers.MaxPool2D()(encoding_2), "encoding_3")
+    up_2 = up(128, encoding_3, "up_2")
+    decoding_2 = conv(128, layers.concatenate([encoding_2, up_2], name="join_2"), "decoding_2")
+    up_1 = up(64, decoding_2, "up_1")
+    decoding_1 = conv(64, layers.concatenate([encoding_1, up_1], name="join_1"), "decoding_1a")
+    decoding_1 = conv(64, decoding_1, "decoding_1")
+    return keras.Model(inputs, conv(2, decoding_1, "outputs", "sigmoid"))
+
+
+# Our layer, the document's, the shape that follows from its text.
+SEED_STAGES = [
+    ("encoder_1_act_2", "encoding_1", (128, 128, 64)),
+    ("encoder_2_act_2", "encoding_2", (64, 64, 128)),
+    ("bottleneck_act_2", "encoding_3", (32, 32, 256)),
+    ("decoder_2_up", "up_2", (64, 64, 128)),
+    ("decoder_2_concat", "join_2", (64, 64, 256)),
+    ("decoder_2_act_2", "decoding_2", (64, 64, 128)),
+    ("decoder_1_up", "up_1", (128, 128, 64)),
+    ("decoder_1_concat", "join_1", (128, 128, 128)),
+    ("decoder_1_act_2", "decoding_1", (128, 128, 64)),
+    ("logits", "outputs", (128, 128, 2)),
+]
+
+
+def test_seed_unet_has_the_shapes_of_the_seed_document(config):
+    from unet.training import make_network
+
+    ours = make_network(config("seed_unet.yaml"), classes=2, fixed_size=True)
+    theirs = seed_document_unet()
+    for our_layer, their_layer, shape in SEED_STAGES:
+        assert tuple(ours.get_layer(our_layer).output.shape) == (None, *shape), our_layer
+        assert tuple(theirs.get_layer(their_layer).output.shape) == (None, *shape), their_layer
+    for our_layer, their_layer in (("decoder_2_up", "up_2"), ("decoder_1_up", "up_1")):
+        up = ours.get_layer(our_layer)
+        assert up.count_params() == theirs.get_layer(their_layer).count_params()
+        assert keras.activations.serialize(up.activation) == "relu"
+        assert type(up.kernel_initializer).__name__ == "HeNormal"
+    assert not any("Normalization" in type(layer).__name__ for layer in ours.layers)
+
+
+# === Cost ===
+
+
+def test_cost_of_the_seed_network_equals_the_formula():
+    """Parameters k²·C_in·C_out + C_out, multiply-adds k²·C_in·C_out per output pixel (input pixel if transposed)."""
+    model = build_unet(2, width=64, depth=2, normalization="none", input_shape=(128, 128, 3))
+    by_name = {stage.name: stage for stage in stages(model)}
+    convolutions = {
+        "encoder_1": (128**2, [(9, 3, 64), (9, 64, 64)]),
+        "encoder_2": (64**2, [(9, 64, 128), (9, 128, 128)]),
+        "bottleneck": (32**2, [(9, 128, 256), (9, 256, 256)]),
+        "decoder_2_up": (32**2, [(4, 256, 128)]),
+        "decoder_2": (64**2, [(9, 256, 128), (9, 128, 128)]),
+        "decoder_1_up": (64**2, [(4, 128, 64)]),
+        "decoder_1": (128**2, [(9, 128, 64), (9, 64, 64)]),
+        "logits": (128**2, [(1, 64, 2)]),
+    }
+    for name, (positions, kernels) in convolutions.items():
+        assert by_name[name].parameters == sum(k * i * o + o for k, i, o in kernels), name
+        assert by_name[name].multiply_adds == sum(positions * k * i * o for k, i, o in kernels), name
+    whole = total(list(by_name.values()))
+    assert whole.parameters == model.count_params()
+    assert whole.output == (128, 128, 2)
+    # One convolution's output: 128·128·64 float32.
+    encoder_1 = ["conv_1", "act_1", "conv_2", "act_2"]
+    assert by_name["encoder_1"].activation_bytes == len(encoder_1) * 128 * 128 * 64 * 4 + 64 * 64 * 64 * 4
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="torch has the independent counter of floating-point operations")
+@pytest.mark.parametrize("upsampler", list(UPSAMPLERS))
+def test_multiply_adds_equal_torchs_own_count(rng, upsampler):
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = build_unet(3, upsampler=upsampler, input_shape=(24, 40, 3), **TINY)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(pixels(rng, 24, 40))
+    assert total(stages(model)).multiply_adds * 2 * 2 == counter.get_total_flops()  # 2 images, 2 operations each
+
+
+def test_cost_depends_on_a_size():
+    with pytest.raises(ValueError, match="cost depends on the image size"):
+        stages(build_unet(3, **TINY))
+
+
+def test_upsamplers_differ_only_by_their_rules():
+    costs = {}
+    for name in UPSAMPLERS:
+        model = build_unet(3, upsampler=name, input_shape=(32, 32, 3), **TINY)
+        rules = sum(
+            layer.rule_multiply_adds((*layer.input[0].shape[1:3], layer.filters))
+            for layer in model.layers
+            if layer.name.endswith("_up")
+        )
+        whole = sum(multiply_adds(layer) for layer in model.layers)
+        costs[name] = (model.count_params(), whole - rules)
+    assert len(set(costs.values())) == 1

@@ -1,0 +1,69 @@
+"""Interpolation matrices against PyTorch."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from keras import ops
+
+from unet import resample
+
+
+def torch_resize(x, size, **options):
+    nchw = torch.tensor(x).permute(0, 3, 1, 2)
+    return F.interpolate(nchw, size=size, **options).permute(0, 2, 3, 1).numpy()
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("size", [(8, 10), (12, 15), (7, 11), (4, 5), (1, 1), (2, 31)])
+def test_linear_resize_equals_torch(rng, size, align_corners):
+    x = rng.normal(size=(2, 4, 5, 3)).astype("float32")
+    ours = ops.convert_to_numpy(resample.resize(x, *size, "linear", align_corners))
+    theirs = torch_resize(x, size, mode="bilinear", align_corners=align_corners)
+    np.testing.assert_allclose(ours, theirs, atol=2e-6)
+
+
+@pytest.mark.parametrize("size", [(8, 10), (12, 15), (7, 11), (3, 2), (1, 1)])
+def test_nearest_resize_equals_torch(rng, size):
+    x = rng.normal(size=(2, 4, 5, 3)).astype("float32")
+    ours = ops.convert_to_numpy(resample.resize(x, *size, "nearest"))
+    np.testing.assert_array_equal(ours, torch_resize(x, size, mode="nearest-exact"))
+
+
+def test_seed_document_example_bilinear_with_aligned_corners():
+    """[[6, 10], [9, 12]] to 4×4, as printed in the second seed document."""
+    x = np.array([[6.0, 10], [9, 12]], "float32").reshape(1, 2, 2, 1)
+    expected = [
+        [6.0, 7.3333, 8.6667, 10.0],
+        [7.0, 8.2222, 9.4444, 10.6667],
+        [8.0, 9.1111, 10.2222, 11.3333],
+        [9.0, 10.0, 11.0, 12.0],
+    ]
+    y = ops.convert_to_numpy(resample.resize(x, 4, 4, "linear", align_corners=True))[0, ..., 0]
+    np.testing.assert_allclose(y, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("weights", [resample.linear_weights, resample.nearest_weights])
+def test_rows_sum_to_one_with_at_most_two_entries_even_outside_the_image(weights):
+    rows = ops.convert_to_numpy(weights(np.linspace(-3, 9, 50).astype("float32"), 6))
+    np.testing.assert_allclose(rows.sum(1), 1, atol=1e-6)
+    assert ((rows > 1e-6).sum(1) <= 2).all()
+
+
+def test_a_window_crops_and_a_negative_extent_flips():
+    x = np.arange(6, dtype="float32").reshape(1, 1, 6, 1) * np.ones((2, 1, 1, 1), "float32")
+    start, extent = np.array([1, 5], "float32"), np.array([4, -4], "float32")
+    columns = resample.nearest_weights(resample.crop_positions(start, extent, 4), 6)
+    rows = np.ones((2, 1, 1), "float32")
+    y = ops.convert_to_numpy(resample.resample(x, rows, columns))[:, 0, :, 0]
+    np.testing.assert_array_equal(y, [[1, 2, 3, 4], [4, 3, 2, 1]])
+
+
+def test_a_window_of_half_the_size_equals_torch_on_the_cropped_image(rng):
+    """Inside the window the two agree; at its edge torch clamps to the crop, we look beyond it."""
+    x = rng.normal(size=(1, 16, 16, 2)).astype("float32")
+    start, extent = np.array([4], "float32"), np.array([8], "float32")
+    weights = resample.linear_weights(resample.crop_positions(start, extent, 16), 16)
+    ours = ops.convert_to_numpy(resample.resample(x, weights, weights))
+    theirs = torch_resize(x[:, 4:12, 4:12], (16, 16), mode="bilinear", align_corners=False)
+    np.testing.assert_allclose(ours[:, 1:-1, 1:-1], theirs[:, 1:-1, 1:-1], atol=2e-6)
