@@ -11,7 +11,9 @@ from unet import cli
 
 def main(
     path: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="As data.data_dir=DIR.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="As data.data_dir=DIR.")
+    ] = None,
 ):
     """Read every image and mask of CONFIG's data and list all faults and oddities.
 
@@ -20,6 +22,7 @@ def main(
 
     python scripts/check_data.py configs/pets.yaml data.source=folder data.data_dir=my_data
     """
+    cli.use_backend()
     from unet import config, data
     from unet.data import cache, checks
     from unet.errors import InputError

@@ -10,8 +10,12 @@ from unet import cli
 
 
 def main(
-    what: Annotated[Path, typer.Argument(metavar="CONFIG_OR_RUN", help="A YAML file, or a run directory to go on with.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="As training.epochs=8.")] = None,
+    what: Annotated[
+        Path, typer.Argument(metavar="CONFIG_OR_RUN", help="A YAML file, or a run directory to go on with.")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="As training.epochs=8.")
+    ] = None,
     root: Annotated[Path, typer.Option(help="Directory of the run directories.")] = Path("runs"),
 ):
     """Train CONFIG into runs/NAME, or go on with a run directory.
@@ -28,7 +32,9 @@ def main(
 
     if what.is_dir():
         if overrides:
-            raise InputError(f"{what} is a run with its own configuration: overrides such as {overrides[0]} need a YAML file")
+            raise InputError(
+                f"{what} is a run with its own configuration: overrides such as {overrides[0]} need a YAML file"
+            )
         run = Run.open(what)
     else:
         run = Run.create(config.load(what, overrides or ()), root)

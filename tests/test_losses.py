@@ -24,7 +24,9 @@ def batch(rng):
 
 
 def value(loss, mask, logits, *args, **kwargs):
-    return float(ops.convert_to_numpy(loss(ops.convert_to_tensor(mask), ops.convert_to_tensor(logits), *args, **kwargs)))
+    return float(
+        ops.convert_to_numpy(loss(ops.convert_to_tensor(mask), ops.convert_to_tensor(logits), *args, **kwargs))
+    )
 
 
 def softmax(logits):

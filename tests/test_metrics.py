@@ -28,9 +28,7 @@ def test_confusion_equals_sklearn(rng):
     matrices = metrics.confusion(truth, prediction, 3)
     for t, p, matrix in zip(truth, prediction, matrices, strict=True):
         valid = t != IGNORE
-        np.testing.assert_array_equal(
-            matrix, sklearn_metrics.confusion_matrix(t[valid], p[valid], labels=[0, 1, 2])
-        )
+        np.testing.assert_array_equal(matrix, sklearn_metrics.confusion_matrix(t[valid], p[valid], labels=[0, 1, 2]))
 
 
 def test_scores_equal_sklearn_for_the_data_set_and_per_image(rng):
@@ -98,9 +96,7 @@ def test_boundary_iou_equals_its_definition(rng):
     scores = tally.scores()["boundary_iou"]
     assert metrics.boundary_width(90, 120) == 3
     for index, name in enumerate(CLASSES):
-        bands = [
-            np.stack([distance_band(m == index, 3) for m in masks]) for masks in (truth, prediction)
-        ]
+        bands = [np.stack([distance_band(m == index, 3) for m in masks]) for masks in (truth, prediction)]
         both, either = bands[0] & bands[1], bands[0] | bands[1]
         assert scores[name]["dataset"] == pytest.approx(both.sum() / either.sum())
         assert scores[name]["per_image"] == pytest.approx(np.mean(both.sum((1, 2)) / either.sum((1, 2))))

@@ -89,7 +89,7 @@ class FolderConfig(Section):
     classes: Annotated[dict[str, Mark] | None, BeforeValidator(_as_classes)] = None
     """Names in the order of their ids, or a mapping from names to the grey value or [r, g, b] of each in the masks."""
     ignore: Annotated[Mark | None, BeforeValidator(_as_tuple)] = 255
-    """Grey value or colour of pixels that count neither in training nor in evaluation; null for none."""
+    """Grey value (colour, where classes have colours) of pixels that count in neither training nor evaluation."""
     train: str | None = None
     """Text file, inside data_dir, that lists the training images, one a line. Then test must be given too."""
     validation: str | None = None
@@ -227,9 +227,7 @@ class ModelConfig(Section):
         "he_normal"
     )
     """Of every kernel."""
-    upsampler: Annotated[UpsamplerConfig, BeforeValidator(_as_upsampler)] = Field(
-        default_factory=UpsamplerConfig
-    )
+    upsampler: Annotated[UpsamplerConfig, BeforeValidator(_as_upsampler)] = Field(default_factory=UpsamplerConfig)
     """A registry name, or a mapping {name: ..., option: ...}."""
 
 
@@ -288,7 +286,7 @@ class TrainingConfig(Section):
     clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Largest global norm of the gradient; null leaves it as it is."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Momentum of an exponential moving average of the weights, which is then what is validated and kept; null: none."""
+    """Momentum of a moving average of the weights, which is then what is validated and kept; null: none."""
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     """Arithmetic of the network; weights and losses stay float32."""
     jit: bool = True
@@ -466,7 +464,7 @@ def _apply_override(values: dict, places: Places, override: str) -> None:
             inner = {"name": inner}
         target[name] = dict(inner) if isinstance(inner, dict) else {}
         target = target[name]
-    section = Config
+    section: type[BaseModel] = Config
     for name in names[:-1]:
         section = _subsection(section, name) or Section
     subsection = _subsection(section, names[-1])
@@ -487,9 +485,17 @@ def _explain(error: ValidationError, path: Path, places: Places) -> str:
     for mistake in error.errors():
         location = [str(part) for part in mistake["loc"]]
         keys = _keys(location)
-        place = next((places[keys[:n]] for n in range(len(keys), 0, -1) if keys[:n] in places), str(path))
-        lines.append(f"{place}: {'.'.join(keys) or 'config'}: {_complaint(mistake, keys)}")
+        lines.append(f"{_place(keys, places) or path}: {'.'.join(keys) or 'config'}: {_complaint(mistake, keys)}")
     return "\n".join(dict.fromkeys(lines))
+
+
+def _place(keys: tuple[str, ...], places: Places) -> str | None:
+    """Where a key was written: itself, else something in it, else what it is in."""
+    if keys in places:
+        return places[keys]
+    inside = [place for key, place in places.items() if keys and key[: len(keys)] == keys]
+    around = [places[keys[:n]] for n in range(len(keys) - 1, 0, -1) if keys[:n] in places]
+    return next(iter([*inside, *around]), None)
 
 
 def _keys(location: list[str]) -> tuple[str, ...]:

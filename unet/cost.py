@@ -44,9 +44,7 @@ def stages(model: keras.Model) -> list[Stage]:
             stage.output = tuple(outputs[0].shape[1:])
         stage.parameters += layer.count_params()
         stage.multiply_adds += multiply_adds(layer)
-        stage.activation_bytes += sum(
-            math.prod(output.shape[1:]) * _bytes(output.dtype) for output in outputs
-        )
+        stage.activation_bytes += sum(math.prod(output.shape[1:]) * _bytes(output.dtype) for output in outputs)
     return list(found.values())
 
 

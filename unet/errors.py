@@ -13,5 +13,6 @@ def nearest(word: str, choices) -> str:
     """``"; did you mean …?"`` where one of ``choices`` is close to ``word``, else an empty string."""
     import difflib
 
-    matches = difflib.get_close_matches(str(word), [str(choice) for choice in choices], n=1, cutoff=0.5)
-    return f"; did you mean {matches[0]}?" if matches else ""
+    known = {str(choice).lower(): str(choice) for choice in choices}
+    matches = difflib.get_close_matches(str(word).lower(), known, n=1, cutoff=0.5)
+    return f"; did you mean {known[matches[0]]}?" if matches else ""

@@ -1,6 +1,7 @@
 """Pictures of a run: learning curves, confusion matrix, predictions beside the truth."""
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -17,7 +18,7 @@ from unet.files import replacing
 # Okabe and Ito's colours, told apart under every common colour blindness.
 PALETTE = ["#E69F00", "#0072B2", "#F0E442", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000"]
 IGNORE_COLOUR = "#B0B0B0"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "figure.dpi": 150,
     "savefig.bbox": "tight",
     "font.size": 10,
@@ -66,9 +67,7 @@ def learning_curves(history: list[dict[str, float]], path: Path, title: str) -> 
             score = history[best]["val_mean_iou"]
             right.plot(epochs[best], score, "*", color=PALETTE[6], markersize=11)
             note = f"best {score:.3f}\n(epoch {epochs[best]:.0f})"
-            right.annotate(
-                note, (epochs[best], score), (-4, -10), textcoords="offset points", ha="right", va="top"
-            )
+            right.annotate(note, (epochs[best], score), (-4, -10), textcoords="offset points", ha="right", va="top")
         left.legend()
         figure.suptitle(title)
         _save(figure, path)

@@ -6,6 +6,7 @@ class that occurs neither in the truth nor in the prediction has no score there 
 """
 
 import warnings
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -182,7 +183,7 @@ class Tally:
         dices = _both(dice, *intersection_union(matrices))
         boundary = _both(iou, self.counts("boundary_intersection"), self.counts("boundary_union"))
         accuracy = {"dataset": pixel_accuracy(matrices.sum(0)), "per_image": mean(pixel_accuracy(matrices))}
-        scores = {
+        scores: dict[str, Any] = {
             "images": len(self.names),
             "mean_iou": _over_classes(ious),
             "iou": self._by_class(ious),

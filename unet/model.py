@@ -123,9 +123,7 @@ def build_unet(
         x = enlarge(x, skip, argmax, width * 2**i, f"decoder_{i + 1}_up")
         x = layers.Concatenate(dtype=dtype, name=f"decoder_{i + 1}_concat")([skip, x])
         x = stage(x, width * 2**i, f"decoder_{i + 1}")
-    logits = layers.Conv2D(
-        classes, 1, kernel_initializer=initializer("logits"), dtype="float32", name="logits"
-    )(x)
+    logits = layers.Conv2D(classes, 1, kernel_initializer=initializer("logits"), dtype="float32", name="logits")(x)
     return keras.Model(pixels, logits, name=name)
 
 

@@ -1,14 +1,14 @@
 """A run directory: everything a run is, and all that later steps need.
 
-    config.yaml       the resolved configuration
-    environment.json  versions, device and commit, one entry for each start
-    history.csv       one row an epoch
-    last.keras        the whole training state after the last checkpointed epoch
-    best.keras        the network with the best validation mean IoU, from pixels to logits
-    metrics.json      scores of every evaluated split
-    figures/          pictures
-    tensorboard/      scalars and pictures for TensorBoard
-    log.txt           what the commands said
+config.yaml       the resolved configuration
+environment.json  versions, device and commit, one entry for each start
+history.csv       one row an epoch
+last.keras        the whole training state after the last checkpointed epoch
+best.keras        the network with the best validation mean IoU, from pixels to logits
+metrics.json      scores of every evaluated split
+figures/          pictures
+tensorboard/      scalars and pictures for TensorBoard
+log.txt           what the commands said
 """
 
 import contextlib
@@ -124,10 +124,13 @@ class Run:
         """Also write what the commands say to log.txt."""
         handler = logging.FileHandler(self.path / "log.txt", encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        level = log.level
         log.addHandler(handler)
+        log.setLevel(logging.INFO)
         try:
             yield
         finally:
+            log.setLevel(level)
             log.removeHandler(handler)
             handler.close()
 

@@ -14,7 +14,9 @@ def metrics_table(scores: dict, title: str) -> None:
     table.add_column("mean per image", justify="right")
 
     def row(name, values):
-        table.add_row(name, *("–" if values[key] != values[key] else f"{values[key]:.4f}" for key in ("dataset", "per_image")))
+        table.add_row(
+            name, *("–" if values[key] != values[key] else f"{values[key]:.4f}" for key in ("dataset", "per_image"))
+        )
 
     row("mean IoU", scores["mean_iou"])
     for name, values in scores["iou"].items():

@@ -1,6 +1,7 @@
 """Random changes to image and mask together, inside the compiled training step."""
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
@@ -48,7 +49,7 @@ class Augmentation(keras.Layer):
         **kwargs,
     ):
         super().__init__(**{"name": "augmentation", "dtype": "float32"} | kwargs)
-        self.settings = {
+        self.settings: dict[str, Any] = {
             "flip": flip,
             "scale": tuple(scale),
             "ratio": tuple(ratio),

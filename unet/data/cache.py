@@ -123,9 +123,7 @@ def _build(source: Source, size: tuple[int, int], parent: Path) -> Path:
         with contextlib.suppress(OSError):  # somebody else has just put the same arrays there
             os.rename(temporary, place)
         if problems:
-            log.warning(
-                "the data have oddities (%s); list them with scripts/check_data.py", checks.summary(problems)
-            )
+            log.warning("the data have oddities (%s); list them with scripts/check_data.py", checks.summary(problems))
         return place
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -158,16 +156,20 @@ class _Writer:
         self.size = size
         self.names: list[str] = []
         self.paths = {kind: folder / f"{split}_{kind}.npy" for kind in ("images", "masks")}
-        self.raw = {kind: open(path.with_suffix(".raw"), "wb") for kind, path in self.paths.items()}
+        for path in self.paths.values():
+            path.with_suffix(".raw").touch()
 
-    def add(self, sample: Sample):
+    def add(self, sample: Sample) -> None:
+        """Append one sample."""
         self.names.append(sample.name)
-        self.raw["images"].write(resize_image(sample.image, self.size).tobytes())
-        self.raw["masks"].write(resize_mask(sample.mask, self.size).tobytes())
-
-    def close(self):
+        resized = {"images": resize_image(sample.image, self.size), "masks": resize_mask(sample.mask, self.size)}
         for kind, path in self.paths.items():
-            self.raw[kind].close()
+            with open(path.with_suffix(".raw"), "ab") as raw:
+                raw.write(resized[kind].tobytes())
+
+    def close(self) -> None:
+        """Put the headers before the pixels, now that their number is known."""
+        for kind, path in self.paths.items():
             shape = (len(self.names), *self.size) + ((3,) if kind == "images" else ())
             raw = path.with_suffix(".raw")
             with open(path, "wb") as target, open(raw, "rb") as pixels:

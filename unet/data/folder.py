@@ -49,7 +49,7 @@ class FolderSource:
         self.is_pets_archive = config.classes is None and (self.root / "annotations" / "trimaps").is_dir()
         self._problems: list[Problem] = []
         if self.is_pets_archive:
-            marks = {name: label for label, name in enumerate(PETS_CLASSES, start=1)}
+            marks: dict = {name: label for label, name in enumerate(PETS_CLASSES, start=1)}
             self._pairs = self._archive_pairs()
         else:
             self._pairs = self._folder_pairs()
@@ -65,12 +65,11 @@ class FolderSource:
         """Name, size and time of every file, and how masks are read."""
         files = []
         for pair in self._pairs:
-            stats = [path.stat() for path in (pair.image, pair.mask)]
-            files.append([pair.name, pair.split, *((s.st_size, s.st_mtime_ns) for s in stats)])
+            files.append([pair.name, pair.split, *_stamp(pair.image), *_stamp(pair.mask)])
         return {
             "source": "folder",
             "root": str(self.root.resolve()),
-            "classes": {name: mark for name, mark in self._reader.marks.items()},
+            "classes": dict(self._reader.marks),
             "ignore": self._reader.ignore,
             "files": files,
             "missing": [str(problem) for problem in self._problems],
@@ -119,7 +118,8 @@ class FolderSource:
             there = sorted(path.name for path in self.root.iterdir() if path.is_dir())
             raise InputError(
                 f"{root}: there is no such folder{nearest(folder, there)} "
-                f"(data.data_dir holds: {', '.join(there) or 'no folder'}; set data.folder.images and data.folder.masks)"
+                f"(data.data_dir holds: {', '.join(there) or 'no folder'}; the names are set by "
+                "data.folder.images and data.folder.masks)"
             )
         listing: dict[str, Path] = {}
         for path in sorted(root.rglob("*")):
@@ -240,6 +240,15 @@ class FolderSource:
         return [Sample(pair.name, pair.split, image, mask)]
 
 
+def _stamp(path: Path) -> tuple[int, int]:
+    """Size and time of a file; of a broken link, which reading will complain of, (-1, -1)."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return -1, -1
+    return stat.st_size, stat.st_mtime_ns
+
+
 def read_image(path: Path) -> np.ndarray:
     """Read any image file as uint8 ``(H, W, 3)``, upright.
 
@@ -269,11 +278,13 @@ class _MaskReader:
 
     def __init__(self, marks: dict, ignore):
         self.marks = marks
-        self.ignore = None if ignore in marks.values() else ignore
         self.by_colour = any(isinstance(mark, tuple) for mark in marks.values())
+        # A grey value to ignore (the default is 255) means nothing among colours, nor if it is a class.
+        means_nothing = isinstance(ignore, tuple) != self.by_colour or ignore in marks.values()
+        self.ignore = None if means_nothing else ignore
         self.table = np.full(256, -1, np.int16)
         if not self.by_colour:
-            if isinstance(self.ignore, int):
+            if self.ignore is not None:
                 self.table[self.ignore] = IGNORE
             for index, mark in enumerate(marks.values()):
                 self.table[mark] = index
@@ -311,10 +322,8 @@ class _MaskReader:
     def _from_colours(self, pixels: np.ndarray) -> np.ndarray:
         codes = pixels.astype(np.int32) @ np.array([65536, 256, 1])
         known = {mark: index for index, mark in enumerate(self.marks.values())}
-        if isinstance(self.ignore, tuple):
+        if self.ignore is not None:
             known[self.ignore] = IGNORE
-        elif isinstance(self.ignore, int):
-            known.setdefault((self.ignore,) * 3, IGNORE)
         table = np.array([r * 65536 + g * 256 + b for r, g, b in known])
         order = np.argsort(table)
         place = np.clip(np.searchsorted(table[order], codes), 0, len(table) - 1)
@@ -344,4 +353,3 @@ class _MaskReader:
 
 class _WrongMask(ValueError):
     """The mask was read, but its pixels do not name classes."""
-

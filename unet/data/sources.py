@@ -39,7 +39,10 @@ class Problem:
 class Source(Protocol):
     """Images and masks with class names, in splits."""
 
-    classes: tuple[str, ...]
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, in the order of their ids."""
+        ...
 
     def key(self) -> dict:
         """What decides the content, as JSON; equal keys mean equal samples. Must not decode anything."""

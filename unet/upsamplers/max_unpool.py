@@ -23,14 +23,14 @@ class MaxPoolWithArgmax(keras.Layer):
 
     def call(self, x):
         """Pool, and look up which of the four strided slices holds the maximum."""
-        height, width = ops.shape(x)[1:3]
+        width = ops.shape(x)[2]
         pooled = ops.max_pool(x, 2, strides=2, padding="same")
         rows, columns = ops.shape(pooled)[1:3]
 
-        # One row and column of −∞ makes the last window whole where the size is odd; elsewhere the slices end before it.
-        padded = ops.pad(
-            ops.stop_gradient(x), [[0, 0], [0, 1], [0, 1], [0, 0]], constant_values=float("-inf")
-        )[:, : 2 * rows, : 2 * columns, :]
+        # A row and a column of −∞ complete the last windows where the size is odd, and are cut off where it is even.
+        padded = ops.pad(ops.stop_gradient(x), [[0, 0], [0, 1], [0, 1], [0, 0]], constant_values=float("-inf"))[
+            :, : 2 * rows, : 2 * columns, :
+        ]
         maximum = ops.stop_gradient(pooled)
         within = width + 1  # position in the window of the last candidate, as a flat offset i·W + j
         for i, j in ((1, 0), (0, 1), (0, 0)):

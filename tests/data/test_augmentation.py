@@ -1,0 +1,125 @@
+"""Augmentation: image and mask move together, values stay in range, seeds decide."""
+
+import numpy as np
+import pytest
+from keras import ops
+
+from unet.data.augmentation import Augmentation
+
+OFF = {"flip": 0.0, "scale": (1.0, 1.0), "ratio": (1.0, 1.0)}
+
+
+def run(layer, image, mask):
+    image, mask = layer(image, mask)
+    return ops.convert_to_numpy(image), ops.convert_to_numpy(mask)
+
+
+def test_off_it_changes_nothing(rng):
+    image = rng.integers(0, 256, (3, 9, 14, 3)).astype("uint8")
+    mask = rng.integers(0, 256, (3, 9, 14)).astype("uint8")
+    new_image, new_mask = run(Augmentation(**OFF), image, mask)
+    np.testing.assert_allclose(new_image, image, atol=1e-3)
+    np.testing.assert_array_equal(new_mask, mask)
+
+
+def test_a_certain_flip_mirrors_both(rng):
+    image = rng.integers(0, 256, (3, 9, 14, 3)).astype("uint8")
+    mask = rng.integers(0, 256, (3, 9, 14)).astype("uint8")
+    new_image, new_mask = run(Augmentation(**OFF | {"flip": 1.0}), image, mask)
+    np.testing.assert_allclose(new_image, image[:, :, ::-1], atol=1e-3)
+    np.testing.assert_array_equal(new_mask, mask[:, :, ::-1])
+
+
+def test_mask_and_image_are_cropped_and_flipped_alike():
+    """A smooth image whose grey value is its mask: after the crop they must still agree."""
+    ramp = np.add.outer(np.arange(48), np.arange(64) * 2).astype("float32")
+    image = np.repeat(ramp[None, ..., None], 3, axis=3) * np.ones((16, 1, 1, 1), "float32")
+    mask = np.broadcast_to(ramp.astype("uint8"), (16, 48, 64))
+    new_image, new_mask = run(Augmentation(flip=0.5, scale=(0.3, 1.0), seed=4), image, mask)
+    assert np.abs(new_image[..., 0] - new_mask).max() <= 1.51  # half a pixel of a slope of 2 + 1
+    assert np.abs(new_mask - mask).max() > 20
+    flipped = [np.diff(m.astype(int), axis=1).sum() < 0 for m in new_mask]
+    assert 0 < sum(flipped) < 16
+
+
+def test_crops_cover_the_share_of_the_area_that_is_asked_for():
+    """On a ramp the spread of values along an axis is the length of the window."""
+    ramp = np.tile(np.arange(100, dtype="float32"), (100, 1))
+    image = np.stack([ramp, ramp.T, ramp], axis=-1)[None] * np.ones((400, 1, 1, 1), "float32")
+    mask = np.zeros((400, 100, 100), "uint8")
+    layer = Augmentation(flip=0.5, scale=(0.25, 0.5), ratio=(0.8, 1.25), seed=1)
+    new, _ = run(layer, image, mask)
+    # Two inner rows 80 pixels apart stand for a window 100/80 as long.
+    width = np.abs(new[:, 50, 90, 0] - new[:, 50, 10, 0]) * 100 / 80
+    height = np.abs(new[:, 90, 50, 1] - new[:, 10, 50, 1]) * 100 / 80
+    area, ratio = width * height / 1e4, width / height
+    assert 0.245 < area.min() < 0.28
+    assert 0.47 < area.max() < 0.505
+    assert 0.79 < ratio.min() < 0.83
+    assert 1.2 < ratio.max() < 1.26
+
+
+def test_no_new_class_ids_appear(rng):
+    mask = rng.choice([0, 2, 255], (8, 31, 17)).astype("uint8")
+    image = np.zeros((8, 31, 17, 3), "uint8")
+    _, new_mask = run(Augmentation(scale=(0.2, 0.9)), image, mask)
+    assert set(np.unique(new_mask)) == {0, 2, 255}
+
+
+@pytest.mark.parametrize(
+    ("setting", "low", "high"),
+    [
+        ({"brightness": 0.2}, 49, 151),
+        ({"contrast": 0.5}, 49, 151),
+        ({"saturation": 0.5}, 0, 255),
+        ({"hue": 0.25}, 0, 255),
+    ],
+)
+def test_colour_changes_image_not_mask_and_stays_in_range(setting, low, high):
+    image = np.tile(np.array([[100, 100, 100], [200, 60, 30]], "uint8"), (64, 4, 3, 1)).reshape(64, 4, 6, 3)
+    mask = np.arange(24, dtype="uint8").reshape(1, 4, 6) * np.ones((64, 1, 1), "uint8")
+    new_image, new_mask = run(Augmentation(**OFF, **setting), image, mask)
+    np.testing.assert_array_equal(new_mask, mask)
+    assert new_image.min() >= 0
+    assert new_image.max() <= 255
+    assert np.std(new_image[:, 0, 1, 1]) > 1, "images of a batch change differently"
+    greys = new_image[:, 0, 0]
+    assert greys.min() >= low - 60
+    if "saturation" in setting or "hue" in setting:
+        np.testing.assert_allclose(greys, 100, atol=1)  # grey has neither
+    if "brightness" in setting:
+        shift = greys[:, 0] - 100
+        assert np.abs(shift).max() <= 0.2 * 255 + 0.01
+        assert shift.min() < -20
+        assert shift.max() > 20
+
+
+def test_contrast_and_saturation_go_both_ways():
+    """Keras' own single-number factors only raise contrast, and saturation only below one half lowers it."""
+    image = np.zeros((200, 2, 2, 3), "uint8")
+    image[:, 0], image[:, 1] = (150, 100, 100), (50, 100, 100)
+    mask = np.zeros((200, 2, 2), "uint8")
+    contrast, _ = run(Augmentation(**OFF, contrast=0.4), image, mask)
+    spread = (contrast[:, 0, 0, 0] - contrast[:, 1, 0, 0]) / 100
+    assert 0.6 <= spread.min() < 0.7
+    assert 1.3 < spread.max() <= 1.4 + 1e-3
+    saturation, _ = run(Augmentation(**OFF, saturation=0.4), image, mask)
+    pixel = saturation[:, 0, 0]
+    factor = (1 - pixel.min(-1) / pixel.max(-1)) / (1 - 100 / 150)
+    assert 0.6 - 1e-3 <= factor.min() < 0.7
+    assert 1.3 < factor.max() <= 1.4 + 1e-3
+
+
+def test_a_seed_decides(rng):
+    image = rng.integers(0, 256, (4, 16, 16, 3)).astype("uint8")
+    mask = rng.integers(0, 3, (4, 16, 16)).astype("uint8")
+    settings = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.1}
+    a, b, c = (run(Augmentation(**settings, seed=seed), image, mask)[0] for seed in (1, 1, 2))
+    np.testing.assert_array_equal(a, b)
+    assert np.abs(a - c).max() > 1
+
+
+def test_it_can_be_built_again_from_its_config():
+    layer = Augmentation(scale=(0.4, 0.9), hue=0.1, seed=5)
+    again = Augmentation.from_config(layer.get_config())
+    assert again.get_config() == layer.get_config()

@@ -1,0 +1,341 @@
+"""Your own images and masks: layouts, conversions, and every fault told at once."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unet import config, data
+from unet.data import cache
+from unet.data.folder import read_image
+from unet.errors import InputError
+
+pytestmark = pytest.mark.backend_free
+SIZE = (12, 16)
+
+
+def photo(seed=0, size=SIZE):
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3)).astype("uint8")
+
+
+def mask(seed=0, size=SIZE, ids=(0, 1)):
+    return np.random.default_rng(seed).choice(ids, size).astype("uint8")
+
+
+def save(array, path, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path, **options)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Ten good pairs, images/im_K.jpg and masks/im_K.png."""
+    root = tmp_path / "mine"
+    for k in range(10):
+        save(photo(k), root / "images" / f"im_{k}.jpg")
+        save(mask(k), root / "masks" / f"im_{k}.png")
+    return root
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Configuration of a folder source, with overrides."""
+
+    def load(root, *overrides):
+        path = tmp_path / "mine.yaml"
+        path.write_text("data: {source: folder, size: [12, 16], folder: {classes: [ground, thing]}}\n")
+        cached = f"data.cache_dir={tmp_path / 'cache'}"
+        return config.load(path, [f"data.data_dir={root}", cached, *overrides]).data
+
+    return load
+
+
+def samples(settings):
+    return {s.name: s for s in data.make_source(settings).samples() if isinstance(s, data.Sample)}
+
+
+# === What is read ===
+
+
+def test_pairs_are_matched_by_name_and_split_the_same_way_everywhere(folder, load):
+    dataset = data.prepare(load(folder))
+    names = {split: getattr(dataset, split).names for split in ("train", "validation", "test")}
+    assert sorted(name for group in names.values() for name in group) == [f"im_{k}" for k in range(10)]
+    assert [len(v) for v in names.values()] == [
+        7,
+        1,
+        2,
+    ]  # a fifth of 10 for test, a tenth of the other 8 for validation
+    assert names["test"] == ["im_3", "im_9"]  # the hash of the names decides, on every machine
+    assert dataset.classes == ("ground", "thing")
+    for split, found in names.items():
+        for i, name in enumerate(found):
+            np.testing.assert_array_equal(getattr(dataset, split).masks[i], mask(int(name[3:])))
+
+
+def test_split_files_decide(folder, load):
+    (folder / "train.txt").write_text("im_0\nim_1.jpg\n# a comment\n\nim_2\n")
+    (folder / "val.txt").write_text("im_3\n")
+    (folder / "test.txt").write_text("im_4\nim_5\n")
+    splits = "data.folder={train: train.txt, validation: val.txt, test: test.txt, classes: [ground, thing]}"
+    dataset = data.prepare(load(folder, splits))
+    assert dataset.train.names == ["im_0", "im_1", "im_2"]
+    assert dataset.validation.names == ["im_3"]
+    assert dataset.test.names == ["im_4", "im_5"]
+
+
+def test_subfolders_and_other_folder_names(tmp_path, load):
+    for k in range(4):
+        save(photo(k), tmp_path / "d" / "photos" / "day" / f"{k}.png")
+        save(mask(k), tmp_path / "d" / "labels" / "day" / f"{k}.png")
+    found = samples(load(tmp_path / "d", "data.folder.images=photos", "data.folder.masks=labels"))
+    assert sorted(found) == ["day/0", "day/1", "day/2", "day/3"]
+
+
+def test_masks_by_colour_by_grey_value_and_ignored(tmp_path, load):
+    ids = np.array([[0, 1, 255, 1]], "uint8")
+    colours = {0: (0, 0, 0), 1: (128, 64, 0), 255: (255, 255, 255)}
+    painted = np.array([[colours[i] for i in row] for row in ids.tolist()], "uint8")
+    greys = np.array([[10, 20, 99, 20]], "uint8")
+    for k, pixels in enumerate((ids, painted, greys)):
+        save(photo(k, (1, 4)), tmp_path / str(k) / "images" / "a.png")
+        save(pixels, tmp_path / str(k) / "masks" / "a.png")
+    settings = [
+        load(tmp_path / "0"),
+        load(
+            tmp_path / "1",
+            "data.folder.classes={a: [0, 0, 0], b: [128, 64, 0]}",
+            "data.folder.ignore=[255, 255, 255]",
+        ),
+        load(tmp_path / "2", "data.folder.classes={a: 10, b: 20}", "data.folder.ignore=99"),
+    ]
+    for setting in settings:
+        np.testing.assert_array_equal(samples(setting)["a"].mask, ids)
+
+
+def test_palette_and_one_bit_masks_are_ids(folder, load):
+    palette = Image.fromarray(mask(0)).convert("P")
+    palette.putdata(mask(0).ravel().tolist())
+    palette.save(folder / "masks" / "im_0.png")
+    Image.fromarray(mask(1).astype(bool)).save(folder / "masks" / "im_1.png")
+    found = samples(load(folder))
+    np.testing.assert_array_equal(found["im_0"].mask, mask(0))
+    np.testing.assert_array_equal(found["im_1"].mask, mask(1))
+
+
+def test_a_binary_mask_of_0_and_255_can_be_two_classes(folder, load):
+    for k in range(10):
+        save(mask(k) * 255, folder / "masks" / f"im_{k}.png")
+    found = samples(load(folder, "data.folder.classes={ground: 0, thing: 255}"))
+    np.testing.assert_array_equal(found["im_3"].mask, mask(3))
+
+
+def test_every_kind_of_image_becomes_upright_rgb(tmp_path):
+    rgb = photo(0)
+    grey = rgb[..., 0]
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    Image.fromarray(grey.astype("uint16") * 257).save(tmp_path / "grey16.png")
+    Image.fromarray(rgb).quantize(256).save(tmp_path / "palette.png")
+    alpha = np.full(SIZE, 255, "uint8")
+    alpha[:4] = 0
+    Image.fromarray(np.dstack([rgb, alpha])).save(tmp_path / "alpha.png")
+    exif = Image.Exif()
+    exif[274] = 6  # the camera was turned: rotate by 90° clockwise to see it upright
+    Image.fromarray(rgb).save(tmp_path / "turned.png", exif=exif)
+    for name in ("grey", "grey16"):
+        np.testing.assert_array_equal(read_image(tmp_path / f"{name}.png"), np.dstack([grey] * 3))
+    np.testing.assert_allclose(read_image(tmp_path / "palette.png").astype(int), rgb, atol=90)
+    np.testing.assert_array_equal(read_image(tmp_path / "alpha.png"), np.where(alpha[..., None] > 0, rgb, 0))
+    np.testing.assert_array_equal(read_image(tmp_path / "turned.png"), np.rot90(rgb, -1))
+
+
+def test_the_official_pets_archive_is_recognised(tmp_path, load):
+    for k in range(6):
+        save(photo(k), tmp_path / "pets" / "images" / f"Cat_{k}.jpg")
+        save(mask(k, ids=(1, 2, 3)), tmp_path / "pets" / "annotations" / "trimaps" / f"Cat_{k}.png")
+    lists = {"trainval": "".join(f"Cat_{k} 1 1 1\n" for k in range(4)), "test": "# comment\nCat_4 1 1 1\nCat_5 1 1 1\n"}
+    for name, text in lists.items():
+        (tmp_path / "pets" / "annotations" / f"{name}.txt").write_text(text)
+    dataset = data.prepare(load(tmp_path / "pets", "data.folder.classes=null", "data.validation=0.25"))
+    assert dataset.classes == ("pet", "background", "border")
+    assert dataset.test.names == ["Cat_4", "Cat_5"]
+    assert (len(dataset.train), len(dataset.validation)) == (3, 1)
+    np.testing.assert_array_equal(dataset.test.masks[0], mask(4, ids=(1, 2, 3)) - 1)
+
+
+# === What is told ===
+
+
+def fault(folder, kind):
+    """Break one thing; return overrides and the parts the message must hold."""
+    image, label = folder / "images" / "im_3.jpg", folder / "masks" / "im_3.png"
+    if kind == "truncated JPEG":
+        image.write_bytes(image.read_bytes()[:300])
+        return [], [str(image), "cannot be read as an image", "Truncated"]
+    if kind == "truncated mask":
+        label.write_bytes(label.read_bytes()[:60])
+        return [], [str(label), "cannot be read as an image"]
+    if kind == "text named jpg":
+        image.write_text("not an image")
+        return [], [str(image), "cannot be read as an image", "cannot identify"]
+    if kind == "empty image file":
+        image.write_bytes(b"")
+        return [], [str(image), "cannot be read as an image"]
+    if kind == "broken link":
+        image.unlink()
+        image.symlink_to(folder / "nowhere.jpg")
+        return [], [str(image), "No such file"]
+    if kind == "missing mask":
+        label.unlink()
+        return [], [str(image), "has no mask masks/im_3.png"]
+    if kind == "16-bit mask":
+        Image.fromarray(mask(3).astype("uint16") * 300).save(label)
+        return [], [str(label), "16-bit", "expected 8-bit class ids"]
+    if kind == "RGB mask":
+        save(np.dstack([mask(3)] * 3), label)
+        return [], [str(label), "colour image (RGB)", "data.folder.classes="]
+    if kind == "RGBA mask":
+        save(np.dstack([mask(3)] * 4), label)
+        return [], [str(label), "colour image (RGBA)"]
+    if kind == "float mask":
+        Image.fromarray(mask(3).astype("float32")).save(label.with_suffix(".tif"))
+        label.unlink()
+        return [], ["im_3.tif", "32-bit", "expected 8-bit class ids"]
+    if kind == "mask of another size":
+        save(mask(3, (16, 12)), label)
+        return [], [str(label), "12×16", "16×12", "same size"]
+    if kind == "id out of range":
+        save(mask(3, ids=(0, 1, 7)), label)
+        return [], [str(label), "holds the value 7", "allowed: 0 (ground), 1 (thing), 255 (ignored)"]
+    if kind == "only 0 and 255":
+        save(mask(3, ids=(0, 255)), label)
+        return [], [str(label), "only 0 and 255", "{ground: 0, thing: 255}"]
+    if kind == "unknown colour":
+        for k in range(10):
+            save(np.dstack([mask(k)] * 3) * 255, folder / "masks" / f"im_{k}.png")
+        colours = "data.folder.classes={a: [0, 0, 0], b: [1, 2, 3]}"
+        return [colours], ["colour(s) that stand for no class", "[255, 255, 255]", "[1, 2, 3] (b)"]
+    if kind == "empty folder":
+        for path in (folder / "images").iterdir():
+            path.unlink()
+        return [], [str(folder / "images"), "holds no image", "expected images/NAME.jpg"]
+    if kind == "no images folder":
+        (folder / "images").rename(folder / "imags")
+        return [], ["there is no such folder", "did you mean imags?", "data.folder.images"]
+    if kind == "no folder":
+        return [f"data.data_dir={folder}_gone"], ["data.data_dir", "there is no folder"]
+    if kind == "missing split file":
+        (folder / "training.txt").write_text("im_0\n")
+        splits = "data.folder={train: train.txt, test: test.txt, classes: [a, b]}"
+        return [splits], ["train.txt", "there is no such split file", "did you mean training.txt?"]
+    if kind == "unknown name in a split file":
+        (folder / "a.txt").write_text("im_0\nim_33\n")
+        (folder / "b.txt").write_text("im_1\n")
+        splits = "data.folder={train: a.txt, test: b.txt, classes: [a, b]}"
+        return [splits], ["a.txt", "line 2", "im_33", "did you mean im_3?"]
+    if kind == "name in two splits":
+        (folder / "a.txt").write_text("im_0\nim_1\n")
+        (folder / "b.txt").write_text("im_1\n")
+        splits = "data.folder={train: a.txt, test: b.txt, classes: [a, b]}"
+        return [splits], ["im_1 stands in the lists of train and test"]
+    if kind == "split file is an image":
+        splits = "data.folder={train: images/im_0.jpg, test: images/im_1.jpg, classes: [a, b]}"
+        return [splits], ["im_0.jpg", "is not a text file"]
+    if kind == "no class names":
+        return ["data.folder.classes=null"], ["data.folder.classes: missing", "the first masks hold the values 0, 1"]
+    if kind == "two images of one name":
+        save(photo(3), folder / "images" / "im_3.png")
+        return [], ["im_3.png", "has the same name as im_3.jpg"]
+    if kind == "list of the archive missing":
+        (folder / "annotations" / "trimaps").mkdir(parents=True)
+        return ["data.folder.classes=null"], ["annotations/trainval.txt", "missing"]
+    raise AssertionError(kind)
+
+
+FAULTS = [
+    *("truncated JPEG", "truncated mask", "text named jpg", "empty image file", "broken link", "missing mask"),
+    *("16-bit mask", "RGB mask", "RGBA mask", "float mask", "mask of another size", "id out of range"),
+    *("only 0 and 255", "unknown colour", "empty folder", "no images folder", "no folder", "missing split file"),
+    *("unknown name in a split file", "name in two splits", "split file is an image", "no class names"),
+    *("two images of one name", "list of the archive missing"),
+]
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_a_broken_folder_is_told_in_one_message_and_nothing_is_prepared(folder, load, kind, tmp_path):
+    overrides, expected = fault(folder, kind)
+    with pytest.raises(InputError) as caught:
+        data.prepare(load(folder, *overrides))
+    for part in expected:
+        assert part in str(caught.value), str(caught.value)
+    assert not [path for path in (tmp_path / "cache").glob("*") if path.is_dir()]
+
+
+def test_all_faults_are_told_at_once(folder, load):
+    (folder / "images" / "im_1.jpg").write_bytes(b"x")
+    (folder / "masks" / "im_2.png").unlink()
+    save(mask(5, ids=(0, 9)), folder / "masks" / "im_5.png")
+    (folder / "images" / "notes.txt").write_text("hello")
+    save(np.full(SIZE, 255, "uint8"), folder / "masks" / "im_7.png")
+    save(np.zeros(SIZE, "uint8"), folder / "masks" / "extra.png")
+    problems = cache.inspect(data.make_source(load(folder)))
+    found = {(problem.kind, problem.fatal) for problem in problems}
+    assert found == {
+        ("unreadable image", True),
+        ("missing mask", True),
+        ("bad mask", True),
+        ("not an image", False),
+        ("empty mask", False),
+        ("missing image", False),
+    }
+    with pytest.raises(InputError, match="3 faults"):
+        data.prepare(load(folder))
+
+
+def test_near_identical_images_across_train_and_test_are_told(folder, load):
+    test = "im_3"
+    brighter = np.clip(photo(3).astype(int) + 6, 0, 255).astype("uint8")
+    save(brighter, folder / "images" / "im_8.jpg")
+    assert test in data.prepare(load(folder)).test.names
+    problems = [p for p in cache.inspect(data.make_source(load(folder))) if p.kind == "near-identical"]
+    assert len(problems) == 1
+    assert "im_8 (validation): is nearly identical to im_3 (test)" in str(problems[0])
+
+
+# === The cache ===
+
+
+def test_the_cache_is_used_until_a_file_changes(folder, load, monkeypatch):
+    settings = load(folder)
+    first = data.prepare(settings)
+    reads = []
+    original = cache._scan
+    monkeypatch.setattr(cache, "_scan", lambda *args: reads.append(1) or original(*args))
+    again = data.prepare(settings)
+    assert not reads
+    np.testing.assert_array_equal(first.train.images, again.train.images)
+    name = again.train.names[0]
+    save(255 - photo(99), folder / "images" / f"{name}.jpg")
+    changed = data.prepare(settings)
+    assert reads
+    assert (changed.train.images[0] != again.train.images[0]).any()
+
+
+def test_images_are_resized_smoothly_and_masks_to_the_nearest_pixel(folder, load):
+    dataset = data.prepare(load(folder, "data.size=[6, 8]"))
+    assert dataset.train.images.shape[1:] == (6, 8, 3)
+    assert set(np.unique(dataset.train.masks)) <= {0, 1}
+    name = dataset.train.names[0]
+    jpeg = read_image(folder / "images" / f"{name}.jpg").astype(float)
+    # Halving with antialiasing: a triangle of half width 2 around each target centre.
+    weights = np.maximum(0, 1 - np.abs((np.arange(6)[:, None] * 2 + 0.5) - np.arange(12)) / 2)
+    rows = weights / weights.sum(1, keepdims=True)
+    weights = np.maximum(0, 1 - np.abs((np.arange(8)[:, None] * 2 + 0.5) - np.arange(16)) / 2)
+    columns = weights / weights.sum(1, keepdims=True)
+    expected = np.einsum("ih,hwc,jw->ijc", rows, jpeg, columns)
+    np.testing.assert_allclose(dataset.train.images[0].astype(float), expected, atol=1.5)
+
+
+def test_an_unwritable_cache_is_told(folder, load, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"data\.cache_dir: cannot write"):
+        data.prepare(load(folder, f"data.cache_dir={tmp_path / 'file'}"))

@@ -1,0 +1,95 @@
+"""Killed at any moment and started again, a run ends with the same bits; the real script, real SIGKILLs."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT
+
+KILLS = int(os.environ.get("KILLS", "2"))
+"""How often the process is killed; KILLS=10 for the long version."""
+
+SETTINGS = [
+    *("data.source=shapes", "data.size=32", "data.shapes.train=64", "data.shapes.test=4"),
+    *("model.width=8", "model.depth=2", "model.dropout=0.1", "training.epochs=6", "training.batch_size=8"),
+    *("training.ema=0.9", "training.jit=false", "training.checkpoint_seconds=0", "training.pictures_every=2"),
+]
+
+
+def command(root: Path, name: str) -> list[str]:
+    return [sys.executable, "scripts/train.py", "configs/demo.yaml", "--root", str(root), f"name={name}", *SETTINGS]
+
+
+def weights(path: Path) -> dict[str, np.ndarray]:
+    """Every array in a .keras file: weights, batch statistics, optimiser state, averages, counters."""
+    arrays = {}
+
+    def visit(name, item):
+        if isinstance(item, h5py.Dataset):
+            arrays[name] = np.array(item)
+
+    with zipfile.ZipFile(path) as archive, archive.open("model.weights.h5") as file, h5py.File(file) as content:
+        content.visititems(visit)
+    return arrays
+
+
+def progress(run: Path) -> tuple:
+    """What a kill can interrupt: epochs recorded, and files that are there."""
+    history = run / "history.csv"
+    return (history.read_text().count("\n") if history.is_file() else 0, (run / "last.keras").is_file())
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs POSIX signals")
+def test_killed_runs_end_with_the_bits_of_one_that_was_not(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "UNET_CACHE": str(tmp_path / "cache")}
+    started = time.monotonic()
+    subprocess.run(command(tmp_path, "whole"), cwd=ROOT, env=environment, check=True, capture_output=True)
+    duration = time.monotonic() - started
+
+    dice = random.Random(0)
+    kills, beginnings = 0, []
+    for _ in range(20 * KILLS):
+        process = subprocess.Popen(
+            command(tmp_path, "killed"), cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        if kills < KILLS:
+            # Wait for the first sign of training in this process, then strike at a random moment.
+            before = progress(tmp_path / "killed")
+            limit = time.monotonic() + 3 * duration + 60
+            while process.poll() is None and progress(tmp_path / "killed") == before and time.monotonic() < limit:
+                time.sleep(0.01)
+            time.sleep(dice.uniform(0, 0.3 * duration / 6))
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+                beginnings.append(progress(tmp_path / "killed")[0])
+        output = process.communicate()[0].decode()
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, output
+    assert kills == KILLS
+    assert process.returncode == 0, output
+
+    for file in ("best.keras", "last.keras"):
+        whole, killed = (weights(tmp_path / name / file) for name in ("whole", "killed"))
+        assert whole.keys() == killed.keys()
+        assert len(whole) > 50
+        different = [key for key in whole if not np.array_equal(whole[key], killed[key])]
+        assert different == [], f"{file} after kills with {beginnings} rows recorded"
+    rows = [(tmp_path / name / "history.csv").read_text().splitlines() for name in ("whole", "killed")]
+    assert len(rows[0]) == len(rows[1]) == 7
+    speed = rows[0][0].split(",").index("images_per_second")
+    for a, b in zip(*rows):
+        drop = [[v for i, v in enumerate(row.split(",")) if i != speed] for row in (a, b)]
+        assert drop[0] == drop[1]
+    leftovers = [path.name for path in (tmp_path / "killed").iterdir() if path.name.startswith(".")]
+    print(f"{kills} kills; files a kill left behind: {leftovers}")

@@ -1,0 +1,269 @@
+"""A run from configuration to files: history, schedule, averaging, stopping, and what is told when it fails."""
+
+import json
+import re
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from unet import config, data
+from unet.errors import InputError, RunError
+from unet.runs import Run
+from unet.training import averaged_weights, epoch_seeds, make_optimizer, make_schedule, make_trainer, train
+
+TINY = """
+data: {source: shapes, size: 24, shapes: {train: 20, test: 6}, validation: 0.2}
+model: {width: 4, depth: 2}
+training: {epochs: 3, batch_size: 4, warmup_epochs: 1, jit: false, checkpoint_seconds: 0, learning_rate: 0.01}
+"""
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Create a run of the tiny configuration."""
+
+    def make(*overrides, root=tmp_path / "runs"):
+        path = tmp_path / "tiny.yaml"
+        path.write_text(TINY)
+        return Run.create(config.load(path, overrides), root)
+
+    return make
+
+
+def test_a_run_directory_holds_everything(make):
+    run = make("training.pictures_every=1")
+    train(run)
+    files = {path.name for path in run.path.iterdir()}
+    expected = {"config.yaml", "environment.json", "history.csv", "last.keras", "best.keras", "log.txt", "tensorboard"}
+    assert expected <= files
+    assert not [name for name in files if name.startswith(".") and name != ".lock"], "temporary files are gone"
+    assert config.load(run.config_file) == run.config
+
+    history = run.history()
+    assert [row["epoch"] for row in history] == [1, 2, 3]
+    for key in ("loss", "mean_iou", "val_loss", "val_mean_iou", "learning_rate", "images_per_second"):
+        assert all(np.isfinite(row[key]) for row in history), key
+    start = json.loads(run.environment_file.read_text())["starts"][0]
+    assert start["backend"] == keras.backend.backend()
+    assert start["jit"] is False
+    assert start["precision"] == "float32"
+    assert start["device"]
+    assert {"keras", "numpy"} <= start["versions"].keys()
+    assert "epoch 3/3" in (run.path / "log.txt").read_text()
+
+
+def test_best_is_the_epoch_with_the_best_validation_score(make):
+    run = make("training.ema=0.8")
+    train(run)
+    best = max(row["val_mean_iou"] for row in run.history())
+    dataset = data.prepare(run.config.data)
+    network = keras.saving.load_model(run.best_file, compile=False)
+    from unet.metrics import Tally
+
+    tally = Tally(dataset.classes)
+    tally.add(dataset.validation.names, dataset.validation.masks, network.predict_on_batch(dataset.validation.images))
+    assert tally.scores()["mean_iou"]["dataset"] == pytest.approx(best, abs=1e-5)
+
+
+def test_tensorboard_gets_scalars_and_pictures(make):
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run = make("training.pictures_every=2")
+    train(run)
+    events = event_accumulator.EventAccumulator(str(run.tensorboard)).Reload()
+    assert {"loss", "val_loss", "val_mean_iou", "learning_rate"} <= set(events.Tags()["scalars"])
+    recorded = [event.value for event in events.Scalars("val_mean_iou")]
+    np.testing.assert_allclose(recorded, [row["val_mean_iou"] for row in run.history()], rtol=1e-6)
+    pictures = events.Images("validation/image_truth_prediction")
+    assert [picture.step for picture in pictures] == [1, 3]
+    assert (pictures[0].width, pictures[0].height) == (4 * 24, 3 * 24)
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(make):
+    runs = [make("name=a"), make("name=b"), make("name=c", "seed=1")]
+    for run in runs:
+        train(run)
+    losses = [[row["loss"] for row in run.history()] for run in runs]
+    assert losses[0] == losses[1]
+    assert losses[0] != losses[2]
+
+
+def test_a_finished_run_is_left_alone(make):
+    run = make("training.epochs=2")
+    train(run)
+    before = run.last_file.stat().st_mtime_ns
+    train(run)
+    assert run.last_file.stat().st_mtime_ns == before
+    assert "is finished: 2 epochs" in (run.path / "log.txt").read_text()
+
+
+def test_a_name_that_is_taken_by_another_configuration_is_refused(make):
+    make("name=a")
+    make("name=a")  # the same again is the same run
+    with pytest.raises(InputError) as caught:
+        make("name=a", "model.width=8", "training.epochs=5")
+    message = str(caught.value)
+    for part in ("model.width: 4 there, 8 here", "training.epochs: 3 there, 5 here", "name=..."):
+        assert part in message
+
+
+def test_a_directory_that_is_no_run_is_told(tmp_path, make):
+    (tmp_path / "runs" / "busy").mkdir(parents=True)
+    (tmp_path / "runs" / "busy" / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="exists but is not a run directory"):
+        make("name=busy")
+    with pytest.raises(InputError, match="is not a run directory"):
+        Run.open(tmp_path / "runs" / "busy")
+    assert (tmp_path / "runs" / "busy" / "thesis.txt").read_text() == "mine"
+
+
+def test_two_processes_cannot_train_one_run(make):
+    run = make()
+    with run.locked(), pytest.raises(InputError, match="trained by another process"):
+        train(run)
+
+
+def test_early_stopping_ends_a_run_that_no_longer_gains(make):
+    run = make("training.early_stopping=1", "training.epochs=9", "training.learning_rate=1e-30")
+    train(run)
+    scores = [row["val_mean_iou"] for row in run.history()]
+    assert len(scores) < 9
+    assert int(np.argmax(scores)) == len(scores) - 2
+    train(run)  # and stays ended
+    assert len(run.history()) == len(scores)
+
+
+def test_without_validation_images_the_last_epoch_is_the_best(make):
+    run = make("data.validation=0", "training.epochs=2")
+    train(run)
+    assert "val_loss" not in run.history()[0]
+    last = make_trainer(run.config, ("pet", "background", "border"))
+    last.compile(optimizer=make_optimizer(run.config.training, 5))
+    last.optimizer.build(last.trainable_variables)
+    last.load_weights(run.last_file)
+    best = keras.saving.load_model(run.best_file, compile=False)
+    for a, b in zip(last.network.weights, best.weights, strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(a), ops.convert_to_numpy(b))
+
+
+def test_a_diverged_loss_stops_the_run_and_names_the_step(make):
+    run = make(
+        *("name=bad", "training.optimizer=sgd", "training.learning_rate=1e30", "training.clip_norm=null"),
+        *("training.warmup_epochs=0", "model.normalization=none", "training.epochs=4"),
+    )
+    with pytest.raises(RunError) as caught:
+        train(run)
+    message = str(caught.value)
+    step = int(re.search(r"at step (\d+) \(epoch 1\)", message).group(1))
+    assert 2 <= step <= 4  # the first step's loss is still that of the initial weights
+    for part in ("training.learning_rate (now 1e+30)", "clip_norm=1.0", "warmup_epochs=1", "normalization=batch"):
+        assert part in message
+    assert "0 epochs before are safe" in message
+    assert not run.last_file.exists()
+
+
+def test_ctrl_c_keeps_what_is_done_and_the_run_goes_on(make, monkeypatch):
+    from unet.training import Recorder
+
+    reference = make("name=reference")
+    train(reference)
+    run = make("name=interrupted")
+    original = Recorder.on_train_batch_end
+
+    def interrupt(self, batch, logs=None):
+        original(self, batch, logs)
+        if len(self.history) == 1 and batch == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Recorder, "on_train_batch_end", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train(run)
+    assert len(run.history()) == 1
+    assert "stopped by Ctrl-C; 1 epochs are safe" in (run.path / "log.txt").read_text()
+    monkeypatch.setattr(Recorder, "on_train_batch_end", original)
+    train(run)
+    assert [row["loss"] for row in run.history()] == [row["loss"] for row in reference.history()]
+    assert len(json.loads(run.environment_file.read_text())["starts"]) == 2
+
+
+def test_checkpoints_are_not_written_more_often_than_asked(make, monkeypatch):
+    run = make("training.checkpoint_seconds=3600")
+    from unet.training import Recorder
+
+    saves = []
+    original = Recorder._save
+    monkeypatch.setattr(Recorder, "_save", lambda self: saves.append(len(self.history)) or original(self))
+    train(run)
+    assert saves == [3]
+    assert len(run.history()) == 3
+    assert run.best_file.is_file()
+
+
+# === Schedule, averages, seeds ===
+
+
+def test_the_schedule_warms_up_and_decays_to_nothing(make):
+    training = make("training.epochs=10", "training.warmup_epochs=2", "training.learning_rate=0.5").config.training
+    schedule = make_schedule(training, steps_per_epoch=5)
+    rates = [float(ops.convert_to_numpy(schedule(step))) for step in range(51)]
+    np.testing.assert_allclose(rates[:11], np.linspace(0, 0.5, 11), atol=1e-6)
+    expected = 0.25 * (1 + np.cos(np.pi * np.arange(41) / 40))
+    np.testing.assert_allclose(rates[10:], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("warmup", [0, 2])
+def test_the_constant_schedule_stays(make, warmup):
+    training = make("training.schedule=constant", f"training.warmup_epochs={warmup}").config.training
+    schedule = make_schedule(training, steps_per_epoch=5)
+    if not warmup:
+        assert schedule == 0.01
+        return
+    rates = [float(ops.convert_to_numpy(schedule(step))) for step in range(30)]
+    np.testing.assert_allclose(rates, np.minimum(np.arange(30) / 10, 1) * 0.01, atol=1e-7)
+
+
+def test_averages_are_the_moving_averages_of_the_weights(make):
+    """Weights by hand: average_1 = w_1, average_t = m·average_{t−1} + (1−m)·w_t; and they are put back exactly."""
+    run = make("training.ema=0.7")
+    trainer = make_trainer(run.config, ("a", "b", "c"))
+    trainer.compile(optimizer=make_optimizer(run.config.training, 5), jit_compile=False)
+    trainer.optimizer.build(trainer.trainable_variables)
+    rng = np.random.default_rng(0)
+    variable = trainer.trainable_variables[0]
+    average = None
+    for _ in range(4):
+        gradients = [
+            ops.convert_to_tensor(rng.normal(size=v.shape).astype("float32")) for v in trainer.trainable_variables
+        ]
+        trainer.optimizer.apply(gradients)
+        weights = ops.convert_to_numpy(variable).copy()
+        average = weights if average is None else 0.7 * average + 0.3 * weights
+    with averaged_weights(trainer):
+        np.testing.assert_allclose(ops.convert_to_numpy(variable), average, atol=1e-6)
+    np.testing.assert_array_equal(ops.convert_to_numpy(variable), weights)
+
+
+def test_only_kernels_decay(make):
+    """With no gradient, AdamW moves a weight by decay alone."""
+    run = make("training.weight_decay=0.5", "training.schedule=constant", "training.warmup_epochs=0")
+    trainer = make_trainer(run.config, ("a", "b", "c"))
+    trainer.compile(optimizer=make_optimizer(run.config.training, 5), jit_compile=False)
+    variables = trainer.trainable_variables
+    for variable in variables:
+        variable.assign(ops.ones(variable.shape))
+    trainer.optimizer.build(variables)
+    trainer.optimizer.apply([ops.zeros(v.shape) for v in variables])
+    for variable in variables:
+        expected = 1 - 0.01 * 0.5 if variable.name == "kernel" else 1.0
+        np.testing.assert_allclose(ops.convert_to_numpy(variable), expected, atol=1e-6, err_msg=variable.path)
+
+
+def test_epoch_seeds_are_all_different_and_repeatable():
+    def seeds(seed, epoch):
+        return tuple(s for s, _ in zip(epoch_seeds(seed, epoch), range(30)))
+
+    drawn = [seeds(seed, epoch) for seed in range(3) for epoch in range(3)]
+    assert len({s for group in drawn for s in group}) == 9 * 30
+    assert seeds(1, 2) == drawn[1 * 3 + 2]
+    assert all(0 <= s < 2**31 for group in drawn for s in group)
