@@ -91,5 +91,25 @@ def test_killed_runs_end_with_the_bits_of_one_that_was_not(tmp_path):
     for a, b in zip(*rows):
         drop = [[v for i, v in enumerate(row.split(",")) if i != speed] for row in (a, b)]
         assert drop[0] == drop[1]
-    leftovers = [path.name for path in (tmp_path / "killed").iterdir() if path.name.startswith(".")]
-    print(f"{kills} kills; files a kill left behind: {leftovers}")
+    assert [path.name for path in (tmp_path / "killed").iterdir() if path.name.startswith(".")] == [".lock"]
+
+
+def test_a_real_ctrl_c_ends_cleanly_and_the_run_goes_on(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "UNET_CACHE": str(tmp_path / "cache")}
+    options = {"cwd": ROOT, "env": environment, "text": True}
+    process = subprocess.Popen(command(tmp_path, "stopped"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+    while process.poll() is None and not progress(tmp_path / "stopped")[1]:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate()
+    assert process.returncode == 130, err
+    assert f"go on with: python scripts/train.py {tmp_path / 'stopped'}" in out
+    assert "stopped by Ctrl-C" in err
+    assert "Traceback" not in err
+    done = progress(tmp_path / "stopped")[0] - 1
+    assert 1 <= done < 6
+    again = subprocess.run(
+        [sys.executable, "scripts/train.py", str(tmp_path / "stopped")], capture_output=True, **options, check=True
+    )
+    assert f"going on after epoch {done} of 6" in again.stderr
+    assert progress(tmp_path / "stopped")[0] == 7

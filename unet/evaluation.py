@@ -22,7 +22,7 @@ from unet.training import compiles
 log = logging.getLogger("unet")
 
 BATCH = 32
-ROWS = 3
+EXAMPLES = 2
 """Images in each of the best, median and worst groups of the prediction figure."""
 
 
@@ -77,8 +77,9 @@ def evaluate(run: Run, split: str = "test", native: bool = False) -> dict:
         pairs = [found[tally.names[index]] for index, _ in chosen]
     else:
         pairs = [(arrays.images[index], arrays.masks[index]) for index, _ in chosen]
-    rows = _example_rows(network, tally, chosen, pairs, config.data.size)
-    figures.prediction_grid(rows, dataset.classes, run.figures / f"predictions_{name}.png", title)
+    if chosen:
+        examples = _examples(network, tally, chosen, pairs, config.data.size)
+        figures.prediction_grid(examples, dataset.classes, run.figures / f"predictions_{name}.png", title)
     return scores
 
 
@@ -98,7 +99,7 @@ def enlarge_logits(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.stack(channels, axis=-1)
 
 
-def extremes(scores: np.ndarray, count: int = ROWS) -> list[tuple[int, str]]:
+def extremes(scores: np.ndarray, count: int = EXAMPLES) -> list[tuple[int, str]]:
     """Indices of the ``count`` best, median and worst scores, each with the name of its group; NaNs are passed over."""
     ranked = [int(i) for i in np.argsort(-scores, kind="stable") if not np.isnan(scores[i])]
     if len(ranked) < 3:
@@ -124,10 +125,8 @@ def _native_batches(source: data.Source, split: str, size: tuple[int, int]):
         yield [sample.name for sample in chunk], images, [sample.mask for sample in chunk]
 
 
-def _example_rows(network, tally: Tally, chosen, pairs, size: tuple[int, int]) -> list[dict]:
-    """Rows for :func:`unet.figures.prediction_grid`."""
-    if not pairs:
-        return []
+def _examples(network, tally: Tally, chosen, pairs, size: tuple[int, int]) -> list[dict]:
+    """Examples for :func:`unet.figures.prediction_grid`."""
     logits = predict_logits(network, np.stack([resize_image(image, size) for image, _ in pairs]))
     scores = tally.per_image_mean_iou()
     return [

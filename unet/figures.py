@@ -18,6 +18,7 @@ from unet.files import replacing
 # Okabe and Ito's colours, told apart under every common colour blindness.
 PALETTE = ["#E69F00", "#0072B2", "#F0E442", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000"]
 IGNORE_COLOUR = "#B0B0B0"
+ERROR_COLOUR = "#D55E00"
 STYLE: dict[Any, Any] = {
     "figure.dpi": 150,
     "savefig.bbox": "tight",
@@ -91,45 +92,56 @@ def confusion_matrix(matrix: np.ndarray, classes: tuple[str, ...], path: Path, t
         _save(figure, path)
 
 
-def prediction_grid(rows: list[dict], classes: tuple[str, ...], path: Path, title: str) -> None:
-    """Image, truth, prediction and error, a row for each image.
+def prediction_grid(examples: list[dict], classes: tuple[str, ...], path: Path, title: str) -> None:
+    """Image, truth, prediction and error of each example; a row for each group of examples.
 
     Args:
-        rows: ``name``, ``score`` (mean IoU), ``image`` ``(H, W, 3)``, ``truth`` and ``prediction`` ``(H, W)``, and
-            ``group``, a heading for the first row of its kind.
+        examples: ``name``, ``score`` (mean IoU), ``image`` ``(H, W, 3)``, ``truth`` and ``prediction`` ``(H, W)``, and
+            ``group``, the row's heading. Every group has as many.
         classes: Class names.
         path: Where to write.
         title: Of the figure.
     """
     table = class_colours(len(classes))
-    error_colours = ListedColormap(["#FFFFFF", "#D55E00", IGNORE_COLOUR])
+    groups = list(dict.fromkeys(example["group"] for example in examples))
+    across = len(examples) // len(groups)
+    headings = ("image", "truth", "prediction", "error")
     with plt.rc_context(STYLE | {"axes.grid": False}):
-        figure, grid = plt.subplots(
-            len(rows), 4, figsize=(7.2, 1.9 * len(rows) + 0.9), layout="constrained", squeeze=False
-        )
-        for axes_row, row in zip(grid, rows, strict=True):
-            truth, prediction = row["truth"], row["prediction"]
-            error = np.where(truth == IGNORE, 2, truth != prediction)
-            axes_row[0].imshow(row["image"])
-            axes_row[1].imshow(table[truth])
-            axes_row[2].imshow(table[prediction])
-            axes_row[3].imshow(error, cmap=error_colours, vmin=0, vmax=2, interpolation="nearest")
-            for axes in axes_row:
-                axes.set(xticks=[], yticks=[])
-                axes.spines[:].set_visible(True)
-            axes_row[0].set_ylabel(f"{row['group']}\nmean IoU {row['score']:.2f}", fontsize=9)
-            axes_row[0].set_xlabel(row["name"], fontsize=7)
-        for axes, heading in zip(grid[0], ("image", "truth", "prediction", "error"), strict=True):
-            axes.set_title(heading)
-        shown = sorted({int(i) for row in rows for key in ("truth", "prediction") for i in np.unique(row[key])})
+        size = (1.55 * len(headings) * across + 0.6, 1.85 * len(groups) + 0.9)
+        figure = plt.figure(figsize=size, layout="constrained")
+        blocks = figure.subfigures(len(groups), across, squeeze=False, wspace=0.02)
+        for index, example in enumerate(examples):
+            row, column = divmod(index, across)
+            axes = blocks[row][column].subplots(1, len(headings))
+            _example(axes, example, table)
+            axes[0].set_ylabel(f"{example['group']}\nmean IoU {example['score']:.2f}")
+            if row == 0:
+                for panel, heading in zip(axes, headings, strict=True):
+                    panel.set_title(heading)
+        shown = sorted({int(i) for e in examples for key in ("truth", "prediction") for i in np.unique(e[key])})
         handles = [
             Patch(facecolor=table[i] / 255, edgecolor="grey", label="ignored" if i == IGNORE else classes[i])
             for i in shown[:12]
         ]
-        handles.append(Patch(facecolor="#D55E00", edgecolor="grey", label="wrong class"))
+        handles.append(Patch(facecolor=ERROR_COLOUR, edgecolor="grey", label="wrong class"))
         figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6), frameon=False)
         figure.suptitle(title)
         _save(figure, path)
+
+
+def _example(axes, example: dict, table: np.ndarray) -> None:
+    """Four panels of one example."""
+    truth, prediction = example["truth"], example["prediction"]
+    error = np.where(truth == IGNORE, 2, truth != prediction)
+    axes[0].imshow(example["image"])
+    axes[1].imshow(table[truth])
+    axes[2].imshow(table[prediction])
+    colours = ListedColormap(["#FFFFFF", ERROR_COLOUR, IGNORE_COLOUR])
+    axes[3].imshow(error, cmap=colours, vmin=0, vmax=2, interpolation="nearest")
+    axes[0].set_xlabel(example["name"], fontsize=7)
+    for panel in axes:
+        panel.set(xticks=[], yticks=[])
+        panel.spines[:].set_visible(True)
 
 
 def _save(figure, path: Path) -> None:

@@ -16,7 +16,8 @@ def replacing(path: Path):
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    prefix, suffix = temporary_name(path, "*").split("*")
+    handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -27,6 +28,11 @@ def replacing(path: Path):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_name(path: Path, unique: str) -> str:
+    """Name of a temporary file for ``path``; with ``*`` a pattern for all of them."""
+    return f".{path.stem}-{unique}{path.suffix}"
 
 
 def write_text(path: Path, text: str) -> None:

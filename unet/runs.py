@@ -26,7 +26,7 @@ from pathlib import Path
 from unet import config as configuration
 from unet.config import Config
 from unet.errors import InputError, nearest
-from unet.files import write_json, write_text
+from unet.files import temporary_name, write_json, write_text
 
 log = logging.getLogger("unet")
 
@@ -53,6 +53,10 @@ class Run:
             InputError: The directory belongs to a different configuration; the message lists the differences.
         """
         run = cls(Path(root) / config.name)
+        # The run must be found again from any directory: its paths become absolute.
+        paths = {key: getattr(config.data, key) for key in ("data_dir", "cache_dir")}
+        absolute = {key: path.expanduser().absolute() for key, path in paths.items() if path is not None}
+        config = config.model_copy(update={"data": config.data.model_copy(update=absolute)})
         if run.config_file.is_file():
             differences = _differences(run.config.model_dump(mode="json"), config.model_dump(mode="json"))
             if differences:
@@ -112,12 +116,13 @@ class Run:
         """Add the scores of a split to metrics.json."""
         write_json(self.metrics_file, self.metrics() | {split: scores})
 
-    def record_environment(self) -> None:
-        """Add an entry for this start to environment.json."""
+    def record_environment(self, jit: bool) -> None:
+        """Add an entry for this start to environment.json; ``jit`` says whether the step is compiled."""
         starts = []
         if self.environment_file.is_file():
             starts = json.loads(self.environment_file.read_text(encoding="utf-8"))["starts"]
-        write_json(self.environment_file, {"starts": [*starts, environment(self.config)]})
+        start = environment() | {"jit": jit, "precision": self.config.training.precision}
+        write_json(self.environment_file, {"starts": [*starts, start]})
 
     @contextlib.contextmanager
     def logging(self):
@@ -141,18 +146,25 @@ class Run:
         Raises:
             InputError: Another process is at it.
         """
-        import fcntl
-
-        with open(self.path / ".lock", "w") as file:
+        try:
+            import fcntl
+        except ImportError:  # Windows has no such locks
+            yield
+            return
+        with open(self.path / ".lock", "w") as lock:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise InputError(f"{self.path} is being trained by another process") from None
+            # What an earlier process was writing when it was killed.
+            for file in (self.environment_file, self.history_file, self.best_file, self.last_file):
+                for leftover in self.path.glob(temporary_name(file, "*")):
+                    leftover.unlink()
             yield
 
 
-def environment(config: Config) -> dict:
-    """Versions, device, precision and commit of this process."""
+def environment() -> dict:
+    """Versions, device and commit of this process."""
     import keras
 
     packages = ("keras", "tensorflow", "tensorflow-cpu", "jax", "torch", "numpy", "unet-upsamplers")
@@ -165,8 +177,6 @@ def environment(config: Config) -> dict:
         "backend": keras.backend.backend(),
         "device": device(),
         "cpu_count": os.cpu_count(),
-        "jit": config.training.jit,
-        "precision": config.training.precision,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "versions": versions,

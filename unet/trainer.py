@@ -80,7 +80,9 @@ class SegmentationTrainer(keras.Model):
             variable.assign([seed, 0])
 
     def _random_states(self):
-        return [variable for variable in self.variables if variable.path.endswith("seed_generator_state")]
+        # Augmentation first: it stays the same whatever the network holds.
+        variables = [*self.augmentation.variables, *self.network.variables]
+        return [variable for variable in variables if variable.path.endswith("seed_generator_state")]
 
     def get_config(self):
         """Everything needed to build the model again."""

@@ -46,7 +46,7 @@ def train(run: Run) -> None:
     """
     config = run.config
     with run.locked(), run.logging():
-        run.record_environment()
+        run.record_environment(jit=compiles(config))
         dataset = data.prepare(config.data)
 
         # === The step ===
@@ -60,11 +60,12 @@ def train(run: Run) -> None:
         trainer.optimizer.build(trainer.trainable_variables)
 
         # === Resume ===
-        history = []
+        done, history = 0, run.history()
         if run.last_file.is_file():
             trainer.load_weights(run.last_file)
             done = int(trainer.steps) // len(batches)
-            history = run.history()[:done]
+        history = [row for row in history if row["epoch"] <= done]
+        if done:
             if done >= config.training.epochs or _patience_is_over(history, config.training):
                 log.info("%s is finished: %d epochs", run.path, done)
                 return
@@ -82,12 +83,12 @@ def train(run: Run) -> None:
             )
 
         # === Epochs ===
-        with Recorder(run, batches, dataset, history) as recorder:
+        with Recorder(run, batches, dataset, done, history) as recorder:
             try:
                 trainer.fit(
                     batches,
                     epochs=config.training.epochs,
-                    initial_epoch=len(history),
+                    initial_epoch=done,
                     callbacks=[recorder],
                     shuffle=False,  # the batches come shuffled; Keras would reorder them from its own random state
                     verbose=0,
@@ -95,7 +96,7 @@ def train(run: Run) -> None:
             except KeyboardInterrupt:
                 log.warning("stopped by Ctrl-C; %d epochs are safe in %s", recorder.saved_epochs, run.path)
                 raise
-        log.info("finished after %d epochs", len(recorder.history))
+        log.info("finished after %d epochs", recorder.saved_epochs)
 
 
 def make_network(config: Config, classes: int, fixed_size: bool = False) -> keras.Model:
@@ -180,15 +181,16 @@ class Recorder(keras.callbacks.Callback):
         run: Directory to write to.
         batches: Training batches, put in order at each epoch's start.
         dataset: For validation.
-        history: Rows of the epochs done before.
+        done: Number of epochs done before.
+        history: Their rows.
     """
 
-    def __init__(self, run: Run, batches: Batches, dataset: data.Dataset, history: list[dict[str, float]]):
+    def __init__(self, run: Run, batches: Batches, dataset: data.Dataset, done: int, history: list[dict[str, float]]):
         super().__init__()
         self.run, self.config = run, run.config
         self.batches, self.dataset = batches, dataset
         self.history = history
-        self.saved_epochs = len(history)
+        self.epoch = self.saved_epochs = done
         self._best_weights: list[np.ndarray] | None = None
         self._saved_at = time.monotonic()
         self._stack = contextlib.ExitStack()
@@ -196,10 +198,11 @@ class Recorder(keras.callbacks.Callback):
     def __enter__(self):
         from tensorboardX import SummaryWriter
 
-        self._board = SummaryWriter(str(self.run.tensorboard), purge_step=len(self.history) + 1)
+        self._board = SummaryWriter(str(self.run.tensorboard), purge_step=self.epoch + 1)
         self._stack.callback(self._board.close)
         self._bar = self._stack.enter_context(bar(transient=True, disable=not console.is_terminal))
-        self._task = self._bar.add_task("", total=len(self.batches))
+        steps = len(self.batches)  # the bar counts the steps of the whole run, so that it shows the time left
+        self._task = self._bar.add_task("", total=steps * self.config.training.epochs, completed=steps * self.epoch)
         return self
 
     def __exit__(self, *exception):
@@ -209,10 +212,11 @@ class Recorder(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         """Bring data order and random numbers into the state that belongs to this epoch."""
+        self.epoch = epoch
         self.batches.start_epoch(epoch)
         self.model.reseed(epoch_seeds(self.config.seed, epoch))
         self._epoch_started = self._shown_at = time.monotonic()
-        self._bar.reset(self._task, total=len(self.batches), description=self._describe(epoch))
+        self._bar.update(self._task, description=self._describe())
 
     def on_train_batch_end(self, batch, logs=None):
         """Show progress a few times a second; reading the loss waits for the device, so not every step."""
@@ -223,8 +227,8 @@ class Recorder(keras.callbacks.Callback):
         loss = float(logs["loss"])
         if not math.isfinite(loss):
             self._diverged()
-        epoch = len(self.history)
-        self._bar.update(self._task, completed=batch + 1, description=self._describe(epoch, loss))
+        completed = self.epoch * len(self.batches) + batch + 1
+        self._bar.update(self._task, completed=completed, description=self._describe(loss))
 
     def on_epoch_end(self, epoch, logs=None):
         """Validate, record, and checkpoint if it is time."""
@@ -292,11 +296,11 @@ class Recorder(keras.callbacks.Callback):
         self.run.write_history(self.history)
         with replacing(self.run.last_file) as temporary:
             self.model.save(temporary)
-        self.saved_epochs = len(self.history)
+        self.saved_epochs = self.epoch + 1
         self._saved_at = time.monotonic()
 
-    def _describe(self, epoch: int, loss: float | None = None) -> str:
-        text = f"epoch {epoch + 1}/{self.config.training.epochs}"
+    def _describe(self, loss: float | None = None) -> str:
+        text = f"epoch {self.epoch + 1}/{self.config.training.epochs}"
         if loss is not None:
             text += f"  loss {loss:.4f}"
         if self.history and "val_mean_iou" in self.history[-1]:

@@ -1,0 +1,55 @@
+# `make demo` and `make test` each do all the set-up on a fresh machine with Python >= 3.11.
+PYTHON ?= python3
+# The backend's extra for `make demo`: cpu, cuda (TensorFlow with CUDA), jax, torch.
+EXTRA ?= cpu
+# What pip installs for PyTorch. On Linux the registry's wheel brings CUDA along; name a CPU build here to save disk.
+TORCH ?= torch==2.13.0
+
+VENV := .venv
+BARE := .venv-no-tensorflow
+PIP := bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PYTEST := bin/python -m pytest --numprocesses auto --maxprocesses 4
+
+.PHONY: demo test lint schema clean
+
+demo: $(VENV)/.$(EXTRA)
+	$(VENV)/bin/python scripts/train.py configs/demo.yaml
+	$(VENV)/bin/python scripts/evaluate.py runs/demo
+
+# Every test on TensorFlow; then what depends on the backend on JAX and PyTorch, where TensorFlow is not installed.
+test: $(VENV)/.test $(BARE)/.test
+	KERAS_BACKEND=tensorflow $(VENV)/$(PYTEST)
+	KERAS_BACKEND=jax $(VENV)/$(PYTEST) -m "not backend_free" tests/data/test_pets.py tests/test_chain.py
+	@! $(BARE)/bin/python -c 'import tensorflow' 2> /dev/null || { echo "$(BARE) must not hold TensorFlow"; exit 1; }
+	KERAS_BACKEND=jax $(BARE)/$(PYTEST) -m "not backend_free"
+	KERAS_BACKEND=torch $(BARE)/$(PYTEST) -m "not backend_free"
+
+lint: $(VENV)/.test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+# What editors use to complete and check the YAML files.
+schema: $(VENV)/.$(EXTRA)
+	$(VENV)/bin/python -m unet.config > configs/schema.json
+
+clean:
+	rm -rf $(VENV) $(BARE) runs
+
+$(VENV)/bin/python $(BARE)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; this is $$($(PYTHON) --version). Set PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv $(@D)/..
+
+$(VENV)/.$(EXTRA): pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(VENV)/$(PIP) -e '.[$(EXTRA)]'
+	@touch $@
+
+$(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(VENV)/$(PIP) $(TORCH)
+	$(VENV)/$(PIP) -e '.[cpu,jax,torch,test]'
+	@touch $@
+
+$(BARE)/.test: pyproject.toml constraints.txt | $(BARE)/bin/python
+	$(BARE)/$(PIP) $(TORCH)
+	$(BARE)/$(PIP) -e '.[jax,torch,test]'
+	@touch $@
