@@ -9,7 +9,7 @@ from unet.runs import Run
 from unet.training import train
 
 TINY = [
-    *("model.width=2", "model.depth=2", "training.batch_size=4", "training.warmup_epochs=0", "training.jit=false"),
+    *("model.width=2", "model.depth=2", "training.batch_size=4", "training.warmup=0", "training.jit=false"),
     *("training.epochs=2", "training.checkpoint_seconds=0"),
 ]
 

@@ -12,7 +12,7 @@ from tests.conftest import BACKEND, ROOT
 
 TINY = [
     *("data.size=16", "data.shapes.train=12", "data.shapes.test=4", "model.width=2", "model.depth=1"),
-    *("training.epochs=1", "training.batch_size=4", "training.warmup_epochs=0", "training.jit=false"),
+    *("training.epochs=1", "training.batch_size=4", "training.warmup=0", "training.jit=false"),
 ]
 
 

@@ -170,7 +170,7 @@ BROKEN = {
     "two classes of one colour": ("data: {folder: {classes: {a: 1, b: 1}}}\n", ["two classes have the same value"]),
     "colour out of range": ("data: {folder: {classes: {a: [0, 0, 300], b: [0, 0, 1]}}}\n", ["0..255"]),
     "train split alone": ("data: {folder: {train: a.txt}}\n", ["give both train and test split files"]),
-    "warm-up too long": ("training: {epochs: 2, warmup_epochs: 5}\n", ["warmup_epochs 5 must be less than epochs 2"]),
+    "warm-up of everything": ("training: {warmup: 1}\n", ["training.warmup", "must be < 1, received 1"]),
     "name with a slash": ("name: a/b\n", ["name", "letters, digits"]),
     "key twice": ("seed: 1\nseed: 2\n", ["x.yaml:2: seed", "stands twice", "x.yaml:1"]),
     "not YAML": ("model: {width: 3\n", ["x.yaml", "not valid YAML"]),

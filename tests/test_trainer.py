@@ -38,7 +38,7 @@ def build(tmp_path):
         path = tmp_path / "t.yaml"
         path.write_text(
             "data: {size: [17, 22]}\nmodel: {width: 4, depth: 2}\n"
-            "training: {epochs: 3, batch_size: 4, warmup_epochs: 0, jit: false}\n"
+            "training: {epochs: 3, batch_size: 4, warmup: 0, jit: false}\n"
         )
         loaded = config.load(path, overrides)
         trainer = make_trainer(loaded, CLASSES)

@@ -16,7 +16,7 @@ from unet.training import averaged_weights, epoch_seeds, make_optimizer, make_sc
 TINY = """
 data: {source: shapes, size: 24, shapes: {train: 20, test: 6}, validation: 0.2}
 model: {width: 4, depth: 2}
-training: {epochs: 3, batch_size: 4, warmup_epochs: 1, jit: false, checkpoint_seconds: 0, learning_rate: 0.01}
+training: {epochs: 3, batch_size: 4, warmup: 0.3, jit: false, checkpoint_seconds: 0, learning_rate: 0.01}
 """
 
 
@@ -150,14 +150,14 @@ def test_without_validation_images_the_last_epoch_is_the_best(make):
 def test_a_diverged_loss_stops_the_run_and_names_the_step(make):
     run = make(
         *("name=bad", "training.optimizer=sgd", "training.learning_rate=1e30", "training.clip_norm=null"),
-        *("training.warmup_epochs=0", "model.normalization=none", "training.epochs=4"),
+        *("training.warmup=0", "model.normalization=none", "training.epochs=4"),
     )
     with pytest.raises(RunError) as caught:
         train(run)
     message = str(caught.value)
     step = int(re.search(r"at step (\d+) \(epoch 1\)", message).group(1))
     assert 2 <= step <= 4  # the first step's loss is still that of the initial weights
-    for part in ("training.learning_rate (now 1e+30)", "clip_norm=1.0", "warmup_epochs=1", "normalization=batch"):
+    for part in ("training.learning_rate (now 1e+30)", "clip_norm=1.0", "training.warmup=0.05", "normalization=batch"):
         assert part in message
     assert "0 epochs before are safe" in message
     assert not run.last_file.exists()
@@ -204,7 +204,7 @@ def test_checkpoints_are_not_written_more_often_than_asked(make, monkeypatch):
 
 
 def test_the_schedule_warms_up_and_decays_to_nothing(make):
-    training = make("training.epochs=10", "training.warmup_epochs=2", "training.learning_rate=0.5").config.training
+    training = make("training.epochs=10", "training.warmup=0.2", "training.learning_rate=0.5").config.training
     schedule = make_schedule(training, steps_per_epoch=5)
     rates = [float(ops.convert_to_numpy(schedule(step))) for step in range(51)]
     np.testing.assert_allclose(rates[:11], np.linspace(0, 0.5, 11), atol=1e-6)
@@ -212,9 +212,9 @@ def test_the_schedule_warms_up_and_decays_to_nothing(make):
     np.testing.assert_allclose(rates[10:], expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("warmup", [0, 2])
+@pytest.mark.parametrize("warmup", [0, 0.2])
 def test_the_constant_schedule_stays(make, warmup):
-    training = make("training.schedule=constant", f"training.warmup_epochs={warmup}").config.training
+    training = make("training.schedule=constant", f"training.warmup={warmup}", "training.epochs=10").config.training
     schedule = make_schedule(training, steps_per_epoch=5)
     if not warmup:
         assert schedule == 0.01
@@ -246,7 +246,7 @@ def test_averages_are_the_moving_averages_of_the_weights(make):
 
 def test_only_kernels_decay(make):
     """With no gradient, AdamW moves a weight by decay alone."""
-    run = make("training.weight_decay=0.5", "training.schedule=constant", "training.warmup_epochs=0")
+    run = make("training.weight_decay=0.5", "training.schedule=constant", "training.warmup=0")
     trainer = make_trainer(run.config, ("a", "b", "c"))
     trainer.compile(optimizer=make_optimizer(run.config.training, 5), jit_compile=False)
     variables = trainer.trainable_variables

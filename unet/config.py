@@ -281,8 +281,8 @@ class TrainingConfig(Section):
     """Of SGD."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """How the learning rate goes on after the warm-up: down to 0 along a cosine, or not at all."""
-    warmup_epochs: Annotated[float, Field(ge=0)] = 1.0
-    """Epochs over which the learning rate rises from 0 to its peak."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of the training over which the learning rate rises from 0 to its peak."""
     clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Largest global norm of the gradient; null leaves it as it is."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -298,12 +298,6 @@ class TrainingConfig(Section):
     """Least time between checkpoints, which are written at the end of an epoch; 0: after every epoch."""
     pictures_every: Annotated[int, Field(ge=0)] = 5
     """Epochs between pictures of validation predictions in TensorBoard; 0: none."""
-
-    @model_validator(mode="after")
-    def _warmup_ends(self):
-        if self.warmup_epochs and self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} must be less than epochs {self.epochs}")
-        return self
 
 
 class Config(Section):

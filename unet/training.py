@@ -149,7 +149,7 @@ def make_optimizer(config: TrainingConfig, steps_per_epoch: int) -> keras.optimi
 
 def make_schedule(config: TrainingConfig, steps_per_epoch: int):
     """Learning rate by step: linear warm-up from 0, then a cosine down to 0, or constant."""
-    warmup = round(config.warmup_epochs * steps_per_epoch)
+    warmup = round(config.warmup * config.epochs * steps_per_epoch)
     if config.schedule == "constant":
         if not warmup:
             return config.learning_rate
@@ -315,8 +315,8 @@ class Recorder(keras.callbacks.Callback):
         advice = [f"a lower training.learning_rate (now {training.learning_rate:g})"]
         if training.clip_norm is None:
             advice.append("training.clip_norm=1.0")
-        if not training.warmup_epochs:
-            advice.append("training.warmup_epochs=1")
+        if not training.warmup:
+            advice.append("training.warmup=0.05")
         if training.precision == "mixed_float16":
             advice.append("training.precision=mixed_bfloat16")
         if self.config.model.normalization == "none":
