@@ -1,4 +1,5 @@
-# `make demo` and `make test` each do all the set-up on a fresh machine with Python >= 3.11.
+# `make demo` and `make test` each do all the set-up on a fresh machine with Python 3.11 to 3.13 (TensorFlow 2.21, which
+# constraints.txt names, has no wheel for 3.14).
 PYTHON ?= python3
 # The backend's extra for `make demo`: cpu, cuda (TensorFlow with CUDA), jax, torch.
 EXTRA ?= cpu
@@ -37,7 +38,8 @@ clean:
 	rm -rf $(VENV) $(BARE) runs
 
 $(VENV)/bin/python $(BARE)/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; this is $$($(PYTHON) --version). Set PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+		|| { echo "Python 3.11, 3.12 or 3.13 is needed; $(PYTHON) is $$($(PYTHON) --version 2>&1). Set PYTHON=python3.13"; exit 1; }
 	$(PYTHON) -m venv $(@D)/..
 
 $(VENV)/.$(EXTRA): pyproject.toml constraints.txt | $(VENV)/bin/python

@@ -91,7 +91,7 @@ def test_check_data_lists_problems(tmp_path):
             ["train", "configs/demo.yaml", "model.widht=3"],
             "command line: model.widht: unknown key; did you mean width?",
         ),
-        (["train", "docs"], "docs is not a run directory"),
+        (["train", "tests"], "tests is not a run directory"),
         (["evaluate", "runs/nothing"], "is not a run directory"),
         (["evaluate", "runs/x", "--split", "tset"], "did you mean test?"),
         (["summary", "configs/demo.yaml", "model.depth=99"], "must be ≤ 8, received 99"),

@@ -75,20 +75,20 @@ def learning_curves(history: list[dict[str, float]], path: Path, title: str) -> 
 
 
 def confusion_matrix(matrix: np.ndarray, classes: tuple[str, ...], path: Path, title: str) -> None:
-    """Share of each true class that was predicted as each class; numbers are per cent of the true class."""
-    share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    """How many per cent of each true class were predicted as each class."""
+    share = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     n = len(classes)
     with plt.rc_context(STYLE | {"axes.grid": False}):
         figure, axes = plt.subplots(figsize=(2.2 + 0.75 * n, 1.6 + 0.7 * n), layout="constrained")
-        image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+        image = axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
         axes.set_xticks(range(n), classes, rotation=30 if n > 3 else 0, ha="right" if n > 3 else "center")
         axes.set_yticks(range(n), classes)
         axes.set(xlabel="predicted class", ylabel="true class", title=title)
         for i in range(n if n <= 20 else 0):
             for j in range(n):
-                colour = "white" if share[i, j] > 0.55 else "black"
-                axes.text(j, i, f"{100 * share[i, j]:.1f}", ha="center", va="center", color=colour)
-        figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
+                colour = "white" if share[i, j] > 55 else "black"
+                axes.text(j, i, f"{share[i, j]:.1f}", ha="center", va="center", color=colour)
+        figure.colorbar(image, ax=axes, label="% of the true class", shrink=0.8)
         _save(figure, path)
 
 

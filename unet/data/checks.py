@@ -61,8 +61,8 @@ def near_identical(names: list[str], splits: list[str], thumbnails: np.ndarray) 
 
 
 def summary(problems: Iterable[Problem]) -> str:
-    """One line that counts each kind, such as ``14 empty mask, 22 near-identical``."""
+    """One line that counts each kind, such as ``empty mask 14×, near-identical 22×``."""
     kinds: dict[str, int] = {}
     for problem in problems:
         kinds[problem.kind] = kinds.get(problem.kind, 0) + 1
-    return ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    return ", ".join(f"{kind} {count}×" for kind, count in kinds.items())

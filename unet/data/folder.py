@@ -167,14 +167,7 @@ class FolderSource:
                 f"(text files in data.data_dir: {', '.join(lists[:8]) or 'none'})"
             )
         listed = []
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError:
-            raise InputError(f"{path}: is not a text file; expected one image name a line") from None
-        for number, line in enumerate(lines, start=1):
-            entry = line.strip()
-            if not entry or entry.startswith("#"):
-                continue
+        for number, entry in _entries(path):
             known = next((n for n in (entry, str(Path(entry).with_suffix(""))) if n in names), None)
             if known is None:
                 message = f"line {number}: {entry} is not an image with a mask{nearest(entry, names)}"
@@ -189,8 +182,7 @@ class FolderSource:
             path = self.root / "annotations" / file
             if not path.is_file():
                 raise InputError(f"{path}: missing; the Pets archive has its splits in annotations/{file}")
-            lines = path.read_text(encoding="utf-8").splitlines()
-            names = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
+            names = [entry.split()[0] for _, entry in _entries(path)]
             held_out = draw(names, self.validation, "validation") if official == "train" else set()
             for name in names:
                 image = self.root / "images" / f"{name}.jpg"
@@ -238,6 +230,16 @@ class FolderSource:
             message = f"is {mask_w}×{mask_h} pixels, its image is {w}×{h}: they must be the same size"
             return [Problem("wrong size", str(pair.mask), message)]
         return [Sample(pair.name, pair.split, image, mask)]
+
+
+def _entries(path: Path) -> list[tuple[int, str]]:
+    """Lines of a split file with their numbers, without empty lines and comments."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: is not a text file; expected one image name a line") from None
+    stripped = ((number, line.strip()) for number, line in enumerate(lines, start=1))
+    return [(number, line) for number, line in stripped if line and not line.startswith("#")]
 
 
 def _stamp(path: Path) -> tuple[int, int]:
