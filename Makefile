@@ -35,7 +35,7 @@ schema: $(VENV)/.$(EXTRA)
 	$(VENV)/bin/python -m unet.config > configs/schema.json
 
 clean:
-	rm -rf $(VENV) $(BARE) runs
+	rm -rf $(VENV) $(BARE) .cache runs
 
 $(VENV)/bin/python $(BARE)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \

@@ -5,6 +5,10 @@ from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# JAX compiles every operation anew in every process; with these it does so once for all workers and sub-processes.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import keras
 import numpy as np
@@ -12,6 +16,8 @@ import pytest
 
 BACKEND = keras.backend.backend()
 ROOT = Path(__file__).parent.parent
+JIT = "true" if BACKEND == "jax" else "false"
+"""training.jit of tests about something else: what takes the least time for a few steps on a CPU."""
 PETS = Path(os.environ.get("PETS_DATA", ROOT.parent / "shared" / "data"))
 """Prepared Oxford-IIIT Pets: tfds/, pets128/ and pets_original/. Set PETS_DATA to where they are."""
 

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.conftest import JIT
 from unet.evaluation import evaluate
 from unet.runs import Run
 from unet.training import train
 
 TINY = [
-    *("model.width=2", "model.depth=2", "training.batch_size=4", "training.warmup=0", "training.jit=false"),
+    *("model.width=2", "model.depth=2", "training.batch_size=4", "training.warmup=0", f"training.jit={JIT}"),
     *("training.epochs=2", "training.checkpoint_seconds=0"),
 ]
 

@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from tests.conftest import BACKEND, ROOT
+from tests.conftest import BACKEND, JIT, ROOT
 
 TINY = [
     *("data.size=16", "data.shapes.train=12", "data.shapes.test=4", "model.width=2", "model.depth=1"),
-    *("training.epochs=1", "training.batch_size=4", "training.warmup=0", "training.jit=false"),
+    *("training.epochs=1", "training.batch_size=4", "training.warmup=0", f"training.jit={JIT}"),
 ]
 
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from sklearn.metrics import jaccard_score
 
+from tests.conftest import JIT
 from unet import config, data
 from unet.data.cache import native_samples, resize_image
 from unet.errors import InputError
@@ -26,7 +27,7 @@ def run(tmp_path_factory):
     path = root / "tiny.yaml"
     path.write_text(
         "data: {source: shapes, size: [24, 32], shapes: {train: 20, test: 40}}\nmodel: {width: 4, depth: 2}\n"
-        "training: {epochs: 2, batch_size: 4, warmup: 0, jit: false}\n"
+        f"training: {{epochs: 2, batch_size: 4, warmup: 0, jit: {JIT}}}\n"
     )
     run = Run.create(config.load(path), root)
     train(run)
@@ -108,7 +109,7 @@ def test_an_empty_split_is_told(tmp_path):
     path = tmp_path / "none.yaml"
     path.write_text(
         "data: {source: shapes, size: 16, shapes: {train: 4, test: 2}, validation: 0}\n"
-        "model: {width: 2, depth: 1}\ntraining: {epochs: 1, batch_size: 2, warmup: 0, jit: false}\n"
+        f"model: {{width: 2, depth: 1}}\ntraining: {{epochs: 1, batch_size: 2, warmup: 0, jit: {JIT}}}\n"
     )
     run = Run.create(config.load(path), tmp_path)
     train(run)
@@ -120,7 +121,7 @@ def test_three_images_or_fewer_still_make_a_figure(tmp_path):
     path = tmp_path / "few.yaml"
     path.write_text(
         "data: {source: shapes, size: 16, shapes: {train: 6, test: 1}}\n"
-        "model: {width: 2, depth: 1}\ntraining: {epochs: 1, batch_size: 2, warmup: 0, jit: false}\n"
+        f"model: {{width: 2, depth: 1}}\ntraining: {{epochs: 1, batch_size: 2, warmup: 0, jit: {JIT}}}\n"
     )
     run = Run.create(config.load(path), tmp_path)
     train(run)

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 from sklearn.metrics import jaccard_score
 
-from tests.conftest import BACKEND
+from tests.conftest import BACKEND, JIT
 from unet import config
 from unet.data.batches import Batches
 from unet.data.cache import Split
@@ -38,7 +38,7 @@ def build(tmp_path):
         path = tmp_path / "t.yaml"
         path.write_text(
             "data: {size: [17, 22]}\nmodel: {width: 4, depth: 2}\n"
-            "training: {epochs: 3, batch_size: 4, warmup: 0, jit: false}\n"
+            f"training: {{epochs: 3, batch_size: 4, warmup: 0, jit: {JIT}}}\n"
         )
         loaded = config.load(path, overrides)
         trainer = make_trainer(loaded, CLASSES)

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 from keras import ops
 
+from tests.conftest import BACKEND, JIT
 from unet import config, data
 from unet.errors import InputError, RunError
 from unet.runs import Run
 from unet.training import averaged_weights, epoch_seeds, make_optimizer, make_schedule, make_trainer, train
 
-TINY = """
-data: {source: shapes, size: 24, shapes: {train: 20, test: 6}, validation: 0.2}
-model: {width: 4, depth: 2}
-training: {epochs: 3, batch_size: 4, warmup: 0.3, jit: false, checkpoint_seconds: 0, learning_rate: 0.01}
+TINY = f"""
+data: {{source: shapes, size: 24, shapes: {{train: 20, test: 6}}, validation: 0.2}}
+model: {{width: 4, depth: 2}}
+training: {{epochs: 3, batch_size: 4, warmup: 0.3, jit: {JIT}, checkpoint_seconds: 0, learning_rate: 0.01}}
 """
 
 
@@ -47,7 +48,7 @@ def test_a_run_directory_holds_everything(make):
         assert all(np.isfinite(row[key]) for row in history), key
     start = json.loads(run.environment_file.read_text())["starts"][0]
     assert start["backend"] == keras.backend.backend()
-    assert start["jit"] is False
+    assert start["jit"] is (BACKEND == "jax")
     assert start["precision"] == "float32"
     assert start["device"]
     assert {"keras", "numpy"} <= start["versions"].keys()

@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -38,6 +39,7 @@ def run(command) -> None:
     except OSError as error:
         _fail(error, 1, debug)
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # another Ctrl-C ends the process, not what ends with it
         sys.exit(130)
 
 

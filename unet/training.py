@@ -5,7 +5,10 @@ import hashlib
 import itertools
 import logging
 import math
+import os
 import random
+import signal
+import threading
 import time
 from collections.abc import Iterator
 
@@ -83,7 +86,7 @@ def train(run: Run) -> None:
             )
 
         # === Epochs ===
-        with Recorder(run, batches, dataset, done, history) as recorder:
+        with Recorder(run, batches, dataset, done, history) as recorder, _ctrl_c(recorder.interrupt):
             try:
                 trainer.fit(
                     batches,
@@ -191,6 +194,7 @@ class Recorder(keras.callbacks.Callback):
         self.batches, self.dataset = batches, dataset
         self.history = history
         self.epoch = self.saved_epochs = done
+        self._interrupted = False
         self._best_weights: list[np.ndarray] | None = None
         self._saved_at = time.monotonic()
         self._stack = contextlib.ExitStack()
@@ -208,10 +212,17 @@ class Recorder(keras.callbacks.Callback):
     def __exit__(self, *exception):
         self._stack.close()
 
+    def interrupt(self) -> None:
+        """Stop after the step that is running; in an epoch's last step or its validation, after its checkpoint."""
+        self._interrupted = True
+        log.warning("stopping after this step; Ctrl-C again stops at once")
+
     # === Called by fit ===
 
     def on_epoch_begin(self, epoch, logs=None):
         """Bring data order and random numbers into the state that belongs to this epoch."""
+        if self._interrupted:
+            raise KeyboardInterrupt
         self.epoch = epoch
         self.batches.start_epoch(epoch)
         self.model.reseed(epoch_seeds(self.config.seed, epoch))
@@ -220,6 +231,8 @@ class Recorder(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         """Show progress a few times a second; reading the loss waits for the device, so not every step."""
+        if self._interrupted and batch + 1 < len(self.batches):
+            raise KeyboardInterrupt
         now = time.monotonic()
         if now - self._shown_at < 0.3:
             return
@@ -253,7 +266,7 @@ class Recorder(keras.callbacks.Callback):
             log.info("no better validation mean IoU for %d epochs", self.config.training.early_stopping)
             self.model.stop_training = True
         last = self.model.stop_training or epoch + 1 == self.config.training.epochs
-        if last or time.monotonic() - self._saved_at >= self.config.training.checkpoint_seconds:
+        if last or self._interrupted or time.monotonic() - self._saved_at >= self.config.training.checkpoint_seconds:
             self._save()
 
     # === Parts ===
@@ -356,6 +369,33 @@ def holding(variables, values):
     finally:
         for variable, value in zip(variables, before, strict=True):
             variable.assign(value)
+
+
+@contextlib.contextmanager
+def _ctrl_c(obey):
+    """Call ``obey`` at the first Ctrl-C, for a stop between two steps; the second one ends the process at once.
+
+    An exception in the midst of a step would find Keras' variables without values on JAX. Nothing is lost by ending at
+    once, as every file appears whole or not at all.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def strike(number, frame):
+        console.show_cursor()  # the bar has hidden it
+        os._exit(130)
+
+    def listen(number, frame):
+        signal.signal(signal.SIGINT, strike)
+        obey()
+
+    signal.signal(signal.SIGINT, listen)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _patience_is_over(history: list[dict[str, float]], config: TrainingConfig) -> bool:
