@@ -8,17 +8,17 @@ import pytest
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.backend_free
-RESULTS = ROOT / "docs" / "results" / "pets_cpu"
+RESULTS = ROOT / "docs" / "results"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def scores(upsampler):
-    return json.loads((RESULTS / upsampler / "metrics.json").read_text(encoding="utf-8"))["test"]
+def scores(folder):
+    return json.loads((RESULTS / folder / "metrics.json").read_text(encoding="utf-8"))["test"]
 
 
 @pytest.mark.parametrize("upsampler", ["conv_transpose", "max_unpool"])
 def test_the_readme_shows_the_committed_scores(upsampler):
-    found = scores(upsampler)
+    found = scores(f"pets_cpu/{upsampler}")
     assert found["images"] == 3669
     values = [
         found["mean_iou"],
@@ -31,10 +31,16 @@ def test_the_readme_shows_the_committed_scores(upsampler):
     assert f"| {row} |" in README
 
 
+@pytest.mark.parametrize(("name", "folder"), [("demo", "demo"), ("pets_cpu", "pets_cpu/conv_transpose")])
+def test_the_table_of_configurations_shows_the_committed_scores(name, folder):
+    row = next(line for line in README.splitlines() if line.startswith(f"| [`{name}.yaml`]"))
+    assert row.endswith(f"mean IoU {scores(folder)['mean_iou']['dataset']:.3f} |")
+
+
 def test_the_configuration_tells_the_committed_score():
     text = (ROOT / "configs" / "pets_cpu.yaml").read_text(encoding="utf-8")
     for upsampler in ("conv_transpose", "max_unpool"):
-        assert f"{scores(upsampler)['mean_iou']['dataset']:.3f} ({upsampler})" in text
+        assert f"{scores(f'pets_cpu/{upsampler}')['mean_iou']['dataset']:.3f} ({upsampler})" in text
 
 
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/results/README.md"])
