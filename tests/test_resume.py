@@ -50,48 +50,59 @@ def progress(run: Path) -> tuple:
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs POSIX signals")
 def test_killed_runs_end_with_the_bits_of_one_that_was_not(tmp_path):
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "UNET_CACHE": str(tmp_path / "cache")}
-    started = time.monotonic()
-    subprocess.run(command(tmp_path, "whole"), cwd=ROOT, env=environment, check=True, capture_output=True)
+    """Each run is killed at a moment drawn from its whole duration, start of training to end, and started again."""
+    options = {"cwd": ROOT, "env": os.environ | {"PYTHONPATH": str(ROOT), "UNET_CACHE": str(tmp_path / "cache")}}
+
+    def start(name):
+        """Start a run and wait until its directory is there."""
+        process = subprocess.Popen(
+            command(tmp_path, name), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
+        )
+        while process.poll() is None and not (tmp_path / name / "config.yaml").is_file():
+            time.sleep(0.01)
+        return process
+
+    def finish(process):
+        output = process.communicate()[0]
+        assert process.returncode == 0, output
+
+    finish(start("first"))  # prepares the data, and compiles what is kept
+    process, started = start("whole"), time.monotonic()
+    finish(process)
     duration = time.monotonic() - started
 
-    dice = random.Random(0)
-    kills, beginnings = 0, []
-    for _ in range(20 * KILLS):
-        process = subprocess.Popen(
-            command(tmp_path, "killed"), cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        if kills < KILLS:
-            # Wait for the first sign of training in this process, then strike at a random moment.
-            before = progress(tmp_path / "killed")
-            limit = time.monotonic() + 3 * duration + 60
-            while process.poll() is None and progress(tmp_path / "killed") == before and time.monotonic() < limit:
-                time.sleep(0.01)
-            time.sleep(dice.uniform(0, 0.3 * duration / 6))
-            if process.poll() is None:
-                process.send_signal(signal.SIGKILL)
-                kills += 1
-                beginnings.append(progress(tmp_path / "killed")[0])
-        output = process.communicate()[0].decode()
-        if process.returncode == 0:
+    dice = random.Random(5)
+    killed: dict[str, tuple] = {}
+    for attempt in range(3 * KILLS):
+        name = f"killed_{attempt}"
+        process = start(name)
+        time.sleep(dice.uniform(0, duration))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        if process.returncode == -signal.SIGKILL:  # else it had ended before
+            killed[name] = progress(tmp_path / name)
+            finish(start(name))
+            assert_same_run(tmp_path / "whole", tmp_path / name, f"killed with {killed[name]} recorded")
+        if len(killed) == KILLS:
             break
-        assert process.returncode == -signal.SIGKILL, output
-    assert kills == KILLS
-    assert process.returncode == 0, output
+    assert len(killed) == KILLS
+    print(f"killed at (rows of history, last.keras there): {list(killed.values())}")
 
+
+def assert_same_run(whole: Path, killed: Path, message: str) -> None:
+    """Same bits in every array, same history but for the speed, nothing left lying about."""
     for file in ("best.keras", "last.keras"):
-        whole, killed = (weights(tmp_path / name / file) for name in ("whole", "killed"))
-        assert whole.keys() == killed.keys()
-        assert len(whole) > 50
-        different = [key for key in whole if not np.array_equal(whole[key], killed[key])]
-        assert different == [], f"{file} after kills with {beginnings} rows recorded"
-    rows = [(tmp_path / name / "history.csv").read_text().splitlines() for name in ("whole", "killed")]
+        a, b = weights(whole / file), weights(killed / file)
+        assert a.keys() == b.keys()
+        assert len(a) > 50
+        assert [key for key in a if not np.array_equal(a[key], b[key])] == [], f"{file}, {message}"
+    rows = [(run / "history.csv").read_text().splitlines() for run in (whole, killed)]
     assert len(rows[0]) == len(rows[1]) == 7
     speed = rows[0][0].split(",").index("images_per_second")
     for a, b in zip(*rows):
         drop = [[v for i, v in enumerate(row.split(",")) if i != speed] for row in (a, b)]
-        assert drop[0] == drop[1]
-    assert [path.name for path in (tmp_path / "killed").iterdir() if path.name.startswith(".")] == [".lock"]
+        assert drop[0] == drop[1], message
+    assert [path.name for path in killed.iterdir() if path.name.startswith(".")] == [".lock"]
 
 
 @pytest.mark.parametrize("presses", [1, 2])

@@ -65,6 +65,7 @@ def test_the_whole_step_compiles_and_learns(build, split, upsampler, precision):
         f"training.precision={precision}",
         "training.jit=true",
         "training.ema=0.9",
+        "model.depth=1",
         "model.dropout=0.1",
         "augmentation.hue=0.05",
     )

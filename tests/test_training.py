@@ -268,3 +268,11 @@ def test_epoch_seeds_are_all_different_and_repeatable():
     assert len({s for group in drawn for s in group}) == 9 * 30
     assert seeds(1, 2) == drawn[1 * 3 + 2]
     assert all(0 <= s < 2**31 for group in drawn for s in group)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="the same arithmetic, and minutes on the other backends' CPUs")
+def test_one_batch_is_learned_by_heart(tmp_path, config):
+    run = Run.create(config("debug/overfit.yaml"), tmp_path)
+    train(run)
+    assert run.history()[-1]["loss"] < 0.01
+    assert run.history()[-1]["mean_iou"] > 0.99
