@@ -1,6 +1,7 @@
 """Oxford-IIIT Pets through TFDS: the real code on real data, and what happens without them."""
 
 import importlib.util
+import socket
 import time
 
 import numpy as np
@@ -77,13 +78,19 @@ def test_without_data_and_without_download_it_says_what_to_do(settings, tmp_path
 
 
 @needs_tfds
-def test_without_network_it_says_what_to_do(settings, tmp_path, monkeypatch):
+@pytest.mark.parametrize("unknown_host", [False, True])
+def test_without_network_it_says_what_to_do(settings, tmp_path, monkeypatch, unknown_host):
     import tensorflow_datasets as tfds
 
     def unreachable(*args, **kwargs):
         raise ConnectionError("Network is unreachable")
 
-    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", unreachable)
+    def asked(*args, **kwargs):
+        raise AssertionError("TFDS was asked to download")
+
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    monkeypatch.setattr(socket, "getaddrinfo", unreachable if unknown_host else lambda host, port: [])
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", asked if unknown_host else unreachable)
     with pytest.raises(InputError) as caught:
         data.prepare(settings(f"data.data_dir={tmp_path / 'nothing'}", "data.download=true"))
     message = str(caught.value)

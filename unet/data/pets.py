@@ -1,11 +1,18 @@
 """Oxford-IIIT Pets (Parkhi, Vedaldi, Zisserman, Jawahar 2012) through TensorFlow Datasets."""
 
+import logging
 import os
+import socket
+import sys
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 from unet.data.sources import Problem, Sample, draw
 from unet.errors import InputError
+
+log = logging.getLogger("unet")
 
 CLASSES = ("pet", "background", "border")
 DATASET = "oxford_iiit_pet:4.*.*"
@@ -83,6 +90,8 @@ class PetsSource:
                         f"data.data_dir: {self.data_dir} holds no oxford_iiit_pet 4.*.* prepared by TFDS, and "
                         "data.download is false: point data.data_dir at prepared data, or set data.download=true"
                     )
+                _check_network(builder)
+                log.info("downloading Oxford-IIIT Pets (about 800 MB) to %s", self.data_dir)
                 builder.download_and_prepare()
         except InputError:
             raise
@@ -100,6 +109,17 @@ class PetsSource:
                 "official archive and give data.source=folder data.data_dir=<archive>"
             ) from error
         return tfds, builder
+
+
+def _check_network(builder) -> None:
+    """Look the server up before TFDS tries it, which takes minutes to give up; behind a proxy that says nothing.
+
+    Raises:
+        OSError: There is no such server here.
+    """
+    address = getattr(sys.modules[type(builder).__module__], "_BASE_URL", None)
+    if address and not urllib.request.getproxies():
+        socket.getaddrinfo(urllib.parse.urlsplit(address).hostname, 443)
 
 
 def _stem(example) -> str:
