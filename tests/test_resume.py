@@ -15,12 +15,13 @@ import pytest
 
 from tests.conftest import JIT, ROOT
 
+EPOCHS = 6
 KILLS = int(os.environ.get("KILLS", "2"))
 """How often the process is killed; KILLS=10 for the long version."""
 
 SETTINGS = [
     *("data.source=shapes", "data.size=32", "data.shapes.train=64", "data.shapes.test=4"),
-    *("model.width=8", "model.depth=2", "model.dropout=0.1", "training.epochs=6", "training.batch_size=8"),
+    *("model.width=8", "model.depth=2", "model.dropout=0.1", f"training.epochs={EPOCHS}", "training.batch_size=8"),
     *("training.ema=0.9", f"training.jit={JIT}", "training.checkpoint_seconds=0", "training.pictures_every=2"),
 ]
 
@@ -50,7 +51,7 @@ def progress(run: Path) -> tuple:
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs POSIX signals")
 def test_killed_runs_end_with_the_bits_of_one_that_was_not(tmp_path):
-    """Each run is killed at a moment drawn from its whole duration, start of training to end, and started again."""
+    """Each run is killed at a random moment of a random epoch, and started again."""
     options = {"cwd": ROOT, "env": os.environ | {"PYTHONPATH": str(ROOT), "UNET_CACHE": str(tmp_path / "cache")}}
 
     def start(name):
@@ -66,20 +67,22 @@ def test_killed_runs_end_with_the_bits_of_one_that_was_not(tmp_path):
         output = process.communicate()[0]
         assert process.returncode == 0, output
 
-    finish(start("first"))  # prepares the data, and compiles what is kept
     process, started = start("whole"), time.monotonic()
     finish(process)
     duration = time.monotonic() - started
 
-    dice = random.Random(5)
+    dice = random.Random(0)
     killed: dict[str, tuple] = {}
     for attempt in range(3 * KILLS):
         name = f"killed_{attempt}"
         process = start(name)
-        time.sleep(dice.uniform(0, duration))
+        rows = dice.randrange(EPOCHS)  # of history, its heading included: 0 is before the first checkpoint
+        while process.poll() is None and progress(tmp_path / name)[0] < rows:
+            time.sleep(0.005)
+        time.sleep(dice.uniform(0, duration / EPOCHS))
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        if process.returncode == -signal.SIGKILL:  # else it had ended before
+        if process.returncode == -signal.SIGKILL:  # else it had ended before: the machine is faster than it was
             killed[name] = progress(tmp_path / name)
             finish(start(name))
             assert_same_run(tmp_path / "whole", tmp_path / name, f"killed with {killed[name]} recorded")
@@ -97,7 +100,7 @@ def assert_same_run(whole: Path, killed: Path, message: str) -> None:
         assert len(a) > 50
         assert [key for key in a if not np.array_equal(a[key], b[key])] == [], f"{file}, {message}"
     rows = [(run / "history.csv").read_text().splitlines() for run in (whole, killed)]
-    assert len(rows[0]) == len(rows[1]) == 7
+    assert len(rows[0]) == len(rows[1]) == EPOCHS + 1
     speed = rows[0][0].split(",").index("images_per_second")
     for a, b in zip(*rows):
         drop = [[v for i, v in enumerate(row.split(",")) if i != speed] for row in (a, b)]
@@ -123,9 +126,9 @@ def test_a_real_ctrl_c_ends_cleanly_and_the_run_goes_on(tmp_path, presses):
         assert f"go on with: python scripts/train.py {tmp_path / 'stopped'}" in out
         assert "stopped by Ctrl-C" in err
     done = progress(tmp_path / "stopped")[0] - 1
-    assert 1 <= done < 6
+    assert 1 <= done < EPOCHS
     again = subprocess.run(
         [sys.executable, "scripts/train.py", str(tmp_path / "stopped")], capture_output=True, **options, check=True
     )
-    assert f"going on after epoch {done} of 6" in again.stderr
-    assert progress(tmp_path / "stopped")[0] == 7
+    assert f"going on after epoch {done} of {EPOCHS}" in again.stderr
+    assert progress(tmp_path / "stopped")[0] == EPOCHS + 1
