@@ -105,25 +105,25 @@ def test_a_run_without_a_network_is_told(tmp_path, run):
         evaluate(fresh)
 
 
-def test_an_empty_split_is_told(tmp_path):
-    path = tmp_path / "none.yaml"
+def trained(root, data_settings):
+    """A run of the smallest network on a few drawn scenes."""
+    path = root / "small.yaml"
     path.write_text(
-        "data: {source: shapes, size: 16, shapes: {train: 4, test: 2}, validation: 0}\n"
+        f"data: {{source: shapes, size: 16, {data_settings}}}\n"
         f"model: {{width: 2, depth: 1}}\ntraining: {{epochs: 1, batch_size: 2, warmup: 0, jit: {JIT}}}\n"
     )
-    run = Run.create(config.load(path), tmp_path)
+    run = Run.create(config.load(path), root)
     train(run)
+    return run
+
+
+def test_an_empty_split_is_told(tmp_path):
+    run = trained(tmp_path, "shapes: {train: 4, test: 2}, validation: 0")
     with pytest.raises(InputError, match=r"the validation split of .* holds no image"):
         evaluate(run, "validation")
 
 
 def test_three_images_or_fewer_still_make_a_figure(tmp_path):
-    path = tmp_path / "few.yaml"
-    path.write_text(
-        "data: {source: shapes, size: 16, shapes: {train: 6, test: 1}}\n"
-        f"model: {{width: 2, depth: 1}}\ntraining: {{epochs: 1, batch_size: 2, warmup: 0, jit: {JIT}}}\n"
-    )
-    run = Run.create(config.load(path), tmp_path)
-    train(run)
+    run = trained(tmp_path, "shapes: {train: 6, test: 1}")
     assert evaluate(run)["images"] == 1
     assert (run.figures / "predictions_test.png").is_file()
