@@ -1,4 +1,4 @@
-"""Gradients of a function of one tensor, on whichever backend is in use."""
+"""Gradients of a function of tensors, on whichever backend is in use."""
 
 import keras
 import numpy as np
@@ -7,20 +7,26 @@ from keras import ops
 
 def gradient(function, x: np.ndarray) -> np.ndarray:
     """Gradient of ``function``, from a tensor to a scalar, at ``x``."""
+    return gradients(function, [x])[0]
+
+
+def gradients(function, arrays: list[np.ndarray]) -> list[np.ndarray]:
+    """Gradient of ``function``, from tensors to a scalar, with respect to each of them, at ``arrays``."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf
 
-        variable = tf.Variable(x)
+        variables = [tf.Variable(x) for x in arrays]
         with tf.GradientTape() as tape:
-            value = function(variable)
-        return np.asarray(tape.gradient(value, variable))
+            value = function(*variables)
+        return [np.asarray(g) for g in tape.gradient(value, variables, unconnected_gradients="zero")]
     if backend == "jax":
         import jax
 
-        return np.asarray(jax.grad(function)(ops.convert_to_tensor(x)))
+        tensors = [ops.convert_to_tensor(x) for x in arrays]
+        return [np.asarray(g) for g in jax.grad(function, argnums=range(len(arrays)))(*tensors)]
     import torch
 
-    tensor = torch.tensor(x, requires_grad=True)
-    function(tensor).backward()
-    return tensor.grad.numpy()
+    tensors = [torch.tensor(x, requires_grad=True) for x in arrays]
+    function(*tensors).backward()
+    return [np.zeros_like(x) if t.grad is None else t.grad.numpy() for x, t in zip(arrays, tensors)]

@@ -202,7 +202,7 @@ class UpsamplerConfig(Section):
                 kind = expected.get(type(own[key]), type(own[key]).__name__)
                 raise ValueError(f"{key} of {self.name} must be {kind}, received {value!r}")
         try:
-            upsamplers.build(self.name, 8, **self.options)
+            upsamplers.build(self.name, 8, **self.options).check_doubles()
         except (ValueError, TypeError) as error:
             raise ValueError(str(error).splitlines()[0]) from None
         return self

@@ -104,7 +104,12 @@ def build_unet(
         return layers.MaxPooling2D(2, padding="same", dtype=dtype, name=name)(x), None
 
     def enlarge(x, skip, argmax, filters, name):
-        options = {"kernel_initializer": initializer(f"{name}_projection"), "dtype": dtype, "name": name}
+        options = {
+            "kernel_initializer": initializer(f"{name}_projection"),
+            "seed": seed_of(seed, name),
+            "dtype": dtype,
+            "name": name,
+        }
         layer = upsamplers.build(upsampler, filters, **options, **(upsampler_options or {}))
         return layer(x, skip, argmax)
 

@@ -6,15 +6,27 @@ Adding one: a class with its rule (:class:`~unet.upsamplers.base.Upsampler`), an
 import inspect
 
 from unet.upsamplers.base import Upsampler
-from unet.upsamplers.conv_transpose import ConvTranspose
-from unet.upsamplers.interpolation import Bilinear, Nearest
-from unet.upsamplers.max_unpool import MaxPoolWithArgmax, MaxUnpool
+from unet.upsamplers.convolution import ConvTranspose, ResizeConv
+from unet.upsamplers.interpolation import Bicubic, Bilinear, Nearest
+from unet.upsamplers.reassembly import Carafe, Fade, Sapa
+from unet.upsamplers.sampling import DySample
+from unet.upsamplers.sub_pixel import ICNR, BilinearAdditive, PixelShuffle
+from unet.upsamplers.unpooling import BedOfNails, MaxPoolWithArgmax, MaxUnpool
 
 UPSAMPLERS: dict[str, type[Upsampler]] = {
-    "conv_transpose": ConvTranspose,
     "nearest": Nearest,
     "bilinear": Bilinear,
+    "bicubic": Bicubic,
+    "bed_of_nails": BedOfNails,
     "max_unpool": MaxUnpool,
+    "conv_transpose": ConvTranspose,
+    "resize_conv": ResizeConv,
+    "pixel_shuffle": PixelShuffle,
+    "bilinear_additive": BilinearAdditive,
+    "carafe": Carafe,
+    "dysample": DySample,
+    "sapa": Sapa,
+    "fade": Fade,
 }
 
 
@@ -33,16 +45,26 @@ def options(name: str) -> dict[str, inspect.Parameter]:
     """The options that belong to the upsampler called ``name`` itself, beyond what all share."""
     own = inspect.signature(UPSAMPLERS[name].__init__).parameters
     shared = inspect.signature(Upsampler.__init__).parameters
-    return {key: value for key, value in own.items() if key not in shared}
+    return {k: v for k, v in own.items() if k not in shared and v.kind is not inspect.Parameter.KEYWORD_ONLY}
 
 
 __all__ = [
+    "ICNR",
     "UPSAMPLERS",
+    "BedOfNails",
+    "Bicubic",
     "Bilinear",
+    "BilinearAdditive",
+    "Carafe",
     "ConvTranspose",
+    "DySample",
+    "Fade",
     "MaxPoolWithArgmax",
     "MaxUnpool",
     "Nearest",
+    "PixelShuffle",
+    "ResizeConv",
+    "Sapa",
     "Upsampler",
     "build",
     "options",

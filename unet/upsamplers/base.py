@@ -14,16 +14,20 @@ class Upsampler(keras.Layer):
     resolution, so that every upsampler has the parameters and multiply-adds of a 2×2 stride-2 transposed
     convolution (4·C_in·filters per low-resolution pixel), and what it does beyond that is its own cost.
 
+    A rule with weights of its own makes them in :meth:`build_rule`. A constructor argument of a subclass is an
+    option in YAML; keyword-only ones (after ``*``) change more than a decoder allows and are for use outside it.
+
     Args:
         filters: Output channels. ``None`` leaves the projection out: the bare rule, on the input's own channels.
         activation: Applied to the result, before the crop. ``None`` is linear.
         kernel_initializer: For the projection.
+        seed: Decides the initial values of the rule's own weights; ``None`` draws a seed.
         **kwargs: ``name``, ``dtype`` and the other arguments of ``keras.Layer``.
 
     Call arguments:
         x: ``(B, h, w, C_in)``.
-        skip: ``(B, H, W, C_skip)`` with ``h = ceil(H/2)``, ``w = ceil(W/2)``; only its size is used here. ``None``
-            gives the full ``(B, 2h, 2w, filters)``.
+        skip: ``(B, H, W, C_skip)`` with ``h = ceil(H/2)``, ``w = ceil(W/2)``; only its size is used, unless
+            ``needs_skip`` is true. ``None`` gives the full ``(B, 2h, 2w, filters)``.
         argmax: int32 ``(B, h, w, filters)``, from :class:`~unet.upsamplers.MaxPoolWithArgmax`; used where
             ``needs_argmax`` is true.
 
@@ -32,83 +36,112 @@ class Upsampler(keras.Layer):
     """
 
     needs_argmax = False
+    needs_skip = False
 
-    def __init__(self, filters=None, activation=None, kernel_initializer="glorot_uniform", **kwargs):
+    def __init__(self, filters=None, activation=None, kernel_initializer="glorot_uniform", seed=None, **kwargs):
         super().__init__(**kwargs)
-        if filters is not None and (not isinstance(filters, int) or filters < 1):
-            raise ValueError(f"filters must be a positive integer or None, received {filters!r}")
+        if filters is not None:
+            check_positive(filters=filters)
         self.filters = filters
         self.activation = keras.activations.get(activation)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.projection = self.make_projection()
+        self.seed = seed
+        self.projection = None if filters is None else self.make_projection()
 
-    def make_projection(self):
-        """Make the layer that spends the learned weights, or ``None`` where ``filters`` is ``None``."""
-        if self.filters is None:
-            return None
-        return keras.layers.Conv2D(
-            self.filters,
-            2,
-            padding="same",
-            kernel_initializer=self.kernel_initializer,
-            dtype=self.dtype_policy,
-            name="projection",
-        )
+    def make_projection(self) -> keras.Layer | None:
+        """Make the layer that spends the learned weights at low resolution."""
+        return self.convolution(self.filters, 2, "projection", self.kernel_initializer)
 
-    def upsample(self, x, width=None, argmax=None):
-        """Apply the rule: ``(B, h, w, C)`` to ``(B, 2h, 2w, C)``.
-
-        Args:
-            x: The projected feature map.
-            width: Width in pixels of the image the argmax was taken on.
-            argmax: See the class.
-        """
+    def upsample(self, x, skip=None, argmax=None):
+        """Apply the rule: ``(B, h, w, C)`` to ``(B, 2h, 2w, C)``; arguments as in the call, ``x`` projected."""
         raise NotImplementedError
 
-    def multiply_adds(self, x_shape) -> int:
-        """Multiply-adds for one image; ``x_shape`` is ``(h, w, C_in)``. The layer must have been built."""
-        h, w, channels = x_shape
-        if self.projection is None:
-            return self.rule_multiply_adds((h, w, channels))
-        return h * w * math.prod(self.projection.kernel.shape) + self.rule_multiply_adds((h, w, self.filters))
+    def check_doubles(self) -> None:
+        """Raise a ValueError if the options do not suit a decoder, which needs ×2 of a 2×2 pooling."""
+
+    def build_rule(self, channels: int, skip_channels: int | None) -> None:
+        """Make the rule's own weights, for ``channels`` after the projection and those of the skip (None: no skip)."""
+
+    def multiply_adds(self, x_shape, skip_shape=None) -> int:
+        """Multiply-adds for one image, of the full ×2 result, by the layer once built.
+
+        Args:
+            x_shape: ``(h, w, C_in)``.
+            skip_shape: ``(H, W, C_skip)``, where ``needs_skip`` is true.
+        """
+        h, w, _ = x_shape
+        learned = 0 if self.projection is None else h * w * math.prod(self.projection.kernel.shape)
+        return learned + self.rule_multiply_adds((h, w, self.projected(x_shape[-1])))
 
     def rule_multiply_adds(self, x_shape) -> int:
         """Multiply-adds of the rule alone for one image; ``x_shape`` is ``(h, w, C)`` after the projection."""
         return 0
 
+    def projected(self, channels: int) -> int:
+        """Channels that the rule works on, from those of the input."""
+        return self.filters or channels
+
     def build(self, x_shape, skip_shape=None, argmax_shape=None):
-        """Create the projection's weights; shapes as in the call."""
+        """Create all weights; shapes as in the call."""
+        name = type(self).__name__
+        channels = self.projected(x_shape[-1])
+        if self.needs_skip and skip_shape is None:
+            raise ValueError(f"{name} is guided by the skip connection: call it as layer(x, skip)")
+        if self.needs_argmax and argmax_shape is None:
+            raise ValueError(
+                f"{name} puts values back where the pooling found them: call it as "
+                "layer(x, skip, argmax) with the argmax of MaxPoolWithArgmax"
+            )
+        if self.needs_argmax and argmax_shape[-1] != channels:
+            raise ValueError(
+                f"{name} has {channels} channels but the argmax has {argmax_shape[-1]}: "
+                f"each channel needs its own positions, so filters must be {argmax_shape[-1]}"
+            )
+        if skip_shape is not None:
+            self.check_doubles()
         if self.projection is not None:
             self.projection.build(x_shape)
-        if self.needs_argmax:
-            channels = self.filters or x_shape[-1]
-            if argmax_shape is None:
-                raise ValueError(
-                    f"{type(self).__name__} puts values back where the pooling found them: call it as "
-                    "layer(x, skip, argmax) with the argmax of MaxPoolWithArgmax"
-                )
-            if argmax_shape[-1] != channels:
-                raise ValueError(
-                    f"{type(self).__name__} has {channels} channels but the argmax has {argmax_shape[-1]}: "
-                    f"each channel needs its own positions, so filters must be {argmax_shape[-1]}"
-                )
+        self.build_rule(channels, None if skip_shape is None else skip_shape[-1])
         super().build(x_shape)
 
     def call(self, x, skip=None, argmax=None):
         """Project, enlarge, crop."""
         if self.projection is not None:
             x = self.projection(x)
-        width = 2 * ops.shape(x)[2] if skip is None else ops.shape(skip)[2]
-        y = self.activation(self.upsample(x, width=width, argmax=argmax))
-        if skip is None:
+        y = self.activation(self.upsample(x, skip, argmax))
+        if skip is None or (y.shape[1:3] == skip.shape[1:3] and None not in y.shape[1:3]):
             return y
         return y[:, : ops.shape(skip)[1], : ops.shape(skip)[2], :]
 
     def compute_output_shape(self, x_shape, skip_shape=None, argmax_shape=None):
         """``(B, H, W, filters)``."""
         batch, *size, channels = x_shape
-        size = [None if n is None else 2 * n for n in size] if skip_shape is None else skip_shape[1:3]
-        return (batch, *size, self.filters or channels)
+        size = [n and self.enlarged(n) for n in size] if skip_shape is None else skip_shape[1:3]
+        return (batch, *size, self.output_channels(channels))
+
+    def output_channels(self, channels: int) -> int:
+        """Channels of the result, from those of the input."""
+        return self.filters or channels
+
+    def enlarged(self, size: int) -> int:
+        """Height or width of the result without a skip."""
+        return 2 * size
+
+    def convolution(self, filters: int, kernel_size: int, name: str, initializer, **kwargs) -> keras.layers.Conv2D:
+        """Make a 'same' convolution in the layer's dtype policy."""
+        return keras.layers.Conv2D(
+            filters,
+            kernel_size,
+            padding="same",
+            kernel_initializer=initializer,
+            dtype=self.dtype_policy,
+            name=name,
+            **kwargs,
+        )
+
+    def rule_seed(self, index: int) -> int | None:
+        """Seed of the rule's weight number ``index``."""
+        return None if self.seed is None else self.seed + index
 
     def get_config(self):
         """Everything needed to build the layer again."""
@@ -116,4 +149,20 @@ class Upsampler(keras.Layer):
             "filters": self.filters,
             "activation": keras.activations.serialize(self.activation),
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "seed": self.seed,
         }
+
+
+def check_positive(**arguments) -> None:
+    """Raise a ValueError that names the argument that is not a whole number of at least 1."""
+    for name, value in arguments.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a positive integer, received {value!r}")
+
+
+def check_odd(**arguments) -> None:
+    """The same for an odd number."""
+    check_positive(**arguments)
+    for name, value in arguments.items():
+        if value % 2 == 0:
+            raise ValueError(f"{name} must be odd, so that a kernel has a middle, received {value}")

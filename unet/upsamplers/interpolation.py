@@ -1,9 +1,11 @@
 """Upsamplers that interpolate: every new pixel is a fixed weighted mean of old ones."""
 
+import functools
+
 import keras
 from keras import ops
 
-from unet.resample import resize
+from unet import resample
 from unet.upsamplers.base import Upsampler
 
 
@@ -14,9 +16,9 @@ class Nearest(Upsampler):
     Also called nearest-neighbour unpooling. Arguments and shapes: :class:`~unet.upsamplers.base.Upsampler`.
     """
 
-    def upsample(self, x, width=None, argmax=None):
+    def upsample(self, x, skip=None, argmax=None):
         """Copy every pixel into a 2×2 cell."""
-        return ops.repeat(ops.repeat(x, 2, axis=1), 2, axis=2)
+        return nearest(x)
 
 
 @keras.saving.register_keras_serializable("unet")
@@ -24,6 +26,7 @@ class Bilinear(Upsampler):
     """Bilinear interpolation, ``y = A_h · x · A_wᵀ`` with rows of hat functions (see ``unet.resample``).
 
     Args:
+        filters: See :class:`~unet.upsamplers.base.Upsampler`.
         align_corners: ``False`` scales pixel areas (source position ``(v + ½)/2 − ½``, clamped); ``True`` maps
             corner centres onto each other (``v·(n − 1)/(2n − 1)``). Both equal ``torch.nn.Upsample``.
         **kwargs: See :class:`~unet.upsamplers.base.Upsampler`.
@@ -33,16 +36,58 @@ class Bilinear(Upsampler):
         super().__init__(filters, **kwargs)
         self.align_corners = align_corners
 
-    def upsample(self, x, width=None, argmax=None):
+    def upsample(self, x, skip=None, argmax=None):
         """Multiply by one interpolation matrix per axis."""
-        height, width = ops.shape(x)[1:3]
-        return resize(x, 2 * height, 2 * width, "linear", self.align_corners)
+        return resample.double(x, resample.linear_weights, 1, self.align_corners)
 
     def rule_multiply_adds(self, x_shape) -> int:
-        """Two dense matrix products: (2h × h)·(h × wC), then (2w × w)·(w × C) for each of 2h rows."""
-        h, w, c = x_shape
-        return 2 * h * h * w * c + 2 * h * 2 * w * w * c
+        """Two taps for each row of the twice as high map, two for each pixel of the whole."""
+        return separable_multiply_adds(x_shape, taps=2)
 
     def get_config(self):
         """Everything needed to build the layer again."""
         return super().get_config() | {"align_corners": self.align_corners}
+
+
+@keras.saving.register_keras_serializable("unet")
+class Bicubic(Upsampler):
+    """Bicubic interpolation, ``y = A_h · x · A_wᵀ`` with rows of cubic convolution kernels (Keys 1981).
+
+    Args:
+        filters: See :class:`~unet.upsamplers.base.Upsampler`.
+        a: Slope of the kernel at distance 1: −0.75 equals ``torch.nn.Upsample(mode="bicubic")``, −0.5 Pillow's and
+            TensorFlow's kernel.
+        align_corners: As for :class:`Bilinear`.
+        **kwargs: See :class:`~unet.upsamplers.base.Upsampler`.
+    """
+
+    def __init__(self, filters=None, a: float = -0.75, align_corners: bool = False, **kwargs):
+        super().__init__(filters, **kwargs)
+        if isinstance(a, bool) or not isinstance(a, int | float) or not -1 <= a <= 0:
+            raise ValueError(f"a must be a number from -1 to 0 (-0.75 and -0.5 are in use), received {a!r}")
+        self.a = a
+        self.align_corners = align_corners
+
+    def upsample(self, x, skip=None, argmax=None):
+        """Multiply by one interpolation matrix per axis."""
+        weights = functools.partial(resample.cubic_weights, a=self.a)
+        return resample.double(x, weights, 2, self.align_corners)
+
+    def rule_multiply_adds(self, x_shape) -> int:
+        """Four taps for each row of the twice as high map, four for each pixel of the whole."""
+        return separable_multiply_adds(x_shape, taps=4)
+
+    def get_config(self):
+        """Everything needed to build the layer again."""
+        return super().get_config() | {"a": self.a, "align_corners": self.align_corners}
+
+
+def nearest(x):
+    """Copy every pixel into a 2×2 cell: ``(B, h, w, C)`` to ``(B, 2h, 2w, C)``."""
+    return ops.repeat(ops.repeat(x, 2, axis=1), 2, axis=2)
+
+
+def separable_multiply_adds(x_shape, taps: int) -> int:
+    """Of a ×2 interpolation along the rows, then along the columns, with ``taps`` source pixels for each target."""
+    h, w, c = x_shape
+    return taps * (2 * h * w * c + 4 * h * w * c)

@@ -1,78 +1,217 @@
-"""Max-unpooling: a pooling that remembers where its maxima were, and the layer that puts values back there."""
+"""Unpooling: values go to one place of their cell, zeros to the others; and the pooling that remembers the places."""
 
 import keras
 from keras import ops
 
-from unet.upsamplers.base import Upsampler
+from unet.upsamplers.base import Upsampler, check_positive
+from unet.upsamplers.interpolation import nearest
+
+
+@keras.saving.register_keras_serializable("unet")
+class BedOfNails(Upsampler):
+    """Bed of nails: ``y[2h, 2w] = x[h, w]``, zeros elsewhere.
+
+    Unpooling that does not know where the maximum was. Arguments and shapes:
+    :class:`~unet.upsamplers.base.Upsampler`.
+    """
+
+    def upsample(self, x, skip=None, argmax=None):
+        """Zeros to the right of every pixel, then below every row."""
+        height, width, channels = ops.shape(x)[1:]
+        x = ops.pad(x, [[0, 0], [0, 0], [0, 0], [0, channels]])
+        x = ops.reshape(x, (-1, height, 1, 2 * width * channels))
+        x = ops.pad(x, [[0, 0], [0, 0], [0, 1], [0, 0]])
+        return ops.reshape(x, (-1, 2 * height, 2 * width, channels))
 
 
 @keras.saving.register_keras_serializable("unet")
 class MaxPoolWithArgmax(keras.Layer):
-    """2×2 max-pooling, stride 2, that also returns where each maximum was.
+    """Max-pooling that also returns where each maximum was, ``torch.nn.MaxPool2d(return_indices=True)``.
 
-    No row is dropped: an odd size is pooled as if padded with −∞ at the bottom and right ('same', ceil).
+    Args:
+        pool_size: Height and width of the window in pixels.
+        strides: Distance of the windows in pixels; ``None``: ``pool_size``. Smaller ones overlap.
+        padding: Rows and columns of −∞ on every side, at most half of ``pool_size``.
+        ceil_mode: ``True`` also pools what does not fill a window at the bottom and right, so that no pixel is
+            dropped (with the default window: 'same', ``ceil(H/2)``); ``False`` drops it, PyTorch's default.
+        **kwargs: ``name``, ``dtype`` and the other arguments of ``keras.Layer``.
 
     Call arguments:
         x: ``(B, H, W, C)``.
 
     Returns:
-        ``pooled`` ``(B, ceil(H/2), ceil(W/2), C)`` and ``argmax``, int32 of the same shape: the flat position
-        ``row·W + column`` in the H×W plane of that image and channel, as ``torch.nn.MaxPool2d(return_indices=True)``
-        gives it. Among equal values the first in row-major order counts; no gradient flows through ``argmax``.
+        ``pooled`` ``(B, H', W', C)`` and ``argmax``, int32 of the same shape: the flat position ``row·W + column`` in
+        the H×W plane of that image and channel. Among equal values the first in row-major order counts; no gradient
+        flows through ``argmax``.
     """
 
-    def call(self, x):
-        """Pool, and look up which of the four strided slices holds the maximum."""
-        width = ops.shape(x)[2]
-        pooled = ops.max_pool(x, 2, strides=2, padding="same")
-        rows, columns = ops.shape(pooled)[1:3]
+    def __init__(
+        self, pool_size: int = 2, strides: int | None = None, padding: int = 0, ceil_mode: bool = True, **kwargs
+    ):
+        super().__init__(**kwargs)
+        strides = pool_size if strides is None else strides
+        check_positive(pool_size=pool_size, strides=strides)
+        if isinstance(padding, bool) or not isinstance(padding, int) or not 0 <= padding <= pool_size // 2:
+            raise ValueError(f"padding must be from 0 to half of pool_size {pool_size}, received {padding!r}")
+        self.pool_size = pool_size
+        self.strides = strides
+        self.padding = padding
+        self.ceil_mode = ceil_mode
 
-        # A row and a column of −∞ complete the last windows where the size is odd, and are cut off where it is even.
-        padded = ops.pad(ops.stop_gradient(x), [[0, 0], [0, 1], [0, 1], [0, 0]], constant_values=float("-inf"))[
-            :, : 2 * rows, : 2 * columns, :
-        ]
-        maximum = ops.stop_gradient(pooled)
-        within = width + 1  # position in the window of the last candidate, as a flat offset i·W + j
-        for i, j in ((1, 0), (0, 1), (0, 0)):
-            is_maximum = ops.equal(padded[:, i::2, j::2, :], maximum)
-            within = ops.where(is_maximum, i * width + j, within)
-        return pooled, ops.cast(within, "int32") + window_origins(rows, columns, width)
+    def call(self, x):
+        """Pool, and look up which of the strided slices, one for each place in the window, holds the maximum."""
+        size, stride, before = self.pool_size, self.strides, self.padding
+        height, width = ops.shape(x)[1:3]
+        rows, columns = self._windows(height), self._windows(width)
+        x = _fit(x, 1, before, (rows - 1) * stride + size, height)
+        x = _fit(x, 2, before, (columns - 1) * stride + size, width)
+        pooled = ops.max_pool(x, size, strides=stride, padding="valid")
+
+        maximum, candidates = ops.stop_gradient(pooled), ops.stop_gradient(x)
+        offset = (size - 1) * width + size - 1  # in the window, as a flat offset i·W + j: the last place, then better
+        for i in reversed(range(size)):
+            for j in reversed(range(size)):
+                candidate = candidates[
+                    :, i : i + (rows - 1) * stride + 1 : stride, j : j + (columns - 1) * stride + 1 : stride, :
+                ]
+                offset = ops.where(ops.equal(candidate, maximum), i * width + j, offset)
+        row = (ops.arange(rows, dtype="int32") * stride - before)[:, None]
+        column = (ops.arange(columns, dtype="int32") * stride - before)[None, :]
+        origin = row * ops.cast(width, "int32") + column
+        return pooled, ops.cast(offset, "int32") + origin[None, :, :, None]
+
+    def _windows(self, n):
+        """How many windows fit along an axis of ``n`` pixels, an int or a scalar tensor."""
+        room = n + 2 * self.padding - self.pool_size + (self.strides - 1 if self.ceil_mode else 0)
+        count, last = room // self.strides + 1, (n + self.padding - 1) // self.strides + 1
+        return min(count, last) if isinstance(n, int) else ops.minimum(count, last)
 
     def compute_output_spec(self, x):
         """Shapes and dtypes of ``(pooled, argmax)``."""
         batch, height, width, channels = x.shape
-        shape = (batch, *(None if n is None else (n + 1) // 2 for n in (height, width)), channels)
+        for n in (height, width):
+            if n is not None and self._windows(n) < 1:
+                raise ValueError(f"{self.name}: no window of {self.pool_size} pixels fits into an image of {x.shape}")
+        shape = (batch, *(None if n is None else self._windows(n) for n in (height, width)), channels)
         return keras.KerasTensor(shape, dtype=self.compute_dtype), keras.KerasTensor(shape, dtype="int32")
+
+    def get_config(self):
+        """Everything needed to build the layer again."""
+        return super().get_config() | {
+            "pool_size": self.pool_size,
+            "strides": self.strides,
+            "padding": self.padding,
+            "ceil_mode": self.ceil_mode,
+        }
 
 
 @keras.saving.register_keras_serializable("unet")
 class MaxUnpool(Upsampler):
     """Put each value where its maximum was, zeros elsewhere: ``y[argmax[h, w]] = x[h, w]``, per channel.
 
-    The decoder step of SegNet (Badrinarayanan et al. 2017). With window = stride no scatter is needed: the value is
-    compared into one of the four positions of its own window. Equal to ``torch.nn.MaxUnpool2d(2, 2)``.
+    The decoder step of SegNet (Badrinarayanan et al. 2017), equal to ``torch.nn.MaxUnpool2d``. In a decoder the
+    pooling is 2×2 with stride 2 and the result has the skip's size; the keyword-only arguments are for use outside.
+    The call needs ``argmax``; ``filters`` must be its number of channels.
 
-    Arguments and shapes: :class:`~unet.upsamplers.base.Upsampler`; the call needs ``argmax``, and ``filters`` must
-    be its number of channels.
+    Args:
+        filters: See :class:`~unet.upsamplers.base.Upsampler`.
+        pool_size: Window of the pooling, in pixels.
+        strides: Its stride; ``None``: ``pool_size``.
+        padding: Its padding.
+        output_size: Height and width of the pooled image. ``None``: ``(h − 1)·strides − 2·padding + pool_size``, the
+            smallest of the sizes that pool to h×w. Positions in ``argmax`` are read in an image of this size, which must
+            be the one that was pooled. Where overlapping windows name one pixel twice, the last in row-major order
+            is written, and receives the gradient.
+        **kwargs: See :class:`~unet.upsamplers.base.Upsampler`.
     """
 
     needs_argmax = True
 
-    def upsample(self, x, width=None, argmax=None):
-        """Spread each value over its window: itself at the argmax, zero at the three other places."""
+    def __init__(
+        self,
+        filters=None,
+        *,
+        pool_size: int = 2,
+        strides: int | None = None,
+        padding: int = 0,
+        output_size: tuple[int, int] | None = None,
+        **kwargs,
+    ):
+        super().__init__(filters, **kwargs)
+        pooling = MaxPoolWithArgmax(pool_size, strides, padding)  # checks the values
+        self.pool_size, self.strides, self.padding = pooling.pool_size, pooling.strides, pooling.padding
+        self.output_size = None if output_size is None else tuple(output_size)
+
+    def check_doubles(self):
+        """A decoder undoes the network's own pooling."""
+        if not self._is_default_pooling() or self.output_size is not None:
+            raise ValueError("in a decoder the pooling is 2×2 with stride 2, and the skip gives the output size")
+
+    def upsample(self, x, skip=None, argmax=None):
+        """Compare every target pixel's position with its window's argmax; scatter where windows are not cells."""
         rows, columns, channels = ops.shape(x)[1:]
-        within = argmax - window_origins(rows, columns, width)
-        zero = ops.zeros_like(x)
-        cells = [
-            [ops.where(ops.equal(within, i * width + j), x, zero) for j in (0, 1)]  # (B, h, w, C) each
-            for i in (0, 1)
-        ]
-        y = ops.stack([ops.stack(row, axis=3) for row in cells], axis=2)  # (B, h, 2, w, 2, C)
-        return ops.reshape(y, (-1, 2 * rows, 2 * columns, channels))
+        size = self._size(rows, columns) if skip is None else ops.shape(skip)[1:3]
+        is_cells = self._is_default_pooling() and (self.output_size is None or size_of_cells(size) == (rows, columns))
+        if not is_cells:
+            return _scatter(x, argmax, *size)
+        position = ops.arange(2 * rows, dtype="int32")[:, None] * ops.cast(size[1], "int32")
+        position = position + ops.arange(2 * columns, dtype="int32")
+        position = ops.repeat(ops.reshape(position, (-1,)), channels)[None]
+        found = ops.equal(ops.reshape(nearest(argmax), (-1, 4 * rows * columns * channels)), position)
+        y = ops.reshape(nearest(x), (-1, 4 * rows * columns * channels))
+        y = ops.reshape(ops.where(found, y, ops.zeros_like(y)), (-1, 2 * rows, 2 * columns, channels))
+        return y if skip is not None else y[:, : size[0], : size[1]]
+
+    def _is_default_pooling(self) -> bool:
+        return (self.pool_size, self.strides, self.padding) == (2, 2, 0)
+
+    def _size(self, rows, columns):
+        return self.output_size or (self.enlarged(rows), self.enlarged(columns))
+
+    def enlarged(self, size: int) -> int:
+        """The smallest height or width that is pooled to ``size``."""
+        return (size - 1) * self.strides - 2 * self.padding + self.pool_size
+
+    def compute_output_shape(self, x_shape, skip_shape=None, argmax_shape=None):
+        """``(B, H, W, filters)``."""
+        shape = super().compute_output_shape(x_shape, skip_shape, argmax_shape)
+        return shape if skip_shape is not None or self.output_size is None else (shape[0], *self.output_size, shape[3])
+
+    def get_config(self):
+        """Everything needed to build the layer again."""
+        return super().get_config() | {
+            "pool_size": self.pool_size,
+            "strides": self.strides,
+            "padding": self.padding,
+            "output_size": self.output_size,
+        }
 
 
-def window_origins(rows, columns, width):
-    """Flat position ``2h·W + 2w`` of each 2×2 window's first pixel in an image ``W`` wide: int32 ``(1, h, w, 1)``."""
-    row = ops.arange(rows, dtype="int32")[:, None] * 2 * ops.cast(width, "int32")
-    column = ops.arange(columns, dtype="int32")[None, :] * 2
-    return (row + column)[None, :, :, None]
+def size_of_cells(size) -> tuple:
+    """Height and width of the 2×2 pooling of an image of ``size``."""
+    return tuple((n + 1) // 2 for n in size)
+
+
+def _fit(x, axis, before, length, n):
+    """Add ``before`` rows (axis 1) or columns (axis 2) of −∞ in front and as many behind as ``length`` needs, or cut."""
+    if isinstance(n, int) and (before, length) == (0, n):
+        return x
+    after = length - before - n
+    paddings = [[0, 0]] * 4
+    paddings[axis] = [before, max(after, 0) if isinstance(after, int) else ops.maximum(after, 0)]
+    x = ops.pad(x, paddings, constant_values=float("-inf"))
+    return x[:, :length] if axis == 1 else x[:, :, :length]
+
+
+def _scatter(x, argmax, height, width):
+    """Write every value at its position, the last one where several have the same: ``(B, height, width, C)``."""
+    rows, columns, channels = ops.shape(x)[1:]
+    count = ops.size(argmax)
+    number = ops.arange(count, dtype="int32")
+    image = number // (rows * columns * channels)
+    target = (image * (height * width) + ops.reshape(argmax, (-1,))) * channels + number % channels
+    batch = ops.shape(x)[0]
+    writer = ops.segment_max(number + 1, target, batch * height * width * channels)
+    y = ops.take(ops.reshape(x, (-1,)), ops.maximum(writer - 1, 0), axis=0)
+    y = ops.where(writer > 0, y, ops.zeros_like(y))
+    return ops.reshape(y, (-1, height, width, channels))

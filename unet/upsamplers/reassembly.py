@@ -1,0 +1,336 @@
+"""Upsamplers that predict, for every target pixel, the kernel that gathers it from the source: CARAFE, SAPA, FADE."""
+
+import keras
+from keras import ops
+
+from unet.gradients import differentiable
+from unet.upsamplers.base import Upsampler, check_odd, check_positive
+from unet.upsamplers.interpolation import nearest
+from unet.upsamplers.sub_pixel import pixel_shuffle, pixel_unshuffle
+
+
+class Reassembly(Upsampler):
+    """What these share: ``y[2h+i, 2w+j] = Σ_Δ m[h, w, i, j, Δ] · x[h + Δ_h, w + Δ_w]``, m a softmax over k_up² taps.
+
+    Zeros lie around the image, and the kernels are not renormalised at its border.
+    """
+
+    def __init__(self, filters=None, k_up: int = 5, **kwargs):
+        super().__init__(filters, **kwargs)
+        check_odd(k_up=k_up)
+        self.k_up = k_up
+
+    def reassembly_multiply_adds(self, x_shape) -> int:
+        """Every target value takes k_up² taps."""
+        h, w, c = x_shape
+        return 4 * h * w * self.k_up**2 * c
+
+    def get_config(self):
+        """Everything needed to build the layer again."""
+        return super().get_config() | {"k_up": self.k_up}
+
+
+@keras.saving.register_keras_serializable("unet")
+class Carafe(Reassembly):
+    """Content-aware reassembly of features: kernels predicted from the map itself (CARAFE, Wang et al. 2019).
+
+    ``m = softmax_Δ(conv3×3(conv1×1(x)))`` has a kernel for each target pixel and each group of channels.
+
+    Args:
+        filters: See :class:`~unet.upsamplers.base.Upsampler`.
+        k_up: Side of the kernels in source pixels, odd.
+        groups: Groups of neighbouring channels with a kernel of their own; divides the channels.
+        compressed: Channels of the 1×1 convolution.
+        k_encoder: Side of the kernel-predicting convolution, odd.
+        **kwargs: See :class:`~unet.upsamplers.base.Upsampler`.
+    """
+
+    def __init__(
+        self, filters=None, k_up: int = 5, groups: int = 1, compressed: int = 64, k_encoder: int = 3, **kwargs
+    ):
+        super().__init__(filters, k_up, **kwargs)
+        check_positive(groups=groups, compressed=compressed)
+        check_odd(k_encoder=k_encoder)
+        self.groups = groups
+        self.compressed = compressed
+        self.k_encoder = k_encoder
+
+    def build_rule(self, channels, skip_channels):
+        """Make the two convolutions that predict the kernels."""
+        check_groups(self, channels)
+        glorot = keras.initializers.GlorotUniform(seed=self.rule_seed(0))
+        normal = keras.initializers.RandomNormal(stddev=0.001, seed=self.rule_seed(1))
+        self.compressor = self.convolution(self.compressed, 1, "compressor", glorot)
+        self.encoder = self.convolution(4 * self.groups * self.k_up**2, self.k_encoder, "encoder", normal)
+        self.compressor.build((None, None, None, channels))
+        self.encoder.build((None, None, None, self.compressed))
+
+    def upsample(self, x, skip=None, argmax=None):
+        """Predict the kernels, then reassemble."""
+        height, width = ops.shape(x)[1:3]
+        kernels = self.encoder(self.compressor(x))
+        kernels = ops.softmax(ops.reshape(kernels, (-1, height, width, self.groups * 4, self.k_up**2)))
+        return reassemble(kernels, x)
+
+    def rule_multiply_adds(self, x_shape) -> int:
+        """Prediction of the kernels, then their application."""
+        h, w, c = x_shape
+        encoder = self.k_encoder**2 * self.compressed * 4 * self.groups * self.k_up**2
+        return h * w * (c * self.compressed + encoder) + self.reassembly_multiply_adds(x_shape)
+
+    def get_config(self):
+        """Everything needed to build the layer again."""
+        return super().get_config() | {
+            "groups": self.groups,
+            "compressed": self.compressed,
+            "k_encoder": self.k_encoder,
+        }
+
+
+@keras.saving.register_keras_serializable("unet")
+class Sapa(Reassembly):
+    """Similarity-aware point affiliation: kernels compare skip and map (SAPA-B, Lu, Liu, Ye et al. 2022).
+
+    ``m = softmax_Δ(⟨W_q·LN(skip)[2h+i, 2w+j], W_k·LN(x)[h + Δ_h, w + Δ_w]⟩)``; keys outside the image are zero.
+
+    Args:
+        filters: See :class:`~unet.upsamplers.base.Upsampler`; the call needs ``skip``.
+        k_up: Side of the kernels in source pixels, odd.
+        embedding: Length of the compared vectors.
+        **kwargs: See :class:`~unet.upsamplers.base.Upsampler`.
+    """
+
+    needs_skip = True
+
+    def __init__(self, filters=None, k_up: int = 5, embedding: int = 64, **kwargs):
+        super().__init__(filters, k_up, **kwargs)
+        check_positive(embedding=embedding)
+        self.embedding = embedding
+
+    def build_rule(self, channels, skip_channels):
+        """Make normalisation and embedding of both maps."""
+
+        def embedding(name, size, seed):
+            initializer = keras.initializers.TruncatedNormal(stddev=0.02, seed=self.rule_seed(seed))
+            norm = keras.layers.LayerNormalization(epsilon=1e-5, dtype=self.dtype_policy, name=f"{name}_norm")
+            dense = keras.layers.Dense(
+                self.embedding, kernel_initializer=initializer, dtype=self.dtype_policy, name=name
+            )
+            norm.build((None, None, None, size))
+            dense.build((None, None, None, size))
+            return norm, dense
+
+        self.query_norm, self.query = embedding("query", skip_channels, 0)
+        self.key_norm, self.key = embedding("key", channels, 1)
+
+    def upsample(self, x, skip=None, argmax=None):
+        """Compare every pixel of the skip with the neighbourhood it lies in, then reassemble."""
+        height, width = ops.shape(x)[1:3]
+        queries = pixel_unshuffle(fill(self.query(self.query_norm(skip)), height, width))
+        queries = ops.reshape(queries, (-1, height, width, 4, self.embedding))
+        similarity = correlate(queries, self.key(self.key_norm(x)), self.k_up)
+        return reassemble(ops.softmax(similarity), x)
+
+    def rule_multiply_adds(self, x_shape) -> int:
+        """Embedding of both maps, their comparison, then the kernels' application."""
+        h, w, c = x_shape
+        embedding = h * w * self.embedding * (4 * self.query.kernel.shape[0] + c)
+        return embedding + 4 * h * w * self.k_up**2 * self.embedding + self.reassembly_multiply_adds(x_shape)
+
+    def get_config(self):
+        """Everything needed to build the layer again."""
+        return super().get_config() | {"embedding": self.embedding}
+
+
+@keras.saving.register_keras_serializable("unet")
+class Fade(Reassembly):
+    """Fusing the assets of decoder and encoder: kernels from both maps, and a gate between them (FADE, Lu et al. 2022).
+
+    ``m = softmax_Δ(E(W_s·skip) + nearest(E(W_x·x)))`` with one 3×3 convolution E for both (the semi-shift
+    convolution, low to high resolution); ``y = g·skip + (1 − g)·reassembled`` with ``g = nearest(σ(conv1×1(x)))``.
+
+    Args:
+        filters: See :class:`~unet.upsamplers.base.Upsampler`; the call needs ``skip``, with as many channels.
+        k_up: Side of the kernels in source pixels, odd.
+        compressed: Channels of W_s and W_x.
+        **kwargs: See :class:`~unet.upsamplers.base.Upsampler`.
+    """
+
+    needs_skip = True
+
+    def __init__(self, filters=None, k_up: int = 5, compressed: int = 64, **kwargs):
+        super().__init__(filters, k_up, **kwargs)
+        check_positive(compressed=compressed)
+        self.compressed = compressed
+
+    def build_rule(self, channels, skip_channels):
+        """Make compressors, kernel encoder and gate."""
+        if skip_channels != channels:
+            raise ValueError(
+                f"Fade mixes the skip with the enlarged map: both need as many channels, received {skip_channels} and "
+                f"{channels}"
+            )
+
+        def convolution(filters, size, name, inputs, seed, **kwargs):
+            glorot = keras.initializers.GlorotUniform(seed=self.rule_seed(seed))
+            layer = self.convolution(filters, size, name, glorot, **kwargs)
+            layer.build((None, None, None, inputs))
+            return layer
+
+        self.skip_compressor = convolution(self.compressed, 1, "skip_compressor", skip_channels, 0)
+        self.compressor = convolution(self.compressed, 1, "compressor", channels, 1, use_bias=False)
+        self.encoder = convolution(self.k_up**2, 3, "encoder", self.compressed, 2)
+        self.gate = convolution(1, 1, "gate", channels, 3)
+
+    def upsample(self, x, skip=None, argmax=None):
+        """Predict the kernels from both maps, reassemble, and mix with the skip."""
+        height, width = ops.shape(x)[1:3]
+        fine = pixel_unshuffle(fill(self.encoder(self.skip_compressor(skip)), height, width))
+        fine = ops.reshape(fine, (-1, height, width, 4, self.k_up**2))
+        coarse = self.encoder(self.compressor(x))[..., None, :]  # the same for the four pixels of a cell
+        y = reassemble(ops.softmax(fine + coarse), x)
+        gate = nearest(ops.sigmoid(self.gate(x)))
+        return y + gate * (fill(skip, height, width) - y)
+
+    def rule_multiply_adds(self, x_shape) -> int:
+        """Compression and encoding of both maps, the gate, the kernels' application and the mixing."""
+        h, w, c = x_shape
+        prediction = c * self.compressed + 9 * self.compressed * self.k_up**2  # for each pixel of either map
+        return h * w * (5 * prediction + c + 4 * c) + self.reassembly_multiply_adds(x_shape)
+
+    def get_config(self):
+        """Everything needed to build the layer again."""
+        return super().get_config() | {"compressed": self.compressed}
+
+
+def check_groups(layer, channels: int) -> None:
+    """Raise a ValueError where ``layer.groups`` does not divide the channels, with the numbers that do."""
+    if channels % layer.groups:
+        choice = ", ".join(str(n) for n in range(1, channels + 1) if channels % n == 0)
+        raise ValueError(
+            f"{type(layer).__name__}: groups {layer.groups} does not divide the {channels} channels; choose from {choice}"
+        )
+
+
+def fill(x, height, width):
+    """Complete a map to ``2·height × 2·width`` with zeros at the bottom and right, which the crop removes again."""
+    rows, columns = 2 * height - ops.shape(x)[1], 2 * width - ops.shape(x)[2]
+    if isinstance(rows, int) and isinstance(columns, int) and rows == columns == 0:
+        return x
+    return ops.pad(x, [[0, 0], [0, rows], [0, columns], [0, 0]])
+
+
+# === The three sums over neighbourhoods; each is the gradient of the two others ===
+#
+# All come from the trilinear form Σ m[h, w, g, s, Δ] · x[(h, w) + Δ, g·] · y[h, w, g, s, ·], g the group of channels
+# and s the place in the 2×2 cell. They go through the neighbourhood row by row: one row of k shifted copies of x
+# exists at a time, where automatic differentiation would keep all k².
+
+
+def reassemble(kernels, x):
+    """``y[2h+i, 2w+j, c] = Σ_Δ kernels[h, w, 4·group(c) + 2i + j, Δ] · x[(h, w) + Δ, c]``, zeros around the image.
+
+    Args:
+        kernels: ``(B, h, w, groups·4, k²)``, Δ in row-major order.
+        x: ``(B, h, w, C)``; channel c belongs to group ``c // (C/groups)``.
+
+    Returns:
+        ``(B, 2h, 2w, C)``.
+    """
+    groups, taps = kernels.shape[-2] // 4, kernels.shape[-1]
+
+    def forward(kernels, x):
+        return _from_cells(_reassemble(_grouped(kernels, groups), x))
+
+    def backward(dy, kernels, x):
+        dy = _to_cells(dy, groups)
+        dm = _correlate(dy, x, round(taps**0.5))
+        return ops.reshape(dm, (-1, *ops.shape(x)[1:3], groups * 4, taps)), _scatter(_grouped(kernels, groups), dy)
+
+    return differentiable(forward, backward)(kernels, x)
+
+
+def correlate(queries, keys, size: int):
+    """``m[h, w, s, Δ] = ⟨queries[h, w, s], keys[(h, w) + Δ]⟩``, zeros around the image.
+
+    Args:
+        queries: ``(B, h, w, 4, C)``.
+        keys: ``(B, h, w, C)``.
+        size: Side k of the neighbourhood in pixels, odd.
+
+    Returns:
+        ``(B, h, w, 4, k²)``.
+    """
+
+    def forward(queries, keys):
+        return _correlate(_grouped(queries, 1), keys, size)[..., 0, :, :]
+
+    def backward(dm, queries, keys):
+        dm = _grouped(dm, 1)
+        return _reassemble(dm, keys)[..., 0, :, :], _scatter(dm, _grouped(queries, 1))
+
+    return differentiable(forward, backward)(queries, keys)
+
+
+def _reassemble(kernels, x):
+    """Sum m·x over Δ: ``(B, h, w, groups, 4, C/groups)``."""
+    rows = ops.split(kernels, round(kernels.shape[-1] ** 0.5), axis=-1)
+    return sum(ops.matmul(row, near) for row, near in zip(rows, _neighbours(x, len(rows), kernels.shape[-3])))
+
+
+def _correlate(cells, x, size):
+    """Sum y·x over the channels of a group: ``(B, h, w, groups, 4, k²)``."""
+    neighbours = _neighbours(x, size, cells.shape[-3])
+    return ops.concatenate([ops.matmul(cells, ops.swapaxes(near, -1, -2)) for near in neighbours], axis=-1)
+
+
+def _scatter(kernels, cells):
+    """Sum m·y over target pixels, back to the source pixel that each tap looked at: ``(B, h, w, C)``."""
+    size = round(kernels.shape[-1] ** 0.5)
+    height, width = ops.shape(kernels)[1:3]
+    half, total = size // 2, 0
+    for i, row in enumerate(ops.split(kernels, size, axis=-1)):
+        near = ops.matmul(ops.swapaxes(row, -1, -2), cells)  # (B, h, w, groups, k, C/groups)
+        for j in range(size):
+            part = ops.reshape(near[..., j, :], (-1, height, width, cells.shape[-3] * cells.shape[-1]))
+            total = total + _shift(part, i - half, j - half)
+    return total
+
+
+def _neighbours(x, size, groups):
+    """For each row of the neighbourhood, its k shifted copies of x: ``(B, h, w, groups, k, C/groups)``."""
+    height, width = ops.shape(x)[1:3]
+    half = size // 2
+    padded = ops.pad(x, [[0, 0], [half, half], [half, half], [0, 0]])
+    for i in range(size):
+        shifted = [padded[:, i : i + height, j : j + width] for j in range(size)]
+        shifted = [ops.reshape(part, (-1, height, width, groups, x.shape[-1] // groups)) for part in shifted]
+        yield ops.stack(shifted, axis=4)
+
+
+def _shift(x, down, right):
+    """Move the image, zeros coming in at the border."""
+    height, width = ops.shape(x)[1:3]
+    x = ops.pad(x, [[0, 0], [max(down, 0), max(-down, 0)], [max(right, 0), max(-right, 0)], [0, 0]])
+    top, left = max(-down, 0), max(-right, 0)
+    return x[:, top : top + height, left : left + width]
+
+
+def _grouped(cells, groups):
+    """``(B, h, w, groups·4, n)`` to ``(B, h, w, groups, 4, n)``."""
+    return ops.reshape(cells, (-1, *ops.shape(cells)[1:3], groups, 4, cells.shape[-1]))
+
+
+def _from_cells(cells):
+    """``(B, h, w, groups, 4, C/groups)`` to ``(B, 2h, 2w, C)``."""
+    groups, _, depth = cells.shape[-3:]
+    if groups > 1:
+        cells = ops.swapaxes(cells, -2, -3)
+    return pixel_shuffle(ops.reshape(cells, (-1, *ops.shape(cells)[1:3], 4 * groups * depth)))
+
+
+def _to_cells(y, groups):
+    """Undo :func:`_from_cells`."""
+    height, width, channels = ops.shape(y)[1:]
+    cells = ops.reshape(pixel_unshuffle(y), (-1, height // 2, width // 2, 4, groups, channels // groups))
+    return ops.swapaxes(cells, -2, -3)

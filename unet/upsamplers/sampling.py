@@ -1,0 +1,145 @@
+"""Upsamplers that learn where to sample: DySample."""
+
+import keras
+from keras import ops
+
+from unet.gradients import differentiable
+from unet.upsamplers.base import Upsampler, check_positive
+from unet.upsamplers.reassembly import check_groups
+from unet.upsamplers.sub_pixel import pixel_shuffle, pixel_unshuffle
+
+STYLES = ("lp", "pl")
+
+
+@keras.saving.register_keras_serializable("unet")
+class DySample(Upsampler):
+    """Upsampling by dynamic sampling: bilinear samples of x at learned offsets (DySample, Liu et al. 2023).
+
+    ``y[2h+i, 2w+j] = bilinear(x, h + (i − ½)/2 + O_y, w + (j − ½)/2 + O_x)``, clamped to the image, with offsets O for
+    each group of channels. Starts as bilinear upsampling.
+
+    Args:
+        filters: See :class:`~unet.upsamplers.base.Upsampler`.
+        style: ``"lp"`` predicts offsets at low resolution (linear, then pixel shuffle), ``"pl"`` at high resolution
+            from the shuffled map (pixel shuffle, then linear), with fewer weights.
+        dynamic_scope: ``False``: ``O = 0.25·conv1×1(x)``; ``True``: ``O = 0.5·σ(scope(x))·conv1×1(x)``, the "+" form.
+        groups: Groups of neighbouring channels with offsets of their own; divides the channels.
+        **kwargs: See :class:`~unet.upsamplers.base.Upsampler`.
+    """
+
+    def __init__(self, filters=None, style: str = "lp", dynamic_scope: bool = False, groups: int = 4, **kwargs):
+        super().__init__(filters, **kwargs)
+        if style not in STYLES:
+            raise ValueError(f"style must be one of {', '.join(STYLES)}, received {style!r}")
+        check_positive(groups=groups)
+        self.style = style
+        self.dynamic_scope = dynamic_scope
+        self.groups = groups
+
+    def build_rule(self, channels, skip_channels):
+        """Make the convolutions that predict offsets and scope."""
+        check_groups(self, channels)
+        if self.style == "pl" and channels % 4:
+            raise ValueError(f"DySample of style pl shuffles four channels into one: {channels} do not divide by 4")
+        normal = keras.initializers.RandomNormal(stddev=0.001, seed=self.rule_seed(0))
+        inputs, outputs = (channels, 8 * self.groups) if self.style == "lp" else (channels // 4, 2 * self.groups)
+        self.offset = self.convolution(outputs, 1, "offset", normal)
+        self.offset.build((None, None, None, inputs))
+        if self.dynamic_scope:
+            self.scope = self.convolution(outputs, 1, "scope", "zeros", use_bias=False)
+            self.scope.build((None, None, None, inputs))
+
+    def upsample(self, x, skip=None, argmax=None):
+        """Predict the offsets, add them to the places of bilinear upsampling, and sample there."""
+        height, width, channels = ops.shape(x)[1:]
+        source = x
+        if self.style == "pl":  # channel 4c + 2i + j becomes channel c at (i, j)
+            source = ops.reshape(x, (-1, height, width, channels // 4, 4))
+            source = pixel_shuffle(ops.reshape(ops.transpose(source, (0, 1, 2, 4, 3)), (-1, height, width, channels)))
+        offsets = self.offset(source) * (0.5 * ops.sigmoid(self.scope(source)) if self.dynamic_scope else 0.25)
+        if self.style == "lp":
+            offsets = ops.reshape(offsets, (-1, height, width, 2, self.groups, 4))
+            offsets = ops.transpose(offsets, (3, 0, 1, 2, 5, 4))
+        else:
+            offsets = ops.reshape(pixel_unshuffle(offsets), (-1, height, width, 4, 2, self.groups))
+            offsets = ops.transpose(offsets, (4, 0, 1, 2, 3, 5))
+        dtype = keras.backend.result_type(x.dtype, "float32")  # half precision cannot tell far pixels apart
+        right, down = ops.cast(offsets[0], dtype), ops.cast(offsets[1], dtype)  # (B, h, w, 4, groups)
+        row = ops.arange(height, dtype=dtype)[:, None] + ops.cast([-0.25, -0.25, 0.25, 0.25], dtype)
+        column = ops.arange(width, dtype=dtype)[:, None] + ops.cast([-0.25, 0.25, -0.25, 0.25], dtype)
+        return sample(x, down + row[:, None, :, None], right + column[:, :, None])
+
+    def rule_multiply_adds(self, x_shape) -> int:
+        """Prediction of the offsets, then four taps for each target value."""
+        h, w, c = x_shape
+        predictions = 2 if self.dynamic_scope else 1
+        return h * w * (predictions * 8 * self.groups * (c if self.style == "lp" else c // 4) + 4 * 4 * c)
+
+    def get_config(self):
+        """Everything needed to build the layer again."""
+        return super().get_config() | {
+            "style": self.style,
+            "dynamic_scope": self.dynamic_scope,
+            "groups": self.groups,
+        }
+
+
+def sample(x, rows, columns):
+    """Sample bilinearly at any place, clamped to the image, as ``torch.nn.functional.grid_sample`` with border padding.
+
+    Args:
+        x: ``(B, h, w, C)``.
+        rows: ``(B, h, w, 4, groups)``, float32 or more, where in x the four pixels of each cell and group look, in pixels.
+        columns: The same along the width.
+
+    Returns:
+        ``(B, 2h, 2w, C)``. The backward pass samples again instead of keeping the four neighbours of every sample.
+    """
+    height, width, channels = ops.shape(x)[1:]
+    groups = rows.shape[-1]
+    depth = channels // groups
+    pixels = (-1, height, width, 4, groups, depth)
+
+    def corners(rows, columns):
+        """Index, and weight along either axis, of the four pixels around each sample; sign: of the weight's slope."""
+        rows = ops.clip(rows, 0.0, ops.cast(height, rows.dtype) - 1.0)
+        columns = ops.clip(columns, 0.0, ops.cast(width, rows.dtype) - 1.0)
+        top, left = ops.floor(rows), ops.floor(columns)
+        image = ops.reshape(ops.arange(ops.shape(rows)[0], dtype="int32"), (-1, 1, 1, 1, 1))
+        for below in (0, 1):
+            weight_y = rows - top if below else 1.0 - (rows - top)
+            y = ops.minimum(ops.cast(top, "int32") + below, height - 1)
+            for beside in (0, 1):
+                weight_x = columns - left if beside else 1.0 - (columns - left)
+                x = ops.minimum(ops.cast(left, "int32") + beside, width - 1)
+                index = ((image * height + y) * width + x) * groups + ops.arange(groups, dtype="int32")
+                yield ops.reshape(index, (-1,)), weight_y, weight_x, 2 * below - 1, 2 * beside - 1
+
+    def take(x, index):
+        return ops.reshape(ops.take(ops.reshape(x, (-1, depth)), index, axis=0), pixels)
+
+    def forward(x, rows, columns):
+        total = 0
+        for index, weight_y, weight_x, _, _ in corners(rows, columns):
+            total = total + take(x, index) * ops.cast(weight_y * weight_x, x.dtype)[..., None]
+        return pixel_shuffle(ops.reshape(total, (-1, height, width, 4 * channels)))
+
+    def backward(dy, x, rows, columns):
+        dy = ops.reshape(pixel_unshuffle(dy), pixels)
+        dx, drows, dcolumns = 0, 0, 0
+        for index, weight_y, weight_x, sign_y, sign_x in corners(rows, columns):
+            share = ops.cast(dy, rows.dtype) * (weight_y * weight_x)[..., None]
+            dx = dx + ops.segment_sum(
+                ops.reshape(share, (-1, depth)), index, ops.shape(x)[0] * height * width * groups
+            )
+            slope = ops.sum(ops.cast(dy * take(x, index), rows.dtype), axis=-1)
+            drows, dcolumns = drows + sign_y * weight_x * slope, dcolumns + sign_x * weight_y * slope
+        inside_y = ops.logical_and(rows > 0, rows < ops.cast(height, rows.dtype) - 1.0)
+        inside_x = ops.logical_and(columns > 0, columns < ops.cast(width, rows.dtype) - 1.0)
+        return (
+            ops.cast(ops.reshape(dx, (-1, height, width, channels)), x.dtype),
+            drows * ops.cast(inside_y, rows.dtype),
+            dcolumns * ops.cast(inside_x, rows.dtype),
+        )
+
+    return differentiable(forward, backward)(x, rows, columns)
