@@ -11,7 +11,7 @@ BARE := .venv-no-tensorflow
 PIP := bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PYTEST := bin/python -m pytest --numprocesses auto --maxprocesses 4
 
-.PHONY: demo test lint schema clean
+.PHONY: demo test lint notebooks parity schema clean
 
 demo: $(VENV)/.$(EXTRA)
 	$(VENV)/bin/python scripts/train.py configs/demo.yaml
@@ -29,6 +29,14 @@ lint: $(VENV)/.test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+# Run the notebooks and write their outputs back.
+notebooks: $(VENV)/.test
+	$(VENV)/bin/python notebooks/execute.py
+
+# How closely the upsamplers agree with independent references, on every backend: docs/results/parity.md.
+parity: $(VENV)/.test
+	for backend in tensorflow jax torch; do KERAS_BACKEND=$$backend $(VENV)/bin/python -m tests.upsamplers.parity || exit 1; done
 
 # What editors use to complete and check the YAML files.
 schema: $(VENV)/.$(EXTRA)

@@ -122,7 +122,7 @@ BROKEN = {
     "unknown optimizer": ("training: {optimizer: adamW}\n", ["adamw, adam, sgd", "did you mean adamw?"]),
     "unknown schedule": ("training: {schedule: linear}\n", ["cosine, constant"]),
     "unknown precision": ("training: {precision: bfloat16}\n", ["mixed_bfloat16", "did you mean mixed_bfloat16?"]),
-    "unknown upsampler": ("model: {upsampler: bilinaer}\n", ["conv_transpose, nearest", "did you mean bilinear?"]),
+    "unknown upsampler": ("model: {upsampler: bilinaer}\n", ["nearest, bilinear, bicubic", "did you mean bilinear?"]),
     "unknown upsampler in a mapping": ("model:\n  upsampler: {name: near}\n", ["x.yaml:2", "did you mean nearest?"]),
     "unknown upsampler option": (
         "model: {upsampler: {name: bilinear, align_corner: true}}\n",

@@ -35,6 +35,16 @@ def metrics_table(scores: dict, title: str) -> None:
     Console().print(table)
 
 
+def rows_table(titles: list[str], rows: list[list[str]], title: str) -> None:
+    """Print rows of text; all columns but the first two are numbers."""
+    table = Table(title=title, title_justify="left")
+    for index, name in enumerate(titles):
+        table.add_column(name, justify="left" if index < 2 else "right")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
 def cost_table(stages: list[Stage], title: str) -> None:
     """Print the cost of every stage and their sum."""
     table = Table(title=title, title_justify="left")

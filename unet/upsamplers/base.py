@@ -62,13 +62,8 @@ class Upsampler(keras.Layer):
     def build_rule(self, channels: int, skip_channels: int | None) -> None:
         """Make the rule's own weights, for ``channels`` after the projection and those of the skip (None: no skip)."""
 
-    def multiply_adds(self, x_shape, skip_shape=None) -> int:
-        """Multiply-adds for one image, of the full ×2 result, by the layer once built.
-
-        Args:
-            x_shape: ``(h, w, C_in)``.
-            skip_shape: ``(H, W, C_skip)``, where ``needs_skip`` is true.
-        """
+    def multiply_adds(self, x_shape) -> int:
+        """Multiply-adds for one image; ``x_shape`` is ``(h, w, C_in)``. The layer must have been built."""
         h, w, _ = x_shape
         learned = 0 if self.projection is None else h * w * math.prod(self.projection.kernel.shape)
         return learned + self.rule_multiply_adds((h, w, self.projected(x_shape[-1])))

@@ -193,10 +193,10 @@ class Fade(Reassembly):
         return y + gate * (fill(skip, height, width) - y)
 
     def rule_multiply_adds(self, x_shape) -> int:
-        """Compression and encoding of both maps, the gate, the kernels' application and the mixing."""
+        """Compression and encoding of both maps, the gate, the kernels' application."""
         h, w, c = x_shape
         prediction = c * self.compressed + 9 * self.compressed * self.k_up**2  # for each pixel of either map
-        return h * w * (5 * prediction + c + 4 * c) + self.reassembly_multiply_adds(x_shape)
+        return h * w * (5 * prediction + c) + self.reassembly_multiply_adds(x_shape)
 
     def get_config(self):
         """Everything needed to build the layer again."""
@@ -208,7 +208,8 @@ def check_groups(layer, channels: int) -> None:
     if channels % layer.groups:
         choice = ", ".join(str(n) for n in range(1, channels + 1) if channels % n == 0)
         raise ValueError(
-            f"{type(layer).__name__}: groups {layer.groups} does not divide the {channels} channels; choose from {choice}"
+            f"{type(layer).__name__}: groups {layer.groups} does not divide the {channels} channels; "
+            f"choose from {choice}"
         )
 
 

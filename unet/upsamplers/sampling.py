@@ -63,7 +63,8 @@ class DySample(Upsampler):
         else:
             offsets = ops.reshape(pixel_unshuffle(offsets), (-1, height, width, 4, 2, self.groups))
             offsets = ops.transpose(offsets, (4, 0, 1, 2, 3, 5))
-        dtype = keras.backend.result_type(x.dtype, "float32")  # half precision cannot tell far pixels apart
+        # Half precision cannot tell far pixels apart.
+        dtype = "float64" if self.compute_dtype == "float64" else "float32"
         right, down = ops.cast(offsets[0], dtype), ops.cast(offsets[1], dtype)  # (B, h, w, 4, groups)
         row = ops.arange(height, dtype=dtype)[:, None] + ops.cast([-0.25, -0.25, 0.25, 0.25], dtype)
         column = ops.arange(width, dtype=dtype)[:, None] + ops.cast([-0.25, 0.25, -0.25, 0.25], dtype)
@@ -89,7 +90,7 @@ def sample(x, rows, columns):
 
     Args:
         x: ``(B, h, w, C)``.
-        rows: ``(B, h, w, 4, groups)``, float32 or more, where in x the four pixels of each cell and group look, in pixels.
+        rows: ``(B, h, w, 4, groups)``, float32 or more: where in x the four pixels of each cell look, in pixels.
         columns: The same along the width.
 
     Returns:
@@ -129,9 +130,7 @@ def sample(x, rows, columns):
         dx, drows, dcolumns = 0, 0, 0
         for index, weight_y, weight_x, sign_y, sign_x in corners(rows, columns):
             share = ops.cast(dy, rows.dtype) * (weight_y * weight_x)[..., None]
-            dx = dx + ops.segment_sum(
-                ops.reshape(share, (-1, depth)), index, ops.shape(x)[0] * height * width * groups
-            )
+            dx = dx + ops.segment_sum(ops.reshape(share, (-1, depth)), index, ops.shape(x)[0] * height * width * groups)
             slope = ops.sum(ops.cast(dy * take(x, index), rows.dtype), axis=-1)
             drows, dcolumns = drows + sign_y * weight_x * slope, dcolumns + sign_x * weight_y * slope
         inside_y = ops.logical_and(rows > 0, rows < ops.cast(height, rows.dtype) - 1.0)

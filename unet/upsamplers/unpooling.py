@@ -119,9 +119,9 @@ class MaxUnpool(Upsampler):
         strides: Its stride; ``None``: ``pool_size``.
         padding: Its padding.
         output_size: Height and width of the pooled image. ``None``: ``(h − 1)·strides − 2·padding + pool_size``, the
-            smallest of the sizes that pool to h×w. Positions in ``argmax`` are read in an image of this size, which must
-            be the one that was pooled. Where overlapping windows name one pixel twice, the last in row-major order
-            is written, and receives the gradient.
+            smallest of the sizes that pool to h×w. Positions in ``argmax`` are read in an image of this size, which
+            must be the one that was pooled. Where overlapping windows name one pixel twice, the last in row-major
+            order is written, and receives the gradient.
         **kwargs: See :class:`~unet.upsamplers.base.Upsampler`.
     """
 
@@ -193,7 +193,7 @@ def size_of_cells(size) -> tuple:
 
 
 def _fit(x, axis, before, length, n):
-    """Add ``before`` rows (axis 1) or columns (axis 2) of −∞ in front and as many behind as ``length`` needs, or cut."""
+    """Add rows (axis 1) or columns (axis 2) of −∞: ``before`` in front, behind as many as ``length`` needs, or cut."""
     if isinstance(n, int) and (before, length) == (0, n):
         return x
     after = length - before - n
@@ -205,13 +205,17 @@ def _fit(x, axis, before, length, n):
 
 def _scatter(x, argmax, height, width):
     """Write every value at its position, the last one where several have the same: ``(B, height, width, C)``."""
-    rows, columns, channels = ops.shape(x)[1:]
-    count = ops.size(argmax)
-    number = ops.arange(count, dtype="int32")
-    image = number // (rows * columns * channels)
-    target = (image * (height * width) + ops.reshape(argmax, (-1,))) * channels + number % channels
     batch = ops.shape(x)[0]
-    writer = ops.segment_max(number + 1, target, batch * height * width * channels)
-    y = ops.take(ops.reshape(x, (-1,)), ops.maximum(writer - 1, 0), axis=0)
-    y = ops.where(writer > 0, y, ops.zeros_like(y))
-    return ops.reshape(y, (-1, height, width, channels))
+    rows, columns, channels = ops.shape(x)[1:]
+    source, target = rows * columns, height * width  # pixels of a plane
+
+    # Which pixel of its plane is written to each target, counted from 1; less than 1: none.
+    number = ops.arange(batch * source * channels, dtype="int32")
+    image, pixel, channel = number // (source * channels), number // channels % source, number % channels
+    place = (image * target + ops.reshape(argmax, (-1,))) * channels + channel
+    writer = ops.segment_max(pixel + 1, place, batch * target * channels)
+
+    number = ops.arange(batch * target * channels, dtype="int32")
+    image, channel = number // (target * channels), number % channels
+    y = ops.take(ops.reshape(x, (-1,)), (image * source + ops.maximum(writer, 1) - 1) * channels + channel, axis=0)
+    return ops.reshape(ops.where(writer > 0, y, ops.zeros_like(y)), (-1, height, width, channels))

@@ -1,0 +1,376 @@
+"""Time and memory of the upsamplers, forward and backward, beside PyTorch's operations in the same process.
+
+Every upsampler is measured in two processes of its own: one for time, where it takes turns with its counterpart in
+PyTorch and with ``nearest``, and one for memory. On a CPU absolute times depend on the machine, so ratios are
+reported; on a GPU milliseconds as well.
+"""
+
+import functools
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+
+Shape = tuple[int, int, int, int]
+SHAPES: tuple[Shape, ...] = ((8, 64, 64, 64), (2, 256, 256, 32))
+"""Of the low-resolution map, ``(B, h, w, C)``: the middle and the end of a decoder."""
+
+VARIANTS: dict[str, tuple[str, dict]] = {
+    "nearest": ("nearest", {}),
+    "bilinear": ("bilinear", {}),
+    "bilinear, align_corners": ("bilinear", {"align_corners": True}),
+    "bicubic": ("bicubic", {}),
+    "bed_of_nails": ("bed_of_nails", {}),
+    "max_unpool": ("max_unpool", {}),
+    "conv_transpose, kernel 2": ("conv_transpose", {"kernel_size": 2}),
+    "conv_transpose, kernel 3": ("conv_transpose", {"kernel_size": 3}),
+    "conv_transpose, kernel 4": ("conv_transpose", {"kernel_size": 4}),
+    "resize_conv": ("resize_conv", {}),
+    "pixel_shuffle": ("pixel_shuffle", {}),
+    "bilinear_additive": ("bilinear_additive", {}),
+    "carafe": ("carafe", {}),
+    "dysample": ("dysample", {}),
+    "sapa": ("sapa", {}),
+    "fade": ("fade", {}),
+}
+
+
+@dataclass
+class Measurement:
+    """Of one upsampler on one shape; times are medians in milliseconds, ratios medians of ratios within a round."""
+
+    upsampler: str
+    shape: Shape
+    rule_ms: float
+    """Forward and backward of the bare rule on C channels (with its weights; the transposed convolution C to C)."""
+    rule_by_torch: float | None
+    """``rule_ms`` over the time of PyTorch's operation; ``None`` where it has none."""
+    rule_by_nearest: float
+    step_by_nearest: float
+    """Time of the upsampler as a decoder has it, with its projection from C to C/2 channels, over that of nearest."""
+    peak_mib: float | None = None
+    """Most memory held at once beyond inputs, by the bare rule's forward and backward pass."""
+    output_mib: float = 0.0
+    """Memory of the result alone."""
+    rounds: list[float] = field(default_factory=list)
+    """``rule_ms`` of every round."""
+
+
+def measure(name: str, shape: Shape, repeats: int, jit: bool) -> Measurement:
+    """Time one variant; runs in a process of its own."""
+    rule, theirs = _step(name, shape, False, jit), _counterpart(name, shape)
+    steps: dict[str, Callable[[], None]] = {
+        "rule": rule,
+        "nearest": rule if name == "nearest" else _step("nearest", shape, False, jit),
+        "step": _step(name, shape, True, jit),
+    }
+    steps["nearest step"] = steps["step"] if name == "nearest" else _step("nearest", shape, True, jit)
+    if theirs:
+        steps["theirs"] = theirs
+    for step in steps.values():
+        step(), step()
+    rounds: list[dict[str, float]] = []
+    for _ in range(repeats):
+        seconds = {}
+        for key, step in steps.items():
+            start = time.perf_counter()
+            step()
+            seconds[key] = time.perf_counter() - start
+        rounds.append(seconds)
+
+    def ratio(over, under):
+        return statistics.median(seconds[over] / seconds[under] for seconds in rounds)
+
+    times = [1000 * seconds["rule"] for seconds in rounds]
+    return Measurement(
+        name,
+        shape,
+        rule_ms=statistics.median(times),
+        rule_by_torch=ratio("rule", "theirs") if theirs else None,
+        rule_by_nearest=ratio("rule", "nearest"),
+        step_by_nearest=ratio("step", "nearest step"),
+        rounds=times,
+    )
+
+
+def measure_memory(name: str, shape: Shape, jit: bool) -> tuple[float | None, float]:
+    """Peak memory and size of the result in MiB; runs in a process of its own that gives freed memory back at once."""
+    step = _step(name, shape, False, jit)
+    step()
+    peak = _peak_on_gpu()
+    if peak is None:
+        peak = _peak_on_cpu(step)
+    batch, h, w, channels = shape
+    if VARIANTS[name][0] in ("pixel_shuffle", "bilinear_additive"):
+        channels //= 4
+    return peak, batch * 4 * h * w * channels * 4 / 2**20
+
+
+def run(names: list[str], shapes: tuple[Shape, ...], repeats: int, jit: bool) -> Iterator[Measurement]:
+    """Measure the variants called ``names`` on every shape, one after the other."""
+    from unet.progress import track
+
+    jobs = [(name, shape) for name in names for shape in shapes]
+    for name, shape in track(jobs, len(jobs), "measuring"):
+        with _fresh_process() as process:
+            found = process.submit(measure, name, shape, repeats, jit).result()
+        with _fresh_process(MALLOC_MMAP_THRESHOLD_="65536", MALLOC_ARENA_MAX="1") as process:
+            found.peak_mib, found.output_mib = process.submit(measure_memory, name, shape, jit).result()
+        yield found
+
+
+def _fresh_process(**environment: str) -> ProcessPoolExecutor:
+    """One worker that starts from nothing, with additional environment variables."""
+    context = multiprocessing.get_context("spawn")
+    saved = {key: os.environ.get(key) for key in environment}
+    os.environ.update(environment)
+    executor = ProcessPoolExecutor(1, mp_context=context, initializer=_quiet)
+    executor.submit(os.getpid).result()  # has started, and inherited the environment
+    for key, value in saved.items():
+        if value is None:
+            del os.environ[key]
+        else:
+            os.environ[key] = value
+    return executor
+
+
+def _quiet() -> None:
+    from unet import cli
+
+    cli.use_backend()
+
+
+def _inputs(name: str, shape: Shape, projected: bool) -> tuple:
+    """The layer, and x, skip, argmax and upstream gradient as arrays."""
+    import keras
+
+    from unet import upsamplers
+
+    batch, h, w, channels = shape
+    registered, options = VARIANTS[name]
+    rng = np.random.default_rng(0)
+    filters = channels // 2 if projected else None
+    if not projected and registered == "conv_transpose":
+        filters = channels
+    keras.utils.set_random_seed(0)
+    layer = upsamplers.build(registered, filters, seed=0, **options)
+    out = layer.output_channels(channels)
+    x = rng.normal(size=shape).astype("float32")
+    skip = rng.normal(size=(batch, 2 * h, 2 * w, out)).astype("float32")
+    dy = rng.normal(size=(batch, 2 * h, 2 * w, out)).astype("float32")
+    cells = rng.integers(0, 4, size=(batch, h, w, out))
+    rows, columns = 2 * np.arange(h)[:, None, None] + cells // 2, 2 * np.arange(w)[:, None] + cells % 2
+    argmax = (rows * 2 * w + columns).astype("int32")
+    layer(x, skip if layer.needs_skip else None, argmax if layer.needs_argmax else None)
+    return layer, x, skip if layer.needs_skip else None, argmax if layer.needs_argmax else None, dy
+
+
+def _step(name: str, shape: Shape, projected: bool, jit: bool) -> Callable[[], None]:
+    """One forward and backward pass, with the gradients of inputs and weights, on the backend in use."""
+    import keras
+
+    layer, x, skip, argmax, dy = _inputs(name, shape, projected)
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        x, skip, argmax, dy = (None if a is None else tf.constant(a) for a in (x, skip, argmax, dy))
+
+        @functools.partial(tf.function, jit_compile=jit, autograph=False)
+        def passes(x, skip, dy):
+            sources = [x] if skip is None else [x, skip]
+            with tf.GradientTape() as tape:
+                for source in sources:
+                    tape.watch(source)
+                y = layer(x, skip, argmax)
+            return y, tape.gradient(y, [*sources, *layer.trainable_variables], output_gradients=dy)
+
+        def step():
+            y, slopes = passes(x, skip, dy)
+            y[0, 0, 0, 0].numpy(), slopes[0][0, 0, 0, 0].numpy()  # waits for a GPU
+
+    elif backend == "jax":
+        import jax
+
+        weights = [variable.value for variable in layer.trainable_variables]
+        x, skip, argmax, dy = (None if a is None else jax.numpy.asarray(a) for a in (x, skip, argmax, dy))
+
+        @jax.jit
+        def passes(x, skip, weights, argmax, dy):
+            def call(x, skip, weights):
+                return layer.stateless_call(weights, [], x, skip, argmax)[0]
+
+            y, pull = jax.vjp(call, x, skip, weights)
+            return y, pull(dy)
+
+        def step():
+            jax.block_until_ready(passes(x, skip, weights, argmax, dy))
+
+    else:
+        import torch
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        x, skip, argmax, dy = (None if a is None else torch.tensor(a, device=device) for a in (x, skip, argmax, dy))
+        sources = [source.requires_grad_() for source in (x, skip) if source is not None]
+
+        def step():
+            for source in sources:
+                source.grad = None
+            layer.zero_grad()
+            layer(x, skip, argmax).backward(dy)
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+
+    return step
+
+
+def _counterpart(name: str, shape: Shape) -> Callable[[], None] | None:
+    """The same work by PyTorch's own operations, channels first as they are made for; ``None`` where it has none."""
+    try:
+        import torch
+        import torch.nn.functional as F
+    except ImportError:
+        return None
+    registered, options = VARIANTS[name]
+    layer, x, _, argmax, dy = _inputs(name, shape, False)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    def tensor(array):
+        return torch.tensor(array, device=device).permute(0, 3, 1, 2).contiguous()
+
+    x, dy = tensor(x).requires_grad_(), tensor(dy)
+    channels = x.shape[1]
+    size = options.get("kernel_size", 3)
+    weight = torch.randn(channels, channels, size, size, device=device, requires_grad=True)
+    if registered == "conv_transpose":
+        padding, output_padding = {2: (0, 0), 3: (1, 1), 4: (1, 0)}[size]
+
+        def forward():
+            return F.conv_transpose2d(x, weight, stride=2, padding=padding, output_padding=output_padding)
+
+    elif registered == "resize_conv":
+
+        def forward():
+            return F.conv2d(F.interpolate(x, scale_factor=2), weight, padding=1)
+
+    elif registered == "max_unpool":
+        indices = tensor(argmax.astype("int64"))
+
+        def forward():
+            return F.max_unpool2d(x, indices, 2)
+
+    elif registered == "pixel_shuffle":
+
+        def forward():
+            return F.pixel_shuffle(x, 2)
+
+    elif registered in ("nearest", "bilinear", "bicubic"):
+        corners = None if registered == "nearest" else options.get("align_corners", False)
+
+        def forward():
+            return F.interpolate(x, scale_factor=2, mode=registered, align_corners=corners)
+
+    else:
+        return None
+
+    def step():
+        x.grad = weight.grad = None
+        forward().backward(dy)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return step
+
+
+def _peak_on_gpu() -> float | None:
+    """Most memory the backend has held on a GPU, in MiB; ``None`` without one."""
+    import keras
+
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        stats = jax.devices()[0].memory_stats() or {}
+        return stats["peak_bytes_in_use"] / 2**20 if "peak_bytes_in_use" in stats else None
+    if backend == "torch":
+        import torch
+
+        return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None
+    import tensorflow as tf
+
+    if not tf.config.list_physical_devices("GPU"):
+        return None
+    return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**20
+
+
+def _peak_on_cpu(step: Callable[[], None]) -> float | None:
+    """Growth of the process while it takes a step, in MiB, by Linux' own count; ``None`` on other systems."""
+    if not os.path.exists("/proc/self/clear_refs"):
+        return None
+
+    def status(key):
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith(key)) / 1024
+
+    growth = []
+    for _ in range(3):
+        try:
+            with open("/proc/self/clear_refs", "w") as file:
+                file.write("5")  # resets the high-water mark
+        except OSError:
+            return None
+        before = status("VmRSS:")
+        step()
+        growth.append(status("VmHWM:") - before)
+    return statistics.median(growth)
+
+
+def table(found: list[Measurement], on_gpu: bool) -> tuple[list[str], list[list[str]]]:
+    """Titles and rows for people: ratios, and milliseconds on a GPU."""
+    titles = ["upsampler", "B, h, w, C", "/ torch", "/ nearest", "decoder step / nearest", "peak MiB", "result MiB"]
+    rows = []
+    for one in found:
+        ratios = (one.rule_by_torch, one.rule_by_nearest, one.step_by_nearest)
+        row = [one.upsampler, ", ".join(map(str, one.shape)), *("–" if r is None else f"{r:.2f}" for r in ratios)]
+        row += ["–" if one.peak_mib is None else f"{one.peak_mib:.0f}", f"{one.output_mib:.0f}"]
+        rows.append([*row, f"{one.rule_ms:.2f}"] if on_gpu else row)
+    return [*titles, "ms"] if on_gpu else titles, rows
+
+
+def as_markdown(found: list[Measurement], environment: dict, jit: bool, on_gpu: bool) -> str:
+    """The table with what one needs to know to read it."""
+    titles, rows = table(found, on_gpu)
+    versions = ", ".join(
+        f"{name} {environment['versions'][name]}"
+        for name in ("keras", "tensorflow", "tensorflow-cpu", "jax", "torch")
+        if name in environment["versions"]
+    )
+    lines = [
+        "# What the upsamplers cost in time and memory",
+        "",
+        f"Forward and backward pass in float32 on {environment['device']} ({environment['cpu_count']} cores), backend "
+        f"{environment['backend']} {'with' if jit else 'without'} XLA; {versions}. Written by",
+        "`python scripts/benchmark.py upsamplers --output docs/results/upsamplers.json`.",
+        "",
+        "- **/ torch**: time of the bare rule over that of PyTorch's operation (channels first, eager) in turns in the same",
+        "  process, the median of the ratios; below 1 is faster than PyTorch. – where PyTorch has no such operation.",
+        "- **/ nearest**: over the bare nearest neighbour. **decoder step / nearest**: with the shared projection from C to",
+        "  C/2 channels on both sides, as a decoder spends it.",
+        "- **peak MiB**: most memory the bare rule's two passes hold at once beyond their inputs, and **result MiB** the",
+        "  result alone; the gradient of the input and of the weights belongs to the peak.",
+        "",
+        f"| {' | '.join(titles)} |",
+        f"|---|---|{'---:|' * (len(titles) - 2)}",
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def as_json(found: list[Measurement]) -> list[dict]:
+    """Measurements as plain values."""
+    return [asdict(measurement) for measurement in found]

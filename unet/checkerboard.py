@@ -1,0 +1,81 @@
+"""How much a decoder's response depends on pixel phase: the checkerboard of Odena et al. (2016) as one number.
+
+A constant input has no place of its own, so that away from the border an upsampler without phase dependence answers it
+with a constant. What varies with the position modulo the upsampling factor is the upsampler's own pattern: uneven
+overlap (kernel 3, stride 2), unequal weights for the places of a cell, or zeros between values (unpooling).
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+from unet.upsamplers import MaxPoolWithArgmax, Upsampler
+
+
+def phase_dependence(response: np.ndarray, period: int) -> float:
+    """Share of a response to a constant input that depends on the position modulo ``period``.
+
+    The root mean square of the phases' deviation from their mean, over the root mean square of the whole: 0 where the
+    response is constant, 0.866 where one pixel in 2×2 is not zero, never above 1.
+
+    Args:
+        response: ``(B, H, W, C)`` without what the border influences; H and W at least ``period``.
+        period: Upsampling factor in pixels.
+
+    Returns:
+        Number from 0 to 1; 0 for a response that is zero everywhere.
+
+    Raises:
+        ValueError: The response is smaller than one period.
+    """
+    batch, height, width, channels = response.shape
+    rows, columns = height // period, width // period
+    if not rows or not columns:
+        raise ValueError(f"response must hold at least {period}×{period} pixels, received {height}×{width}")
+    response = np.asarray(response, "float64")[:, : rows * period, : columns * period]
+    cells = response.reshape(batch, rows, period, columns, period, channels)
+    phases = cells.mean((1, 3))  # (B, period, period, C)
+    deviation = phases - phases.mean((1, 2), keepdims=True)
+    whole = np.sqrt(np.mean(response**2))
+    return float(np.sqrt(np.mean(deviation**2)) / whole) if whole else 0.0
+
+
+def of_upsampler(layer: Upsampler, channels: int, skip_channels: int | None = None, seed: int = 0) -> float:
+    """Phase dependence of one upsampler, built or not, on constant maps with normally distributed channels.
+
+    Args:
+        layer: The upsampler.
+        channels: Of its input.
+        skip_channels: Of the skip, constant as well; ``None``: those of the output.
+        seed: Draws the constants.
+    """
+    size, margin, batch = 16, 4, 16
+    filters = layer.output_channels(channels)
+    rng = np.random.default_rng(seed)
+
+    def constant(size, channels):
+        return np.tile(rng.normal(size=(batch, 1, 1, channels)), (1, size, size, 1)).astype("float32")
+
+    x, skip = constant(size, channels), constant(2 * size, skip_channels or filters)
+    argmax = MaxPoolWithArgmax()(constant(2 * size, filters))[1] if layer.needs_argmax else None
+    y = ops.convert_to_numpy(ops.cast(layer(x, skip, argmax), "float32"))
+    return phase_dependence(y[:, 2 * margin : -2 * margin, 2 * margin : -2 * margin], 2)
+
+
+def of_network(network: keras.Model, depth: int, seed: int = 0) -> float:
+    """Phase dependence of a network's logits on images of one colour.
+
+    Measured modulo ``2**depth`` in the middle of images so large that their borders matter little.
+
+    Args:
+        network: From :func:`unet.model.build_unet`, for any size; trained or not.
+        depth: How often it halves the resolution.
+        seed: Draws the colours.
+    """
+    period = 2**depth
+    size = 24 * period
+    colours = np.random.default_rng(seed).uniform(0, 255, size=(4, 1, 1, 3))
+    images = np.tile(colours, (1, size, size, 1)).astype("float32")
+    middle = slice((size - 2 * period) // 2 // period * period, None)
+    logits = ops.convert_to_numpy(ops.cast(network(images), "float32"))[:, middle, middle]
+    return phase_dependence(logits[:, : 2 * period, : 2 * period], period)
