@@ -9,7 +9,7 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BARE := .venv-no-tensorflow
 PIP := bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-PYTEST := bin/python -m pytest --numprocesses auto --maxprocesses 4
+PYTEST := bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 .PHONY: demo test lint notebooks parity schema clean
 

@@ -31,24 +31,28 @@ def main(
         raise InputError(f"WHAT: {what!r} is not upsamplers{nearest(what, ['upsamplers'])}")
     if output is not None and output.suffix != ".json":
         raise InputError(f"--output: {output} must end in .json; the table goes to .md beside it")
-    cli.use_backend()
     from unet import benchmark
-    from unet.files import write_json, write_text
-    from unet.runs import environment
-    from unet.tables import rows_table
 
     shapes = tuple(_shape(text) for text in shape) if shape else benchmark.SHAPES
     names = [name for name in benchmark.VARIANTS if name.startswith(only)]
     if not names:
         raise InputError(f"--only: {only!r} begins none of {', '.join(benchmark.VARIANTS)}")
+    cli.use_backend()
+    from unet.files import write_json, write_text
+    from unet.runs import environment
+    from unet.tables import rows_table
+
     machine = environment()
     on_gpu = not machine["device"].startswith("CPU")
     jit = jit if jit is not None else on_gpu or machine["backend"] == "jax"
-    found = list(benchmark.run(names, shapes, repeats, jit))
+    found: list[benchmark.Measurement] = []
+    for measurements in benchmark.run(names, shapes, repeats, jit):
+        found += measurements
+        if output is not None:  # after every upsampler: what is measured stays
+            write_json(output, {"environment": machine | {"jit": jit}, "measurements": benchmark.as_json(found)})
+            write_text(output.with_suffix(".md"), benchmark.as_markdown(found, machine, jit, on_gpu))
     rows_table(*benchmark.table(found, on_gpu), title=f"{machine['backend']} {'with' if jit else 'without'} XLA")
     if output is not None:
-        write_json(output, {"environment": machine | {"jit": jit}, "measurements": benchmark.as_json(found)})
-        write_text(output.with_suffix(".md"), benchmark.as_markdown(found, machine, jit, on_gpu))
         print(f"written: {output}, {output.with_suffix('.md')}")
 
 

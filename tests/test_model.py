@@ -6,11 +6,14 @@ import pytest
 from keras import layers, ops
 
 from tests.conftest import BACKEND
+from tests.gradients import gradients
 from unet.cost import multiply_adds, stages, total
 from unet.model import build_unet
 from unet.upsamplers import UPSAMPLERS
 
 TINY = {"width": 4, "depth": 2}
+SIZES = [(1, 1), (37, 53)] if BACKEND == "jax" else [(1, 1), (2, 3), (37, 53), (127, 255)]
+"""On JAX fewer: every operation is compiled for every size."""
 BY_THE_TAP = {"bilinear", "bicubic", "bilinear_additive", "dysample"}
 """Their multiply-adds are those of the taps; the products of a band's blocks, or none, are what PyTorch counts."""
 
@@ -22,10 +25,30 @@ def pixels(rng, *size):
 @pytest.mark.parametrize("upsampler", list(UPSAMPLERS))
 def test_any_size_gives_float32_logits_of_that_size(rng, upsampler):
     model = build_unet(5, upsampler=upsampler, dtype="mixed_bfloat16", **TINY)
-    for size in [(1, 1), (2, 3), (37, 53), (16, 16)]:
+    for size in SIZES:
         logits = model(pixels(rng, *size))
         assert tuple(logits.shape) == (2, *size, 5)
         assert keras.backend.standardize_dtype(logits.dtype) == "float32"
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="JAX would compile every operation for every size: minutes")
+@pytest.mark.parametrize("upsampler", list(UPSAMPLERS))
+def test_any_size_trains(rng, upsampler):
+    model = build_unet(3, upsampler=upsampler, **TINY)
+    weights = [ops.convert_to_numpy(variable) for variable in model.trainable_variables]
+    others = list(model.non_trainable_variables)
+    moved = [False] * len(weights)
+    for size in SIZES:
+        images, labels = pixels(rng, *size), rng.integers(0, 3, (2, *size))
+
+        def loss(*weights, images=images, labels=labels):
+            logits, _ = model.stateless_call(list(weights), others, images, training=True)
+            return ops.mean(ops.sparse_categorical_crossentropy(labels, logits, from_logits=True))
+
+        slopes = gradients(loss, weights)
+        assert all(np.isfinite(slope).all() for slope in slopes)
+        moved = [before or bool(np.abs(slope).max() > 0) for before, slope in zip(moved, slopes)]
+    assert all(moved), [v.path for v, some in zip(model.trainable_variables, moved) if not some]
 
 
 @pytest.mark.parametrize("block", ["plain", "residual"])

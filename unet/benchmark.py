@@ -6,6 +6,7 @@ reported; on a GPU milliseconds as well.
 """
 
 import functools
+import logging
 import multiprocessing
 import os
 import statistics
@@ -62,7 +63,7 @@ class Measurement:
 
 
 def measure(name: str, shape: Shape, repeats: int, jit: bool) -> Measurement:
-    """Time one variant; runs in a process of its own."""
+    """Time one variant on one shape."""
     rule, theirs = _step(name, shape, False, jit), _counterpart(name, shape)
     steps: dict[str, Callable[[], None]] = {
         "rule": rule,
@@ -73,11 +74,12 @@ def measure(name: str, shape: Shape, repeats: int, jit: bool) -> Measurement:
     if theirs:
         steps["theirs"] = theirs
     for step in steps.values():
-        step(), step()
+        step()
     rounds: list[dict[str, float]] = []
     for _ in range(repeats):
         seconds = {}
         for key, step in steps.items():
+            step()  # what ran before it is forgotten
             start = time.perf_counter()
             step()
             seconds[key] = time.perf_counter() - start
@@ -99,28 +101,28 @@ def measure(name: str, shape: Shape, repeats: int, jit: bool) -> Measurement:
 
 
 def measure_memory(name: str, shape: Shape, jit: bool) -> tuple[float | None, float]:
-    """Peak memory and size of the result in MiB; runs in a process of its own that gives freed memory back at once."""
+    """Peak memory and size of the result in MiB; on a CPU that of the process' first large step."""
+    _step(name, (1, 4, 4, shape[3]), False, jit)()  # loads what the process needs at all
     step = _step(name, shape, False, jit)
-    step()
-    peak = _peak_on_gpu()
-    if peak is None:
-        peak = _peak_on_cpu(step)
+    peak = _peak_on_cpu(step)
+    if (on_gpu := _peak_on_gpu()) is not None:
+        peak = on_gpu
     batch, h, w, channels = shape
     if VARIANTS[name][0] in ("pixel_shuffle", "bilinear_additive"):
         channels //= 4
     return peak, batch * 4 * h * w * channels * 4 / 2**20
 
 
-def run(names: list[str], shapes: tuple[Shape, ...], repeats: int, jit: bool) -> Iterator[Measurement]:
-    """Measure the variants called ``names`` on every shape, one after the other."""
+def run(names: list[str], shapes: tuple[Shape, ...], repeats: int, jit: bool) -> Iterator[list[Measurement]]:
+    """Measure the variants called ``names``, one after the other, each on every shape."""
     from unet.progress import track
 
-    jobs = [(name, shape) for name in names for shape in shapes]
-    for name, shape in track(jobs, len(jobs), "measuring"):
+    for name in track(names, len(names), "measuring"):
         with _fresh_process() as process:
-            found = process.submit(measure, name, shape, repeats, jit).result()
-        with _fresh_process(MALLOC_MMAP_THRESHOLD_="65536", MALLOC_ARENA_MAX="1") as process:
-            found.peak_mib, found.output_mib = process.submit(measure_memory, name, shape, jit).result()
+            found = [process.submit(measure, name, shape, repeats, jit).result() for shape in shapes]
+        for one in found:
+            with _fresh_process(MALLOC_MMAP_THRESHOLD_="65536", MALLOC_ARENA_MAX="1") as process:
+                one.peak_mib, one.output_mib = process.submit(measure_memory, name, one.shape, jit).result()
         yield found
 
 
@@ -143,6 +145,7 @@ def _quiet() -> None:
     from unet import cli
 
     cli.use_backend()
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # many functions of one name are no reason to warn here
 
 
 def _inputs(name: str, shape: Shape, projected: bool) -> tuple:
@@ -166,8 +169,9 @@ def _inputs(name: str, shape: Shape, projected: bool) -> tuple:
     cells = rng.integers(0, 4, size=(batch, h, w, out))
     rows, columns = 2 * np.arange(h)[:, None, None] + cells // 2, 2 * np.arange(w)[:, None] + cells % 2
     argmax = (rows * 2 * w + columns).astype("int32")
-    layer(x, skip if layer.needs_skip else None, argmax if layer.needs_argmax else None)
-    return layer, x, skip if layer.needs_skip else None, argmax if layer.needs_argmax else None, dy
+    skip, argmax = skip if layer.needs_skip else None, argmax if layer.needs_argmax else None
+    layer.build(x.shape, *(None if array is None else array.shape for array in (skip, argmax)))
+    return layer, x, skip, argmax, dy
 
 
 def _step(name: str, shape: Shape, projected: bool, jit: bool) -> Callable[[], None]:
@@ -200,7 +204,6 @@ def _step(name: str, shape: Shape, projected: bool, jit: bool) -> Callable[[], N
         weights = [variable.value for variable in layer.trainable_variables]
         x, skip, argmax, dy = (None if a is None else jax.numpy.asarray(a) for a in (x, skip, argmax, dy))
 
-        @jax.jit
         def passes(x, skip, weights, argmax, dy):
             def call(x, skip, weights):
                 return layer.stateless_call(weights, [], x, skip, argmax)[0]
@@ -208,8 +211,10 @@ def _step(name: str, shape: Shape, projected: bool, jit: bool) -> Callable[[], N
             y, pull = jax.vjp(call, x, skip, weights)
             return y, pull(dy)
 
+        compiled = jax.jit(passes).lower(x, skip, weights, argmax, dy).compile()
+
         def step():
-            jax.block_until_ready(passes(x, skip, weights, argmax, dy))
+            jax.block_until_ready(compiled(x, skip, weights, argmax, dy))
 
     else:
         import torch
@@ -237,7 +242,7 @@ def _counterpart(name: str, shape: Shape) -> Callable[[], None] | None:
     except ImportError:
         return None
     registered, options = VARIANTS[name]
-    layer, x, _, argmax, dy = _inputs(name, shape, False)
+    _, x, _, argmax, dy = _inputs(name, shape, False)
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
     def tensor(array):
@@ -262,7 +267,7 @@ def _counterpart(name: str, shape: Shape) -> Callable[[], None] | None:
         indices = tensor(argmax.astype("int64"))
 
         def forward():
-            return F.max_unpool2d(x, indices, 2)
+            return F.max_unpool2d(x, indices, [2, 2])
 
     elif registered == "pixel_shuffle":
 
@@ -317,17 +322,14 @@ def _peak_on_cpu(step: Callable[[], None]) -> float | None:
         with open("/proc/self/status") as file:
             return next(int(line.split()[1]) for line in file if line.startswith(key)) / 1024
 
-    growth = []
-    for _ in range(3):
-        try:
-            with open("/proc/self/clear_refs", "w") as file:
-                file.write("5")  # resets the high-water mark
-        except OSError:
-            return None
-        before = status("VmRSS:")
-        step()
-        growth.append(status("VmHWM:") - before)
-    return statistics.median(growth)
+    try:
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")  # resets the high-water mark
+    except OSError:
+        return None
+    before = status("VmRSS:")
+    step()
+    return status("VmHWM:") - before
 
 
 def table(found: list[Measurement], on_gpu: bool) -> tuple[list[str], list[list[str]]]:
@@ -357,12 +359,12 @@ def as_markdown(found: list[Measurement], environment: dict, jit: bool, on_gpu: 
         f"{environment['backend']} {'with' if jit else 'without'} XLA; {versions}. Written by",
         "`python scripts/benchmark.py upsamplers --output docs/results/upsamplers.json`.",
         "",
-        "- **/ torch**: time of the bare rule over that of PyTorch's operation (channels first, eager) in turns in the same",
-        "  process, the median of the ratios; below 1 is faster than PyTorch. – where PyTorch has no such operation.",
-        "- **/ nearest**: over the bare nearest neighbour. **decoder step / nearest**: with the shared projection from C to",
-        "  C/2 channels on both sides, as a decoder spends it.",
-        "- **peak MiB**: most memory the bare rule's two passes hold at once beyond their inputs, and **result MiB** the",
-        "  result alone; the gradient of the input and of the weights belongs to the peak.",
+        "- **/ torch**: time of the bare rule over that of PyTorch's operation (channels first, eager), in turns in",
+        "  the same process, the median of the ratios; below 1 is faster. – where PyTorch has no such operation.",
+        "- **/ nearest**: over the bare nearest neighbour. **decoder step / nearest**: with the shared projection from",
+        "  C to C/2 channels on both sides, as a decoder spends it.",
+        "- **peak MiB**: most memory the bare rule's two passes hold at once beyond their inputs, gradients included;",
+        "  **result MiB**: the result alone.",
         "",
         f"| {' | '.join(titles)} |",
         f"|---|---|{'---:|' * (len(titles) - 2)}",

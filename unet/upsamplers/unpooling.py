@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from unet.gradients import differentiable
 from unet.upsamplers.base import Upsampler, check_positive
 from unet.upsamplers.interpolation import nearest
 
@@ -154,13 +155,16 @@ class MaxUnpool(Upsampler):
         is_cells = self._is_default_pooling() and (self.output_size is None or size_of_cells(size) == (rows, columns))
         if not is_cells:
             return _scatter(x, argmax, *size)
-        position = ops.arange(2 * rows, dtype="int32")[:, None] * ops.cast(size[1], "int32")
-        position = position + ops.arange(2 * columns, dtype="int32")
-        position = ops.repeat(ops.reshape(position, (-1,)), channels)[None]
-        found = ops.equal(ops.reshape(nearest(argmax), (-1, 4 * rows * columns * channels)), position)
-        y = ops.reshape(nearest(x), (-1, 4 * rows * columns * channels))
-        y = ops.reshape(ops.where(found, y, ops.zeros_like(y)), (-1, 2 * rows, 2 * columns, channels))
-        return y if skip is not None else y[:, : size[0], : size[1]]
+        found = _places(argmax, rows, columns, size[1], channels)
+
+        def forward(x):
+            return ops.where(found, nearest(x), ops.cast(0, x.dtype))
+
+        def backward(dy, x):
+            return 4 * ops.average_pool(ops.where(found, dy, ops.cast(0, dy.dtype)), 2, strides=2)
+
+        y = differentiable(forward, backward)(x)
+        return y if self.output_size is None else y[:, : size[0], : size[1]]
 
     def _is_default_pooling(self) -> bool:
         return (self.pool_size, self.strides, self.padding) == (2, 2, 0)
@@ -185,6 +189,17 @@ class MaxUnpool(Upsampler):
             "padding": self.padding,
             "output_size": self.output_size,
         }
+
+
+def _places(argmax, rows, columns, width, channels):
+    """Which pixel of each 2×2 cell the argmax names: bool ``(B, 2·rows, 2·columns, C)``."""
+    row = ops.arange(rows, dtype="int32")[:, None] * 2 * ops.cast(width, "int32")
+    origin = row + ops.arange(columns, dtype="int32") * 2  # flat position of each cell's first pixel
+    origin = ops.repeat(ops.reshape(origin, (-1,)), channels)[None]
+    within = ops.reshape(ops.reshape(argmax, (-1, rows * columns * channels)) - origin, (-1, rows, columns, channels))
+    cells = [[ops.equal(within, i * width + j) for j in (0, 1)] for i in (0, 1)]
+    pairs = [ops.reshape(ops.concatenate(pair, axis=-1), (-1, rows, 2 * columns * channels)) for pair in cells]
+    return ops.reshape(ops.stack(pairs, axis=2), (-1, 2 * rows, 2 * columns, channels))
 
 
 def size_of_cells(size) -> tuple:
