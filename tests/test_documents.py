@@ -6,6 +6,7 @@ import re
 import pytest
 
 from tests.conftest import ROOT
+from unet import upsamplers
 
 pytestmark = pytest.mark.backend_free
 RESULTS = ROOT / "docs" / "results"
@@ -43,12 +44,20 @@ def test_the_configuration_tells_the_committed_score():
         assert f"{scores(f'pets_cpu/{upsampler}')['mean_iou']['dataset']:.3f} ({upsampler})" in text
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/results/README.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "CONTRIBUTING.md", "docs/results/README.md", "docs/adding-an-upsampler.md"]
+)
 def test_links_lead_to_files_that_are_there(document):
     file = ROOT / document
     links = re.findall(r"\]\((?!https?://)([^)#]+)", file.read_text(encoding="utf-8"))
     missing = [link for link in links if not (file.parent / link).exists()]
     assert missing == []
+
+
+def test_every_upsampler_and_its_options_are_in_the_readme():
+    for name in upsamplers.UPSAMPLERS:
+        row = next(line for line in README.splitlines() if line.startswith(f"| `{name}` |") and line.count("|") == 4)
+        assert re.findall(r"`(\w+)`", row.split("|")[3]) == list(upsamplers.options(name))
 
 
 def test_every_shipped_configuration_is_in_the_readme():

@@ -169,9 +169,9 @@ def _inputs(name: str, shape: Shape, projected: bool) -> tuple:
     cells = rng.integers(0, 4, size=(batch, h, w, out))
     rows, columns = 2 * np.arange(h)[:, None, None] + cells // 2, 2 * np.arange(w)[:, None] + cells % 2
     argmax = (rows * 2 * w + columns).astype("int32")
-    skip, argmax = skip if layer.needs_skip else None, argmax if layer.needs_argmax else None
-    layer.build(x.shape, *(None if array is None else array.shape for array in (skip, argmax)))
-    return layer, x, skip, argmax, dy
+    wanted = (skip if layer.needs_skip else None, argmax if layer.needs_argmax else None)
+    layer.build(x.shape, *(None if array is None else array.shape for array in wanted))
+    return layer, x, *wanted, dy
 
 
 def _step(name: str, shape: Shape, projected: bool, jit: bool) -> Callable[[], None]:

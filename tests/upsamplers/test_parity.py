@@ -1,7 +1,10 @@
 """Every upsampler against its independent reference, values and gradients; see ``parity.py``."""
 
+import json
+
 import pytest
 
+from tests.conftest import ROOT
 from tests.upsamplers import parity
 from unet.upsamplers import UPSAMPLERS
 
@@ -16,3 +19,17 @@ def test_values_and_gradients_equal_the_reference(case, size):
 
 def test_every_upsampler_has_a_reference():
     assert {case.name for case in parity.CASES} == set(UPSAMPLERS)
+
+
+@pytest.mark.backend_free
+def test_the_committed_table_holds_every_case_on_every_backend():
+    path = ROOT / "docs" / "results" / "parity.json"
+    figures = json.loads(path.read_text(encoding="utf-8"))
+    assert set(figures) == {"tensorflow", "jax", "torch"}
+    for measured in figures.values():
+        assert set(measured) == {str(case) for case in parity.CASES}
+        for case in parity.CASES:
+            found = measured[str(case)]
+            assert found["reference"] == case.reference
+            assert max(found["values"], found["gradient"] or 0) <= case.tolerance
+    assert path.with_suffix(".md").read_text(encoding="utf-8") == parity.table(figures)

@@ -419,3 +419,17 @@ def test_the_activation_comes_after_the_rule(rng):
     relu.set_weights(linear.get_weights())
     np.testing.assert_allclose(values(relu(x)), np.maximum(values(linear(x)), 0), atol=1e-6)
     assert keras.activations.serialize(relu.activation) == "relu"
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        MaxPoolWithArgmax(3, 2, 1, ceil_mode=False),
+        MaxUnpool(pool_size=3, strides=2, padding=1, output_size=(5, 7)),
+        ConvTranspose(4, 3, 1, 0, strides=3, dilation=2),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_arguments_for_use_outside_a_decoder_survive_saving(layer):
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
+    assert again.get_config() == layer.get_config()

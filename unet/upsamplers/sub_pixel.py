@@ -122,13 +122,12 @@ class ICNR(keras.initializers.Initializer):
 def pixel_shuffle(x):
     """``y[2h+i, 2w+j, c] = x[h, w, (2i + j)·C + c]``: ``(B, h, w, 4C)`` to ``(B, 2h, 2w, C)``."""
     height, width, channels = ops.shape(x)[1:]
-    top, bottom = x[..., : channels // 2], x[..., channels // 2 :]  # (B, h, w, 2C): two pixels side by side
-    y = ops.stack([ops.reshape(half, (-1, height, width * channels // 2)) for half in (top, bottom)], axis=2)
-    return ops.reshape(y, (-1, 2 * height, 2 * width, channels // 4))
+    x = ops.reshape(x, (-1, width, 2, channels // 2))  # for either row of a cell its two pixels
+    return ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (-1, 2 * height, 2 * width, channels // 4))
 
 
 def pixel_unshuffle(y):
     """Undo :func:`pixel_shuffle`: ``(B, 2h, 2w, C)`` to ``(B, h, w, 4C)``."""
     height, width, channels = ops.shape(y)[1:]
-    rows = ops.reshape(y, (-1, height // 2, 2, width // 2, 2 * channels))
-    return ops.concatenate([rows[:, :, 0], rows[:, :, 1]], axis=-1)
+    y = ops.reshape(y, (-1, 2, width // 2, 2 * channels))
+    return ops.reshape(ops.transpose(y, (0, 2, 1, 3)), (-1, height // 2, width // 2, 4 * channels))

@@ -6,6 +6,7 @@ from keras import ops
 from unet.gradients import differentiable
 from unet.upsamplers.base import Upsampler, check_positive
 from unet.upsamplers.interpolation import nearest
+from unet.upsamplers.sub_pixel import pixel_shuffle
 
 
 @keras.saving.register_keras_serializable("unet")
@@ -141,7 +142,11 @@ class MaxUnpool(Upsampler):
         super().__init__(filters, **kwargs)
         pooling = MaxPoolWithArgmax(pool_size, strides, padding)  # checks the values
         self.pool_size, self.strides, self.padding = pooling.pool_size, pooling.strides, pooling.padding
-        self.output_size = None if output_size is None else tuple(output_size)
+        self.output_size = output_size
+        if output_size is not None:
+            height, width = output_size
+            check_positive(height=height, width=width)
+            self.output_size = (height, width)
 
     def check_doubles(self):
         """A decoder undoes the network's own pooling."""
@@ -197,9 +202,8 @@ def _places(argmax, rows, columns, width, channels):
     origin = row + ops.arange(columns, dtype="int32") * 2  # flat position of each cell's first pixel
     origin = ops.repeat(ops.reshape(origin, (-1,)), channels)[None]
     within = ops.reshape(ops.reshape(argmax, (-1, rows * columns * channels)) - origin, (-1, rows, columns, channels))
-    cells = [[ops.equal(within, i * width + j) for j in (0, 1)] for i in (0, 1)]
-    pairs = [ops.reshape(ops.concatenate(pair, axis=-1), (-1, rows, 2 * columns * channels)) for pair in cells]
-    return ops.reshape(ops.stack(pairs, axis=2), (-1, 2 * rows, 2 * columns, channels))
+    cells = [ops.equal(within, i * width + j) for i in (0, 1) for j in (0, 1)]
+    return pixel_shuffle(ops.concatenate(cells, axis=-1))
 
 
 def size_of_cells(size) -> tuple:
