@@ -356,8 +356,8 @@ def as_markdown(found: list[Measurement], environment: dict, jit: bool, on_gpu: 
         "# What the upsamplers cost in time and memory",
         "",
         f"Forward and backward pass in float32 on {environment['device']} ({environment['cpu_count']} cores), backend "
-        f"{environment['backend']} {'with' if jit else 'without'} XLA; {versions}. Written by",
-        "`python scripts/benchmark.py upsamplers --output docs/results/upsamplers.json`.",
+        f"{environment['backend']} {'with' if jit else 'without'} XLA; {versions}.",
+        "Written by `scripts/benchmark.py`.",
         "",
         "- **/ torch**: time of the bare rule over that of PyTorch's operation (channels first, eager), in turns in",
         "  the same process, the median of the ratios; below 1 is faster. – where PyTorch has no such operation.",
