@@ -1,8 +1,8 @@
 """Time and memory of the upsamplers, forward and backward, beside PyTorch's operations in the same process.
 
-Every upsampler is measured in two processes of its own: one for time, where it takes turns with its counterpart in
-PyTorch and with ``nearest``, and one for memory. On a CPU absolute times depend on the machine, so ratios are
-reported; on a GPU milliseconds as well.
+Every upsampler is measured in processes of its own: one for time, where it takes turns with its counterpart in
+PyTorch and with ``nearest``, and one for the memory of each shape. On a CPU absolute times depend on the
+machine, so ratios are reported; on a GPU milliseconds as well.
 """
 
 import functools

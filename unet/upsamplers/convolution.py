@@ -148,9 +148,10 @@ class ResizeConv(Upsampler):
 
     def build_rule(self, channels, skip_channels):
         """Make the convolution at high resolution."""
-        kind = self.kernel_initializer
-        config = kind.get_config() if self.seed is None else kind.get_config() | {"seed": self.rule_seed(0)}
-        initializer = type(kind).from_config(config if "seed" in kind.get_config() else kind.get_config())
+        config = self.kernel_initializer.get_config()
+        if self.seed is not None and "seed" in config:
+            config["seed"] = self.rule_seed(0)
+        initializer = type(self.kernel_initializer).from_config(config)
         self.refine = self.convolution(channels, self.kernel_size, "refine", initializer)
         self.refine.build((None, None, None, channels))
 

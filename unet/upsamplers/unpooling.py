@@ -77,9 +77,7 @@ class MaxPoolWithArgmax(keras.Layer):
                     :, i : i + (rows - 1) * stride + 1 : stride, j : j + (columns - 1) * stride + 1 : stride, :
                 ]
                 offset = ops.where(ops.equal(candidate, maximum), i * width + j, offset)
-        row = (ops.arange(rows, dtype="int32") * stride - before)[:, None]
-        column = (ops.arange(columns, dtype="int32") * stride - before)[None, :]
-        origin = row * ops.cast(width, "int32") + column
+        origin = _origins(rows, columns, width, stride, before)
         return pooled, ops.cast(offset, "int32") + origin[None, :, :, None]
 
     def _windows(self, n):
@@ -196,11 +194,16 @@ class MaxUnpool(Upsampler):
         }
 
 
+def _origins(rows, columns, width, stride=2, before=0):
+    """Flat position of each window's first pixel in an image ``width`` wide: int32 ``(rows, columns)``."""
+    row = (ops.arange(rows, dtype="int32") * stride - before)[:, None]
+    column = (ops.arange(columns, dtype="int32") * stride - before)[None, :]
+    return row * ops.cast(width, "int32") + column
+
+
 def _places(argmax, rows, columns, width, channels):
     """Which pixel of each 2×2 cell the argmax names: bool ``(B, 2·rows, 2·columns, C)``."""
-    row = ops.arange(rows, dtype="int32")[:, None] * 2 * ops.cast(width, "int32")
-    origin = row + ops.arange(columns, dtype="int32") * 2  # flat position of each cell's first pixel
-    origin = ops.repeat(ops.reshape(origin, (-1,)), channels)[None]
+    origin = ops.repeat(ops.reshape(_origins(rows, columns, width), (-1,)), channels)[None]
     within = ops.reshape(ops.reshape(argmax, (-1, rows * columns * channels)) - origin, (-1, rows, columns, channels))
     cells = [ops.equal(within, i * width + j) for i in (0, 1) for j in (0, 1)]
     return pixel_shuffle(ops.concatenate(cells, axis=-1))
