@@ -39,8 +39,9 @@ def run(command) -> None:
     except OSError as error:
         _fail(error, 1, debug)
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # another Ctrl-C ends the process, not what ends with it
         sys.exit(130)
+    finally:  # also when typer has made an exit of Ctrl-C: another one ends the process without a word
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def use_backend() -> str:
