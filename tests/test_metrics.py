@@ -137,3 +137,33 @@ def test_a_perfect_prediction_scores_one_everywhere(rng):
         return [leaf for v in value.values() for leaf in leaves(v)] if isinstance(value, dict) else [value]
 
     assert set(leaves({k: v for k, v in tally.scores().items() if k != "images"})) == {1.0}
+
+
+def test_band_accuracy_equals_its_definition(rng):
+    """Pixels within w of a pixel of another class, by looking at every pixel's neighbourhood."""
+    truth, logits = blobs(rng, images=3, size=(20, 23))
+    truth[2] = 1  # no contour at all
+    prediction = logits.argmax(-1)
+    counts = metrics.band_counts(truth, prediction)
+    assert counts.shape == (3, len(metrics.BAND_WIDTHS), 2)
+    for image in range(3):
+        mask = truth[image]
+        rows, columns = np.indices(mask.shape)
+        contour = np.zeros(mask.shape, bool)
+        for i, j in np.ndindex(mask.shape):
+            near = [(i + a, j + b) for a, b in ((-1, 0), (1, 0), (0, -1), (0, 1))]
+            near = [mask[p] for p in near if 0 <= p[0] < mask.shape[0] and 0 <= p[1] < mask.shape[1]]
+            contour[i, j] = mask[i, j] != IGNORE and any(n not in (mask[i, j], IGNORE) for n in near)
+        for index, width in enumerate(metrics.BAND_WIDTHS):
+            band = np.zeros(mask.shape, bool)
+            for i, j in zip(*np.nonzero(contour)):
+                band |= np.maximum(abs(rows - i), abs(columns - j)) < width
+            band &= mask != IGNORE
+            assert counts[image, index].tolist() == [(band & (prediction[image] == mask)).sum(), band.sum()]
+    tally = metrics.Tally(CLASSES)
+    tally.add(["a", "b", "c"], truth, logits)
+    scores = tally.scores()["band_accuracy"]
+    assert list(scores) == ["1", "2", "4", "8", "16"]
+    right, pixels = counts[:, 0].sum(0)
+    assert scores["1"]["dataset"] == right / pixels
+    assert scores["1"]["per_image"] == pytest.approx(np.mean(counts[:2, 0, 0] / counts[:2, 0, 1]))  # the third has none

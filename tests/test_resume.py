@@ -94,7 +94,7 @@ def test_killed_runs_end_with_the_bits_of_one_that_was_not(tmp_path):
 
 
 def assert_same_run(whole: Path, killed: Path, message: str) -> None:
-    """Same bits in every array, same history but for the speed, nothing left lying about."""
+    """Same bits in every array, same history but for speed and memory, nothing left lying about."""
     for file in ("best.keras", "last.keras"):
         a, b = weights(whole / file), weights(killed / file)
         assert a.keys() == b.keys()
@@ -102,10 +102,10 @@ def assert_same_run(whole: Path, killed: Path, message: str) -> None:
         assert [key for key in a if not np.array_equal(a[key], b[key])] == [], f"{file}, {message}"
     rows = [(run / "history.csv").read_text().splitlines() for run in (whole, killed)]
     assert len(rows[0]) == len(rows[1]) == EPOCHS + 1
-    speed = rows[0][0].split(",").index("images_per_second")
-    for a, b in zip(*rows):
-        drop = [[v for i, v in enumerate(row.split(",")) if i != speed] for row in (a, b)]
-        assert drop[0] == drop[1], message
+    titles = rows[0][0].split(",")
+    kept = [i for i, title in enumerate(titles) if title not in ("images_per_second", "peak_memory_mib")]
+    for a, b in zip(*((row.split(",") for row in run) for run in rows)):
+        assert [a[i] for i in kept] == [b[i] for i in kept], message
     assert [path.name for path in killed.iterdir() if path.name.startswith(".")] == [".lock"]
 
 

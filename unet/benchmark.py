@@ -102,10 +102,12 @@ def measure(name: str, shape: Shape, repeats: int, jit: bool) -> Measurement:
 
 def measure_memory(name: str, shape: Shape, jit: bool) -> tuple[float | None, float]:
     """Peak memory and size of the result in MiB; on a CPU that of the process' first large step."""
+    from unet.device import peak_memory_on_gpu
+
     _step(name, (1, 4, 4, shape[3]), False, jit)()  # loads what the process needs at all
     step = _step(name, shape, False, jit)
     peak = _peak_on_cpu(step)
-    if (on_gpu := _peak_on_gpu()) is not None:
+    if (on_gpu := peak_memory_on_gpu()) is not None:
         peak = on_gpu
     batch, h, w, channels = shape
     if VARIANTS[name][0] in ("pixel_shuffle", "bilinear_additive"):
@@ -290,27 +292,6 @@ def _counterpart(name: str, shape: Shape) -> Callable[[], None] | None:
             torch.cuda.synchronize()
 
     return step
-
-
-def _peak_on_gpu() -> float | None:
-    """Most memory the backend has held on a GPU, in MiB; ``None`` without one."""
-    import keras
-
-    backend = keras.backend.backend()
-    if backend == "jax":
-        import jax
-
-        stats = jax.devices()[0].memory_stats() or {}
-        return stats["peak_bytes_in_use"] / 2**20 if "peak_bytes_in_use" in stats else None
-    if backend == "torch":
-        import torch
-
-        return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None
-    import tensorflow as tf
-
-    if not tf.config.list_physical_devices("GPU"):
-        return None
-    return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**20
 
 
 def _peak_on_cpu(step: Callable[[], None]) -> float | None:

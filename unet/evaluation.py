@@ -13,7 +13,7 @@ from PIL import Image
 from unet import data, figures
 from unet.data.cache import native_samples, resize_image
 from unet.errors import InputError
-from unet.files import write_text
+from unet.files import replacing, write_text
 from unet.metrics import Tally, pixel_accuracy
 from unet.progress import track
 from unet.runs import Run
@@ -27,7 +27,7 @@ EXAMPLES = 2
 
 
 def evaluate(run: Run, split: str = "test", native: bool = False) -> dict:
-    """Score ``best.keras`` on a split; write metrics.json, a CSV of every image, and figures.
+    """Score ``best.keras`` on a split; write metrics.json, scores and counts of every image, and figures.
 
     Args:
         run: A trained run.
@@ -66,6 +66,7 @@ def evaluate(run: Run, split: str = "test", native: bool = False) -> dict:
     scores = {"size": "native" if native else list(config.data.size)} | tally.scores()
     run.write_metrics(name, scores)
     _write_per_image(run, name, tally)
+    _write_counts(run, name, tally)
     title = f"{run.path.name}, {name.replace('_', ' ')}"
     if history := run.history():
         figures.learning_curves(history, run.figures / "learning_curves.png", run.path.name)
@@ -152,3 +153,9 @@ def _write_per_image(run: Run, name: str, tally: Tally) -> None:
     for i in np.argsort(scores, kind="stable"):
         writer.writerow([tally.names[i], f"{scores[i]:.6f}", f"{accuracy[i]:.6f}"])
     write_text(run.path / f"per_image_{name}.csv", text.getvalue())
+
+
+def _write_counts(run: Run, name: str, tally: Tally) -> None:
+    """``counts_<split>.npz``: ``names`` and ``confusion`` ``(N, C, C)`` of every image, for statistics over images."""
+    with replacing(run.counts_file(name)) as temporary:
+        np.savez_compressed(temporary, names=np.array(tally.names), confusion=tally.counts("confusion").astype("int32"))

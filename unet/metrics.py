@@ -16,6 +16,9 @@ from unet.data.sources import IGNORE
 BOUNDARY_RATIO = 0.02
 """Width of the band of Boundary IoU as a share of the image diagonal (Cheng et al. 2021)."""
 
+BAND_WIDTHS = (1, 2, 4, 8, 16)
+"""Half-widths in pixels of the bands around the true contours in which accuracy is counted."""
+
 
 def confusion(truth: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndarray:
     """Confusion matrix of each image.
@@ -99,6 +102,50 @@ def boundary_counts(truth: np.ndarray, prediction: np.ndarray, classes: int) -> 
     return intersection, union
 
 
+def contour_distance(truth: np.ndarray) -> np.ndarray:
+    """How far each pixel is from the nearest one of another class: 1 at a contour, on either side of it.
+
+    Args:
+        truth: uint8 ``(N, H, W)``; between ignored pixels and others there is no contour.
+
+    Returns:
+        int64 ``(N, H, W)``, the Chebyshev distance; more than H + W where an image has one class only.
+    """
+
+    def differ(one, other):
+        return (one != other) & (one != IGNORE) & (other != IGNORE)
+
+    contour = np.zeros(truth.shape, bool)
+    below, right = differ(truth[:, 1:], truth[:, :-1]), differ(truth[:, :, 1:], truth[:, :, :-1])
+    contour[:, 1:] |= below
+    contour[:, :-1] |= below
+    contour[:, :, 1:] |= right
+    contour[:, :, :-1] |= right
+    far = truth.shape[1] + truth.shape[2] + 1
+    return np.stack(
+        [
+            1 + ndimage.distance_transform_cdt(~image, "chessboard") if image.any() else np.full(image.shape, far)
+            for image in contour
+        ]
+    )
+
+
+def band_counts(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """Right and all pixels in bands around the true contours (trimap accuracy, Kohli et al. 2009).
+
+    Args:
+        truth: uint8 ``(N, H, W)``; ignored pixels are left out.
+        prediction: ``(N, H, W)``.
+
+    Returns:
+        int64 ``(N, 5, 2)``: right pixels and all pixels within 1, 2, 4, 8 and 16 pixels of a contour.
+    """
+    distance = contour_distance(truth)
+    valid, right = truth != IGNORE, truth == prediction
+    bands = [valid & (distance <= width) for width in BAND_WIDTHS]
+    return np.stack([np.stack([(band & right).sum((1, 2)), band.sum((1, 2))], axis=-1) for band in bands], axis=1)
+
+
 def pet_counts(truth: np.ndarray, logits: np.ndarray, pet: int, border: int) -> dict[str, np.ndarray]:
     """Intersection and union of the pet under three rules for the border class of a trimap.
 
@@ -156,6 +203,7 @@ class Tally:
         n = len(self.classes)
         parts = {"confusion": confusion(truth, prediction, n)}
         parts["boundary_intersection"], parts["boundary_union"] = boundary_counts(truth, prediction, n)
+        parts["band"] = band_counts(truth, prediction)
         if self.has_trimap:
             pet, border = self.classes.index("pet"), self.classes.index("border")
             parts |= {f"pet_{rule}": counts for rule, counts in pet_counts(truth, logits, pet, border).items()}
@@ -192,6 +240,15 @@ class Tally:
             "pixel_accuracy": {key: float(value) for key, value in accuracy.items()},
             "mean_boundary_iou": _over_classes(boundary),
             "boundary_iou": self._by_class(boundary),
+        }
+        right, pixels = np.moveaxis(self.counts("band"), -1, 0)
+        bands = _both(iou, right, pixels)
+        scores["band_accuracy"] = {
+            str(width): {
+                "dataset": float(bands["dataset"][index]),
+                "per_image": float(mean(bands["per_image"][:, index])),
+            }
+            for index, width in enumerate(BAND_WIDTHS)
         }
         if self.has_trimap:
             for name, score in (("pet_iou", iou), ("pet_dice", dice)):

@@ -6,6 +6,8 @@ history.csv       one row an epoch
 last.keras        the whole training state after the last checkpointed epoch
 best.keras        the network with the best validation mean IoU, from pixels to logits
 metrics.json      scores of every evaluated split
+per_image_*.csv   scores of every image of such a split
+counts_*.npz      confusion matrices of its images
 figures/          pictures
 tensorboard/      scalars and pictures for TensorBoard
 log.txt           what the commands said
@@ -87,6 +89,10 @@ class Run:
             )
         return run
 
+    def counts_file(self, split: str) -> Path:
+        """Confusion matrices of the images of an evaluated split."""
+        return self.path / f"counts_{split}.npz"
+
     @property
     def config(self) -> Config:
         """The configuration it was made with."""
@@ -103,7 +109,8 @@ class Run:
         """Write history.csv; floats keep every digit."""
         text = io.StringIO()
         if rows:
-            writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+            titles = list(dict.fromkeys(title for row in rows for title in row))
+            writer = csv.DictWriter(text, titles, restval="nan", lineterminator="\n")
             writer.writeheader()
             writer.writerows({k: int(v) if k == "epoch" else repr(float(v)) for k, v in row.items()} for row in rows)
         write_text(self.history_file, text.getvalue())
@@ -167,6 +174,8 @@ def environment() -> dict:
     """Versions, device and commit of this process."""
     import keras
 
+    from unet import device
+
     packages = ("keras", "tensorflow", "tensorflow-cpu", "jax", "torch", "numpy", "unet-upsamplers")
     versions = {}
     for package in packages:
@@ -175,40 +184,13 @@ def environment() -> dict:
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "backend": keras.backend.backend(),
-        "device": device(),
+        "device": device.name(),
         "cpu_count": os.cpu_count(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "versions": versions,
         "commit": _commit(),
     }
-
-
-def device() -> str:
-    """Name of the device the backend computes on."""
-    import keras
-
-    if keras.backend.backend() == "jax":
-        import jax
-
-        found = jax.devices()[0]
-        return found.device_kind if found.platform != "cpu" else _cpu()
-    if keras.backend.backend() == "torch":
-        import torch
-
-        return torch.cuda.get_device_name(0) if torch.cuda.is_available() else _cpu()
-    import tensorflow as tf
-
-    gpus = tf.config.list_physical_devices("GPU")
-    return tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU") if gpus else _cpu()
-
-
-def _cpu() -> str:
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
-        for line in file:
-            if line.startswith("model name"):
-                return f"CPU: {line.split(':', 1)[1].strip()}"
-    return f"CPU: {platform.processor() or platform.machine()}"
 
 
 def _commit() -> str | None:

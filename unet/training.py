@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import keras
 import numpy as np
 
-from unet import data, figures
+from unet import data, device, figures
 from unet.config import Config, TrainingConfig
 from unet.data.augmentation import Augmentation
 from unet.data.batches import Batches
@@ -255,6 +255,7 @@ class Recorder(keras.callbacks.Callback):
             "mean_iou": float(logs["mean_iou"]),
             "learning_rate": float(self.model.optimizer.learning_rate),
             "images_per_second": images / seconds,
+            "peak_memory_mib": device.peak_memory(),
         }
         with averaged_weights(self.model):
             row |= self._validate(epoch)
