@@ -132,6 +132,8 @@ class DataConfig(Section):
     """pets: fetch the data set when it is not in data_dir."""
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the training images held out for validation, drawn by name: the same for every seed."""
+    train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the remaining training images that is used, drawn by name: the same for every seed."""
     cache_dir: LenientPath | None = None
     """Where prepared arrays are kept; default: $UNET_CACHE, else ~/.cache/unet-upsamplers."""
     folder: FolderConfig = Field(default_factory=FolderConfig)
@@ -213,6 +215,8 @@ class ModelConfig(Section):
 
     width: Annotated[int, Field(ge=1)] = 64
     """Channels of the first stage; each deeper stage doubles them."""
+    widths: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_as_tuple)] | None = None
+    """Channels of every stage, the bottleneck last, instead of the doubling: depth + 1 numbers."""
     depth: Annotated[int, Field(ge=1, le=8)] = 4
     """How often the resolution is halved."""
     block: Literal["plain", "residual"] = "plain"
@@ -229,6 +233,14 @@ class ModelConfig(Section):
     """Of every kernel."""
     upsampler: Annotated[UpsamplerConfig, BeforeValidator(_as_upsampler)] = Field(default_factory=UpsamplerConfig)
     """A registry name, or a mapping {name: ..., option: ...}."""
+
+    @model_validator(mode="after")
+    def _one_width_a_stage(self):
+        if self.widths is not None and len(self.widths) != self.depth + 1:
+            raise ValueError(
+                f"widths: a network of depth {self.depth} has {self.depth + 1} stages, received {list(self.widths)}"
+            )
+        return self
 
 
 class LossConfig(Section):
@@ -326,12 +338,13 @@ class Config(Section):
 # === Loading ===
 
 
-def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
+def load(path: str | Path, overrides: list[str] | tuple[str, ...] = (), origins: list[str] | None = None) -> Config:
     """Read a YAML file and what it builds on, apply overrides, validate.
 
     Args:
         path: The YAML file.
         overrides: ``"key.sub=value"`` each; the value is read as YAML.
+        origins: Where each override was written, for messages; default: the command line.
 
     Raises:
         InputError: With every mistake found, each with its place.
@@ -340,8 +353,8 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Confi
     values, places = _read_chain(path)
     if "name" not in values:
         values["name"] = re.sub(r"[^A-Za-z0-9._-]", "-", path.stem)
-    for override in overrides:
-        _apply_override(values, places, override)
+    for override, origin in zip(overrides, origins or ["command line"] * len(overrides), strict=True):
+        _apply_override(values, places, override, origin)
     try:
         return Config.model_validate(values)
     except ValidationError as error:
@@ -364,7 +377,7 @@ def _read_chain(path: Path, above: tuple[Path, ...] = ()) -> tuple[dict, Places]
     if path.resolve() in above:
         chain = " -> ".join(p.name for p in (*above, path))
         raise InputError(f"{path}: base files go round in a circle: {chain}")
-    values, places = _read(path)
+    values, places = read(path)
     if "base" not in values:
         return values, places
     base = values.pop("base")
@@ -380,8 +393,12 @@ def _read_chain(path: Path, above: tuple[Path, ...] = ()) -> tuple[dict, Places]
     return _merge(base_values, values, Config), base_places | places
 
 
-def _read(path: Path) -> tuple[dict, Places]:
-    """Values of one file, and the file and line of every key."""
+def read(path: Path) -> tuple[dict, Places]:
+    """Values of one YAML file, and the file and line of every key.
+
+    Raises:
+        InputError: There is no such file, or it is not a YAML mapping.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -442,15 +459,24 @@ def _subsection(section: type[BaseModel], key: str) -> type[BaseModel] | None:
     return None
 
 
-def _apply_override(values: dict, places: Places, override: str) -> None:
+def parse_override(override: str, origin: str = "command line") -> tuple[str, Any]:
+    """Key and value of ``"key.sub=value"``.
+
+    Raises:
+        InputError: It is not written so.
+    """
     key, equals, text = override.partition("=")
-    names = tuple(key.strip().split("."))
-    if not equals or not all(names):
-        raise InputError(f"command line: {override!r}: an override is written key.sub=value, as training.epochs=8")
+    if not equals or not all(key.strip().split(".")):
+        raise InputError(f"{origin}: {override!r}: an override is written key.sub=value, as training.epochs=8")
     try:
-        value = yaml.load(text, _Loader)
+        return key.strip(), yaml.load(text, _Loader)
     except yaml.YAMLError:
-        raise InputError(f"command line: {key}: {text!r} is not a YAML value") from None
+        raise InputError(f"{origin}: {key}: {text!r} is not a YAML value") from None
+
+
+def _apply_override(values: dict, places: Places, override: str, origin: str) -> None:
+    key, value = parse_override(override, origin)
+    names = tuple(key.split("."))
     target = values
     for depth, name in enumerate(names[:-1]):
         inner = target.get(name)
@@ -467,7 +493,7 @@ def _apply_override(values: dict, places: Places, override: str) -> None:
     target[names[-1]] = value
     for place in [place for place in places if place[: len(names)] == names]:
         del places[place]
-    places[names] = "command line"
+    places[names] = origin
 
 
 # === Explaining mistakes ===

@@ -67,6 +67,21 @@ def total(costs: list[Stage]) -> Stage:
     return whole
 
 
+def surplus(model: keras.Model) -> tuple[int, int]:
+    """Parameters and multiply-adds that the upsamplers spend beyond the projection that all of them share.
+
+    The projection is a 2×2 convolution with bias at low resolution, ``4·C_in·filters + filters`` parameters.
+    """
+    parameters = work = 0
+    for layer in model.layers:
+        if isinstance(layer, Upsampler):
+            height, width, channels = _input_shape(layer)
+            kernel = 4 * channels * layer.filters
+            parameters += layer.count_params() - kernel - layer.filters
+            work += multiply_adds(layer) - kernel * height * width
+    return parameters, work
+
+
 def _stage_name(layer_name: str) -> str:
     """``encoder_1_conv_2`` belongs to encoder_1; a decoder's upsampler is a stage of its own."""
     match = re.match(r"(encoder_\d+|bottleneck|decoder_\d+_up|decoder_\d+)(_|$)", layer_name)

@@ -16,6 +16,7 @@ def build_unet(
     classes: int,
     *,
     width: int = 64,
+    widths: tuple[int, ...] | None = None,
     depth: int = 4,
     block: str = "plain",
     normalization: str = "batch",
@@ -34,6 +35,7 @@ def build_unet(
     Args:
         classes: Number of output channels.
         width: Channels of the first stage; each deeper stage doubles them.
+        widths: Channels of every stage instead, the bottleneck last: ``depth + 1`` numbers.
         depth: Number of times the resolution is halved.
         block: ``"plain"`` (two 3×3 convolutions) or ``"residual"`` (the same with a shortcut, He et al. 2016).
         normalization: After each convolution: ``"batch"``, ``"group"`` (8 groups, fewer where the channels do not
@@ -59,6 +61,10 @@ def build_unet(
         raise ValueError(f"block must be one of {', '.join(BLOCKS)}, received {block!r}")
     if normalization not in NORMALIZATIONS:
         raise ValueError(f"normalization must be one of {', '.join(NORMALIZATIONS)}, received {normalization!r}")
+
+    widths = tuple(width * 2**i for i in range(depth + 1)) if widths is None else tuple(widths)
+    if len(widths) != depth + 1:
+        raise ValueError(f"widths must be {depth + 1} numbers at depth {depth}, received {widths}")
 
     # === Layers ===
     def initializer(layer_name):
@@ -118,16 +124,16 @@ def build_unet(
     x = layers.Rescaling(1 / 127.5, offset=-1.0, dtype=dtype, name="normalize")(pixels)
     skips = []
     for i in range(depth):
-        x = stage(x, width * 2**i, f"encoder_{i + 1}")
+        x = stage(x, widths[i], f"encoder_{i + 1}")
         pooled, argmax = pool(x, f"encoder_{i + 1}_pool")
         skips.append((x, argmax))
         x = pooled
-    x = stage(x, width * 2**depth, "bottleneck")
+    x = stage(x, widths[-1], "bottleneck")
     for i in reversed(range(depth)):
         skip, argmax = skips[i]
-        x = enlarge(x, skip, argmax, width * 2**i, f"decoder_{i + 1}_up")
+        x = enlarge(x, skip, argmax, widths[i], f"decoder_{i + 1}_up")
         x = layers.Concatenate(dtype=dtype, name=f"decoder_{i + 1}_concat")([skip, x])
-        x = stage(x, width * 2**i, f"decoder_{i + 1}")
+        x = stage(x, widths[i], f"decoder_{i + 1}")
     logits = layers.Conv2D(classes, 1, kernel_initializer=initializer("logits"), dtype="float32", name="logits")(x)
     return keras.Model(pixels, logits, name=name)
 

@@ -131,20 +131,9 @@ class Run:
         start = environment() | {"jit": jit, "precision": self.config.training.precision}
         write_json(self.environment_file, {"starts": [*starts, start]})
 
-    @contextlib.contextmanager
     def logging(self):
         """Also write what the commands say to log.txt."""
-        handler = logging.FileHandler(self.path / "log.txt", encoding="utf-8")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-        level = log.level
-        log.addHandler(handler)
-        log.setLevel(logging.INFO)
-        try:
-            yield
-        finally:
-            log.setLevel(level)
-            log.removeHandler(handler)
-            handler.close()
+        return logging_to(self.path / "log.txt")
 
     @contextlib.contextmanager
     def locked(self):
@@ -168,6 +157,23 @@ class Run:
                 for leftover in self.path.glob(temporary_name(file, "*")):
                     leftover.unlink()
             yield
+
+
+@contextlib.contextmanager
+def logging_to(path: Path):
+    """Also write what the commands say to the file at ``path``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        log.removeHandler(handler)
+        handler.close()
 
 
 def environment() -> dict:

@@ -108,6 +108,7 @@ def make_network(config: Config, classes: int, fixed_size: bool = False) -> kera
     return build_unet(
         classes,
         width=model.width,
+        widths=model.widths,
         depth=model.depth,
         block=model.block,
         normalization=model.normalization,

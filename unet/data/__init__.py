@@ -3,11 +3,13 @@
 ``prepare(config.data)`` is all that training needs; see ``sources.py`` for what a source is.
 """
 
+from dataclasses import replace
+
 from unet.config import DataConfig
 from unet.data import cache
 from unet.data.cache import Dataset, Split
 from unet.data.pets import CLASSES
-from unet.data.sources import IGNORE, Problem, Sample, Source
+from unet.data.sources import IGNORE, Problem, Sample, Source, draw
 
 
 def make_source(config: DataConfig) -> Source:
@@ -40,8 +42,15 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
 
 
 def prepare(config: DataConfig) -> Dataset:
-    """Prepared arrays of the configured source; see :func:`unet.data.cache.prepare`."""
-    return cache.prepare(make_source(config), config.size, config.cache_dir)
+    """Prepared arrays of the configured source; see :func:`unet.data.cache.prepare`.
+
+    With ``train_fraction`` below 1 the training images are a part of those in the cache, read into memory.
+    """
+    dataset = cache.prepare(make_source(config), config.size, config.cache_dir)
+    if config.train_fraction == 1:
+        return dataset
+    chosen = draw(dataset.train.names, config.train_fraction, "train_fraction")
+    return replace(dataset, train=dataset.train.only(chosen))
 
 
 __all__ = ["IGNORE", "Dataset", "Problem", "Sample", "Source", "Split", "class_names", "make_source", "prepare"]

@@ -39,6 +39,11 @@ class Split:
     def __len__(self):
         return len(self.names)
 
+    def only(self, names: set[str]) -> "Split":
+        """The images that are called so, in the same order, in memory."""
+        rows = [row for row, name in enumerate(self.names) if name in names]
+        return Split(self.images[rows], self.masks[rows], [self.names[row] for row in rows])
+
 
 @dataclass(frozen=True)
 class Dataset:

@@ -1,0 +1,292 @@
+"""Run all cells of a grid, each in a process of its own, on this machine or on a Ray cluster."""
+
+import contextlib
+import json
+import logging
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Protocol
+
+from rich.progress import TextColumn
+
+from unet import data
+from unet.ablation import cell
+from unet.ablation.grid import Grid
+from unet.errors import InputError, RunError
+from unet.files import write_json
+from unet.progress import bar, console
+from unet.runs import Run
+
+log = logging.getLogger("unet")
+
+POLL_SECONDS = 1.0
+
+
+class Executor(Protocol):
+    """Where cells run."""
+
+    def submit(self, run: Path) -> Future:
+        """Start work on a run directory soon; the result is what went wrong, or ``None``."""
+
+    def stop(self) -> None:
+        """Start nothing more, and ask what is running to stop after its step; called again, at once."""
+
+
+def run_cells(grid: Grid, root: Path, executor: Executor) -> dict[str, str]:
+    """Bring every cell to its end; what has been done before is not done again.
+
+    Args:
+        grid: The cells.
+        root: Directory of the grid's run directories; ``failures.json`` there names the cells that failed.
+        executor: Where they run.
+
+    Returns:
+        Reason by name of the run that failed; the others are finished.
+
+    Raises:
+        InputError: A run directory belongs to another configuration.
+        KeyboardInterrupt: Ctrl-C, after all running cells have stopped; the same call goes on.
+    """
+    runs = {grid_cell.config.name: Run.create(grid_cell.config, root) for grid_cell in grid.cells}
+    waiting = [grid_cell for grid_cell in grid.cells if not cell.is_finished(runs[grid_cell.config.name])]
+    log.info("%s: %d cells, %d of them finished before", root, len(grid.cells), len(grid.cells) - len(waiting))
+    failures: dict[str, str] = {}
+    failures_file = root / "failures.json"
+    total = sum(grid_cell.config.training.epochs for grid_cell in grid.cells)
+    futures = {executor.submit(runs[one.config.name].path): one for one in waiting}
+    finished = [one for one in grid.cells if one not in waiting]
+    columns = [TextColumn("{task.fields[note]}")]
+    try:
+        with bar(*columns, transient=True, disable=not console.is_terminal) as progress:
+            task = progress.add_task("epochs", total=total, note="")
+            pending = set(futures)
+            while pending:
+                done, pending = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+                for future in done:
+                    one = futures[future]
+                    run = runs[one.config.name]
+                    if reason := future.result():
+                        failures[one.config.name] = reason
+                        write_json(failures_file, failures)
+                        log.error("%s, seed %d failed: %s", one.variant, one.seed, reason)
+                    else:
+                        score = run.metrics()[cell.SPLIT]["mean_iou"]["dataset"]
+                        log.info("%s, seed %d: mean IoU %.4f", one.variant, one.seed, score)
+                    finished.append(one)
+                completed = sum(one.config.training.epochs for one in finished)
+                completed += sum(len(runs[futures[future].config.name].history()) for future in pending)
+                note = f"{len(finished)}/{len(grid.cells)} cells" + (f", {len(failures)} failed" if failures else "")
+                progress.update(task, completed=completed, note=note)
+    except KeyboardInterrupt:
+        log.warning("stopping after this step; Ctrl-C again stops at once")
+        executor.stop()
+        try:
+            wait(futures)
+        except KeyboardInterrupt:
+            executor.stop()
+            wait(futures)
+        raise
+    if not failures:
+        failures_file.unlink(missing_ok=True)
+    return failures
+
+
+def prepare_data(grid: Grid) -> None:
+    """Decode the grid's data once, before several processes want them."""
+    for config in {one.config.data.model_dump_json(): one.config.data for one in grid.cells}.values():
+        data.prepare(config)
+
+
+def finished_runs(grid: Grid, root: Path) -> list[Run]:
+    """Run directories of the cells that are finished, in the grid's order."""
+    runs = [Run(root / one.config.name) for one in grid.cells]
+    return [run for run in runs if run.config_file.is_file() and cell.is_finished(run)]
+
+
+class LocalExecutor:
+    """Processes on this machine, at most ``workers`` at once, each with a device or a share of the cores of its own.
+
+    Args:
+        environment: Of the processes; the devices are taken from its CUDA_VISIBLE_DEVICES or from ``nvidia-smi``.
+        workers: How many at once. More than there are GPUs share them.
+    """
+
+    def __init__(self, environment: dict[str, str], workers: int = 1):
+        self._slots: queue.Queue[dict[str, str]] = queue.Queue()
+        for share in shares(environment, workers):
+            self._slots.put(environment | share)
+        self._threads = ThreadPoolExecutor(workers)
+        self._presses: list[str] = []
+
+    def submit(self, run: Path) -> Future:
+        """Queue a cell."""
+        return self._threads.submit(self._work, run)
+
+    def stop(self) -> None:
+        """Send all processes what Ctrl-C sends; a second call ends them at once."""
+        self._presses.append("Ctrl-C")
+
+    def _work(self, run: Path) -> str | None:
+        if self._presses:
+            return "not started"
+        slot = self._slots.get()
+        try:
+            return run_process(run, slot, self._presses)
+        finally:
+            self._slots.put(slot)
+
+
+class RayExecutor:
+    """Tasks on a Ray cluster whose machines share the file system with this one.
+
+    Args:
+        environment: KERAS_BACKEND and what else the processes need.
+        address: Of the cluster; ``None`` starts one on this machine.
+        workers: How many tasks share a machine's cores or, if there are GPUs, how many share one GPU.
+    """
+
+    def __init__(self, environment: dict[str, str], address: str | None = None, workers: int = 1):
+        try:
+            import ray
+        except ImportError:
+            raise InputError("--executor ray: Ray is not installed: pip install '.[ray]'") from None
+        self._ray = ray
+        wanted = {"PYTHONPATH": str(Path(__file__).parents[2])}
+        for key in ("KERAS_BACKEND", "UNET_CACHE", "JAX_PLATFORMS"):
+            if key in environment:
+                wanted[key] = environment[key]
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+        except ConnectionError as error:
+            raise InputError(f"--address: no Ray cluster answers at {address}: {error}") from None
+        resources = ray.cluster_resources()
+        cores = max(1, int(min(node["Resources"].get("CPU", 1) for node in ray.nodes())) // workers)
+        share = {"num_gpus": 1 / workers} if resources.get("GPU") else {"num_cpus": cores}
+        self._task = ray.remote(max_retries=0, **share)(_ray_task)
+        self._environment = wanted
+        self._references: list = []
+
+    def submit(self, run: Path) -> Future:
+        """Queue a cell."""
+        reference = self._task.remote(str(run.absolute()), self._environment)
+        self._references.append(reference)
+        return reference.future()
+
+    def stop(self) -> None:
+        """Cancel all tasks, which end their processes as Ctrl-C would."""
+        for reference in self._references:
+            self._ray.cancel(reference)
+
+
+def _ray_task(run: str, environment: dict[str, str]) -> str | None:
+    """What a Ray worker does; Ray has set CUDA_VISIBLE_DEVICES for it."""
+    if not (Path(run) / "config.yaml").is_file():
+        return f"{run} is not visible on {os.uname().nodename}: the machines must share the file system"
+    presses: list[str] = []
+    with ThreadPoolExecutor(1) as thread:
+        future = thread.submit(run_process, Path(run), dict(os.environ) | environment, presses)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            presses.append("cancelled")
+            return future.result()
+
+
+def run_process(run: Path, environment: dict[str, str], presses: list[str]) -> str | None:
+    """Work on a run directory in a new process; return what went wrong, or ``None``.
+
+    The process gets one SIGINT for each element that ``presses`` comes to have.
+    """
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "unet.ablation.cell", str(run)],
+            env=environment | {"PYTHONPATH": str(Path(__file__).parents[2])},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            start_new_session=True,  # so that the terminal's Ctrl-C reaches it through ``presses`` alone
+        )
+        sent = 0
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.2)
+                break
+            if sent < len(presses):
+                process.send_signal(signal.SIGINT)
+                sent += 1
+        if process.returncode == 0:
+            return None
+        errors.seek(0)
+        return reason(errors.read(), process.returncode)
+
+
+def reason(errors: str, code: int) -> str:
+    """What a process that ended with ``code`` said about it on standard error."""
+    lines = [line.strip() for line in errors.splitlines() if line.strip()]
+    starts = [index for index, line in enumerate(lines) if line.startswith("error: ")]
+    if starts:
+        return "\n".join(lines[starts[-1] :]).removeprefix("error: ")
+    if code == 130:
+        return "stopped by Ctrl-C"
+    if code < 0:
+        name = signal.Signals(-code).name
+        memory = " (out of memory, probably)" if name == "SIGKILL" else ""
+        return f"ended by {name}{memory}"
+    return lines[-1] if lines else f"ended with exit code {code}"
+
+
+def shares(environment: dict[str, str], workers: int) -> Iterator[dict[str, str]]:
+    """Environment variables that give each of ``workers`` processes its own device, or its part of one."""
+    gpus = _gpus(environment)
+    if gpus:
+        together = -(-workers // len(gpus))
+        for index in range(workers):
+            share = {"CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]}
+            if together > 1:
+                share |= {
+                    "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / together:.3f}",
+                    "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+                }
+            yield share
+        return
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    for index in range(workers):
+        own = cores[index * len(cores) // workers : (index + 1) * len(cores) // workers]
+        yield {"UNET_CORES": ",".join(map(str, own))} if workers > 1 and own else {}
+
+
+def _gpus(environment: dict[str, str]) -> list[str]:
+    """Indices of the NVIDIA GPUs that the backend may use."""
+    if "CUDA_VISIBLE_DEVICES" in environment:
+        return [name for name in environment["CUDA_VISIBLE_DEVICES"].split(",") if name.strip() not in ("", "-1")]
+    if environment.get("JAX_PLATFORMS") == "cpu" or not shutil.which("nvidia-smi"):
+        return []
+    listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, env=environment)
+    count = sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+    return [str(index) for index in range(count)]
+
+
+def measure(what: str, runs: dict[str, Run], output: Path, environment: dict[str, str]) -> dict:
+    """Call a function of :mod:`unet.ablation.timing` in a process of its own, with the device.
+
+    Raises:
+        RunError: The process failed; the message is its own.
+    """
+    process = subprocess.run(
+        [sys.executable, "-m", "unet.ablation.timing", what, str(output)],
+        input=json.dumps({variant: str(run.path) for variant, run in runs.items()}),
+        env=environment | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        text=True,
+        stderr=None if console.is_terminal else subprocess.PIPE,
+    )
+    if process.returncode:
+        raise RunError(f"measuring {what} failed: {reason(process.stderr or '', process.returncode)}")
+    return json.loads(output.read_text(encoding="utf-8"))

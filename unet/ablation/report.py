@@ -1,0 +1,5 @@
+"""stub while the rest is made"""
+
+
+def write(*a):
+    print(len(a[0]), "finished")

@@ -1,0 +1,386 @@
+"""Which differences of mean IoU between variants are more than luck: paired intervals, Holm's tests, ranks, a verdict.
+
+A difference varies with the training seed and with the test images. The usual answer is a hierarchical bootstrap that
+draws both again, but a bootstrap over three to five seeds cannot know how far seeds spread: its percentile intervals
+are far too narrow (``tests/ablation/test_statistics.py`` measures it). So each source has the method that suits it.
+Seeds are few: the residuals of the table variants × seeds, runs being paired by seed, give one variance pooled over
+variants, and Student's t its uncertainty (a randomised complete block design). Images are many: a bootstrap over
+images, the same images for all runs, and of its variance only what different seeds share, since the rest is in the
+residuals already. The two variances add, with degrees of freedom after Welch (1947) and Satterthwaite (1946).
+"""
+
+import functools
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special
+
+from unet.metrics import intersection_union, iou, mean
+
+POWER = 0.8
+"""Chance with which the smallest detectable difference is found."""
+
+ROUNDING = 1e-10
+"""Differences of mean IoU and standard errors below this are rounding: one pixel of Oxford-IIIT Pets weighs 1e-9."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Dataset mean IoU of one variant, and its place."""
+
+    name: str
+    seeds: tuple[float, ...]
+    """Of each seed's run, 0 to 1."""
+    mean: float
+    low: float | None
+    """Interval of the mean over seeds on these test images, by this variant's own spread; ``None`` with one seed."""
+    high: float | None
+    rank: int
+    """1 is the highest mean; equal means share the better rank."""
+    rank_low: int
+    """1 + the number of variants that are significantly better."""
+    rank_high: int
+    """V − the number of variants that are significantly worse."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Mean IoU of one variant minus that of another, 0 to 1, with chance from seeds and test images."""
+
+    first: str
+    second: str
+    difference: float
+    low: float
+    high: float
+    standard_error: float
+    degrees: float
+    """Degrees of freedom of Student's t."""
+    p: float
+    """Two-sided, of this comparison alone."""
+    p_holm: float
+    """The same, adjusted for all comparisons it stands among."""
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What :func:`analyse` found; plain numbers, ready for ``dataclasses.asdict`` and JSON."""
+
+    baseline: str
+    images: int
+    confidence: float
+    variants: tuple[Score, ...]
+    """In the order given."""
+    to_baseline: tuple[Comparison, ...]
+    """Every other variant minus the baseline; Holm over these V − 1."""
+    pairs: tuple[Comparison, ...]
+    """All V (V − 1) / 2 pairs, in the order given; Holm over all of them."""
+    tied: tuple[str, ...]
+    """The variant with the highest mean and those not significantly different from it, by falling mean."""
+    detectable: float
+    """Difference to the baseline that one planned comparison shows with 80 % power."""
+    detectable_holm: float
+    """The same for the first step of Holm's V − 1 tests."""
+    seeds_counted: bool
+    """False with one seed: then every interval and p value knows nothing of the variation from run to run."""
+    pooled: bool
+    """Whether all variants share one variance over seeds, or each pair has its own."""
+    equal_spread_p: float | None
+    """Whether seeds spread equally for all variants, as the pooled variance assumes: below 0.05, intervals of the
+    variant that spreads most are too narrow, and ``pooled=False`` is safer. ``None`` below three seeds, and for two
+    variants, whose paired test assumes nothing of the kind."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the variants, in the order given."""
+        return tuple(variant.name for variant in self.variants)
+
+    @property
+    def scores(self) -> np.ndarray:
+        """Dataset mean IoU ``(V, S)``."""
+        return np.array([variant.seeds for variant in self.variants])
+
+
+def analyse(
+    confusion: np.ndarray,
+    names: Sequence[str],
+    baseline: str,
+    *,
+    draws: int = 2000,
+    seed: int = 0,
+    confidence: float = 0.95,
+    pooled: bool = True,
+) -> Analysis:
+    """Compare variants that were trained with the same seeds and tested on the same images.
+
+    Args:
+        confusion: Integers ``(V, S, N, C, C)``: pixels of true class (row) by predicted class (column), for each
+            variant, seed and test image. With one image nothing is known of the variation between images.
+        names: Of the V variants.
+        baseline: The one to which the others are compared.
+        draws: Bootstrap resamples of the images; at least 100.
+        seed: Of the resampling; the same seed gives the same numbers.
+        confidence: Of intervals; tests are significant below 1 − ``confidence``.
+        pooled: One variance over seeds for all variants, with (V − 1) (S − 1) degrees of freedom. False: each pair its
+            own, with S − 1, as in a paired t test; wide with few seeds, but right where variants spread unequally.
+
+    Raises:
+        ValueError: An argument is unusable; the message names it.
+    """
+    names = tuple(names)
+    _check(confusion, names, baseline, draws, confidence)
+    variants, seeds, images = confusion.shape[:3]
+    alpha = 1 - confidence
+    scores = _scores(*(counts.sum(2) for counts in intersection_union(confusion)))
+    if not np.isfinite(scores).all():
+        variant, run = np.argwhere(~np.isfinite(scores))[0]
+        raise ValueError(f"confusion of {names[variant]}, seed number {run}, counts no pixel")
+
+    means = scores.mean(1)
+    difference = means[:, None] - means
+    residuals = scores - means[:, None] - scores.mean(0) + scores.mean()
+    seed_degrees = (seeds - 1) * (variants - 1 if pooled else 1)
+    from_seeds = _variance_from_seeds(residuals, pooled)
+    from_images = _variance_from_images(confusion, draws, seed)
+    variance = from_seeds + from_images
+    variance[variance < ROUNDING**2] = 0
+    degrees = _degrees(variance, (from_seeds, seed_degrees), (from_images, images - 1))
+    error = np.sqrt(variance)
+    margin = special.stdtrit(degrees, 1 - alpha / 2) * error
+    t = np.divide(abs(difference), error, where=error > 0, out=np.where(abs(difference) < ROUNDING, 0, np.inf))
+    p = 2 * special.stdtr(degrees, -t)
+
+    low, high = difference - margin, difference + margin
+
+    def compare(pairs: list[tuple[int, int]]) -> tuple[Comparison, ...]:
+        adjusted = holm(np.array([p[pair] for pair in pairs]))
+        tables = (difference, low, high, error, degrees, p)
+        return tuple(
+            Comparison(names[pair[0]], names[pair[1]], *(float(table[pair]) for table in tables), float(value))
+            for pair, value in zip(pairs, adjusted)
+        )
+
+    base = names.index(baseline)
+    to_baseline = [(other, base) for other in range(variants) if other != base]
+    pairs = list(itertools.combinations(range(variants), 2))
+    compared = compare(pairs)
+    significant = np.zeros((variants, variants), bool)
+    for (i, j), comparison in zip(pairs, compared):
+        significant[i, j] = significant[j, i] = comparison.p_holm < alpha
+    best = int(means.argmax())
+    order = sorted(range(variants), key=lambda index: -means[index])  # the best comes first, also among equals
+    errors, freedoms = (np.array([table[pair] for pair in to_baseline]) for table in (error, degrees))
+    detectable = [_detectable(errors, freedoms, level) for level in (alpha, alpha / (variants - 1))]
+    return Analysis(
+        baseline=baseline,
+        images=images,
+        confidence=confidence,
+        variants=_describe(names, scores, significant, confidence),
+        to_baseline=compare(to_baseline),
+        pairs=compared,
+        tied=tuple(names[index] for index in order if not significant[best, index]),
+        detectable=detectable[0],
+        detectable_holm=detectable[1],
+        seeds_counted=seeds > 1,
+        pooled=pooled,
+        equal_spread_p=_equal_spread(residuals),
+    )
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """P values ``(m,)`` adjusted for m tests: below α they keep the chance of any false finding below α (Holm 1979)."""
+    order = np.argsort(p)
+    stepped = np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order])
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(stepped, 1)
+    return adjusted
+
+
+def verdict(analysis: Analysis, cost: dict[str, float], cost_name: str) -> str:
+    """The result in plain words: the best, who is tied with it, and the cheapest of those.
+
+    Args:
+        analysis: From :func:`analyse`.
+        cost: Of each variant, by name; empty: nothing is said about cost.
+        cost_name: Its unit, as it follows a number: ``"ms per image"``.
+
+    Raises:
+        ValueError: ``cost`` lacks a variant.
+    """
+    if cost and (missing := [name for name in analysis.names if name not in cost]):
+        raise ValueError(f"cost lacks {', '.join(missing)}")
+    means = {variant.name: variant.mean for variant in analysis.variants}
+    best, *others = analysis.tied
+    count = len(means)
+    leader = f"{best} (mean IoU {means[best]:.3f})"
+    if not analysis.seeds_counted:
+        return (
+            "No verdict on training: one seed cannot tell variants apart from luck. "
+            f"The highest of these {count} runs: {leader}."
+        )
+    if len(others) + 1 == count:
+        words = [
+            f"No difference from the best was shown: all {count} variants are statistically tied.",
+            f"Highest mean: {leader}.",
+            f"With {POWER:.0%} power this design shows a difference to {analysis.baseline} of "
+            f"{_points(analysis.detectable)} in one planned comparison"
+            + (f", and of {_points(analysis.detectable_holm)} as one of {count - 1}." if count > 2 else "."),
+        ]
+    elif others:
+        words = [f"Best: {leader}.", f"Statistically tied with it: {', '.join(others)}."]
+    else:
+        words = [f"Best: {leader}.", "Every other variant is significantly worse."]
+    if cost:
+        cheapest = min(analysis.tied, key=lambda name: cost[name])
+        price = f"{cost[cheapest]:.3g}" if cost[cheapest] < 1000 else f"{cost[cheapest]:,.0f}"
+        price = f"{price} {cost_name}"
+        words.append(f"Cheapest among the tied: {cheapest} ({price})." if others else f"It costs {price}.")
+    return " ".join(words)
+
+
+def _check(confusion, names, baseline, draws, confidence):
+    if not (isinstance(confusion, np.ndarray) and np.issubdtype(confusion.dtype, np.integer) and confusion.ndim == 5):
+        raise ValueError("confusion must be an array of integers of shape (V, S, N, C, C)")
+    variants, seeds, images, rows, columns = confusion.shape
+    if rows != columns or not confusion.size:
+        raise ValueError(f"confusion must have shape (V, S, N, C, C), all at least 1, received {confusion.shape}")
+    if variants < 2:
+        raise ValueError("confusion must hold at least two variants")
+    if seeds * images < 2:
+        raise ValueError("confusion must hold at least two seeds or two images")
+    if confusion.min() < 0:
+        raise ValueError("confusion must not be negative")
+    if len(names) != variants or len(set(names)) != variants:
+        raise ValueError(f"names must be {variants} different names, as confusion has variants; received {names}")
+    if baseline not in names:
+        raise ValueError(f"baseline must be one of {', '.join(names)}; received {baseline!r}")
+    if draws < 100:
+        raise ValueError(f"draws must be at least 100, received {draws}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, received {confidence}")
+
+
+def _scores(intersection, union):
+    """Mean IoU ``(...)`` from counts ``(..., C)``; NaN where no class has one."""
+    return mean(iou(intersection, union), axis=-1)
+
+
+def _variance_from_seeds(residuals, pooled):
+    """Variance ``(V, V)`` of each pair's mean difference that comes from the seeds; 0 where there is but one.
+
+    Pooled it is the mean over pairs, which equals twice the residual mean square of the table over S.
+    """
+    variants, seeds = residuals.shape
+    if seeds == 1:
+        return np.zeros((variants, variants))
+    own = ((residuals[:, None] - residuals) ** 2).sum(2) / (seeds - 1) / seeds
+    if not pooled:
+        return own
+    return np.where(np.eye(variants, dtype=bool), 0, own.sum() / (variants * (variants - 1)))
+
+
+def _variance_from_images(confusion, draws, seed):
+    """Variance ``(V, V)`` of each pair's difference that comes from the choice of test images, whatever the seeds.
+
+    It is the covariance, over resamples of the images, of the differences that two seeds give, as a mean over all pairs
+    of seeds. That equals the variance V_m of the mean difference less what image × seed interaction adds to it, which
+    the residuals hold already: V_m − (V_s − V_m) / (S − 1), where V_s is the mean variance of one seed's difference.
+    """
+    variants, seeds, images = confusion.shape[:3]
+    if images == 1:
+        return np.zeros((variants, variants))
+    scores = _bootstrap(confusion, draws, seed)
+    scores = scores - scores.mean(1, keepdims=True)  # leaves differences as they are, and them more digits
+    scores = scores - scores.mean(0)
+    total = scores.sum(2)
+    shared = total.T @ total
+    if seeds > 1:
+        shared = (shared - np.tensordot(scores, scores, ((0, 2), (0, 2)))) / (seeds * (seeds - 1))
+    # A resample of n spreads by (n − 1) / n of what it should, as a sample variance without Bessel's correction.
+    shared = shared / (len(scores) - 1) * images / (images - 1)
+    own = np.diagonal(shared)
+    return np.maximum(own[:, None] + own - 2 * shared, 0)
+
+
+def _bootstrap(confusion, draws, seed):
+    """Dataset mean IoU ``(draws, V, S)`` of resamples of the images, the same images for every run."""
+    rng = np.random.default_rng(seed)
+    images = confusion.shape[2]
+    counts = [np.moveaxis(part, 2, 0).astype("float64") for part in intersection_union(confusion)]  # (N, V, S, C)
+    block = max(1, 2**22 // images)  # 32 MiB of weights at a time
+    blocks = []
+    for start in range(0, draws, block):
+        weights = rng.multinomial(images, np.full(images, 1 / images), size=min(block, draws - start))
+        blocks.append(_scores(*(np.tensordot(weights.astype("float64"), part, 1) for part in counts)))
+    scores = np.concatenate(blocks)
+    return scores[np.isfinite(scores).all((1, 2))]  # a resample of nothing but unlabelled images has no score
+
+
+def _degrees(variance, *parts):
+    """Degrees of freedom of a sum of variances (Welch–Satterthwaite), from each part and its own."""
+    known = [(part, degrees) for part, degrees in parts if degrees]
+    spread = sum(part**2 / degrees for part, degrees in known)
+    return np.divide(variance**2, spread, where=variance > 0, out=np.full(variance.shape, float(known[0][1])))
+
+
+def _describe(names, scores, significant, confidence):
+    """The :class:`Score` of each variant; rank intervals after Mogstad, Romano, Shaikh and Wilhelm (2024)."""
+    variants, seeds = scores.shape
+    means = scores.mean(1)
+    margins: list[float | None] = [None] * variants
+    if seeds > 1:
+        quantile = special.stdtrit(seeds - 1, (1 + confidence) / 2)
+        margins = (quantile * scores.std(1, ddof=1) / np.sqrt(seeds)).tolist()
+    described = []
+    for index, (name, margin) in enumerate(zip(names, margins)):
+        value = float(means[index])
+        better = means > value
+        described.append(
+            Score(
+                name,
+                tuple(scores[index].tolist()),
+                value,
+                None if margin is None else value - margin,
+                None if margin is None else value + margin,
+                rank=1 + int(better.sum()),
+                rank_low=1 + int((significant[index] & better).sum()),
+                rank_high=variants - int((significant[index] & ~better).sum()),
+            )
+        )
+    return tuple(described)
+
+
+def _detectable(errors, degrees, level):
+    """Smallest difference that a two-sided test at ``level`` finds with 80 % power: the median over comparisons."""
+    return float(np.median(errors * (special.stdtrit(degrees, 1 - level / 2) + special.stdtrit(degrees, POWER))))
+
+
+def _equal_spread(residuals):
+    """P value of the largest share that one variant has in the residuals' squares (Cochran 1941).
+
+    Residuals of one table depend on each other, so that Levene's test is wrong for them (with three seeds it finds
+    nothing by the median, and too much by the mean). The share has no unit, and its law is drawn from normal tables.
+    """
+    variants, seeds = residuals.shape
+    if variants < 3 or seeds < 3 or abs(residuals).max() < ROUNDING:
+        return None
+    shares = _largest_shares(variants, seeds)
+    return float((1 + (shares >= _largest_share(residuals)).sum()) / (1 + len(shares)))
+
+
+def _largest_share(residuals):
+    squares = (residuals**2).sum(-1)
+    return squares.max(-1) / squares.sum(-1)
+
+
+@functools.cache
+def _largest_shares(variants, seeds):
+    tables = np.random.default_rng(0).normal(size=(4999, variants, seeds))
+    tables -= tables.mean(1, keepdims=True)
+    tables -= tables.mean(2, keepdims=True)
+    return _largest_share(tables)
+
+
+def _points(value):
+    return f"{100 * value:.2f} points"

@@ -1,0 +1,116 @@
+"""Times of networks on the device at hand: training steps, and inference in turns.
+
+``python -m unet.ablation.timing steps|latency OUTPUT.json`` measures the runs named on standard input in a process of
+its own, so that the caller needs no device.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from unet import data, device
+from unet.data.batches import Batches
+from unet.data.cache import Split
+from unet.evaluation import predict_logits
+from unet.files import write_json
+from unet.progress import track
+from unet.runs import Run
+from unet.training import compiles, make_optimizer, make_trainer
+
+BATCHES = (1, 32)
+ROUNDS = 40
+SECONDS = 20.0
+"""A variant is measured in at most ROUNDS rounds, and not many longer than this."""
+
+
+def latency(runs: dict[str, Run]) -> dict:
+    """Inference time of trained networks, taking turns in one process so that a slow minute meets all of them.
+
+    Args:
+        runs: A finished run by variant.
+
+    Returns:
+        ``device``; ``variants``: by name and batch size, ``median_ms`` and ``p95_ms`` of a batch from uint8 images on
+        the host to logits on the host, and ``rounds``.
+    """
+    calls = {}
+    for variant, run in runs.items():
+        network = keras.saving.load_model(run.best_file, compile=False)
+        network.jit_compile = compiles(run.config)
+        images = np.random.default_rng(0).integers(0, 256, (max(BATCHES), *run.config.data.size, 3), dtype=np.uint8)
+        for batch in BATCHES:
+            calls[variant, batch] = (network, images[:batch])
+    seconds: dict[tuple[str, int], list[float]] = {key: [] for key in calls}
+    for network, images in track(calls.values(), len(calls), "compiling for inference"):
+        predict_logits(network, images)
+    started, limit = time.monotonic(), SECONDS * len(runs)
+    for index in track(range(ROUNDS), ROUNDS, "inference times"):
+        for key, (network, images) in calls.items():
+            before = time.perf_counter()
+            predict_logits(network, images)
+            seconds[key].append(time.perf_counter() - before)
+        if index >= 4 and time.monotonic() - started > limit:
+            break
+    return {
+        "device": device.name(),
+        "variants": {
+            variant: {
+                str(batch): {
+                    "median_ms": 1e3 * float(np.median(seconds[variant, batch])),
+                    "p95_ms": 1e3 * float(np.percentile(seconds[variant, batch], 95)),
+                    "rounds": len(seconds[variant, batch]),
+                }
+                for batch in BATCHES
+            }
+            for variant in runs
+        },
+    }
+
+
+def steps(runs: dict[str, Run], count: int = 5) -> dict:
+    """Seconds of a training step with random images, ``{"device": ..., "variants": {name: seconds}}``."""
+    found = {}
+    for variant, run in track(runs.items(), len(runs), "timing a few steps"):
+        config = run.config
+        (height, width), batch = config.data.size, config.training.batch_size
+        classes = data.class_names(config.data)
+        rng = np.random.default_rng(0)
+        split = Split(
+            images=rng.integers(0, 256, (count * batch, height, width, 3), dtype=np.uint8),
+            masks=rng.integers(0, len(classes), (count * batch, height, width), dtype=np.uint8),
+            names=[str(index) for index in range(count * batch)],
+        )
+        trainer = make_trainer(config, classes)
+        trainer.compile(optimizer=make_optimizer(config.training, count), jit_compile=compiles(config))
+        watch = _Stopwatch()
+        trainer.fit(Batches(split, batch, shuffle_seed=0), verbose=0, shuffle=False, callbacks=[watch])
+        found[variant] = float(np.median(np.diff(watch.times)))
+    return {"device": device.name(), "variants": found}
+
+
+class _Stopwatch(keras.callbacks.Callback):
+    """When each step ended; reading the loss waits for the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.times: list[float] = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        float(logs["loss"])
+        self.times.append(time.perf_counter())
+
+
+if __name__ == "__main__":
+    from unet import cli
+
+    def main(what: str, output: Path):
+        """Measure the runs that standard input names, ``{"variant": "path"}``, and write OUTPUT."""
+        cli.use_backend()
+        runs = {variant: Run.open(path) for variant, path in json.load(sys.stdin).items()}
+        write_json(output, {"latency": latency, "steps": steps}[what](runs))
+
+    cli.run(main)
