@@ -1,6 +1,7 @@
 #!/usr/bin/env python
 """Compare upsamplers: train every cell of a grid, then report."""
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Annotated
@@ -18,9 +19,11 @@ def main(
     ] = None,
     root: Annotated[Path, typer.Option(help="Directory of the ablation's own directory.")] = Path("runs"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show cells, costs and time; train nothing.")] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Cells at once.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Cells at once; ray: on each GPU, else each machine.")] = 1,
     executor: Annotated[str, typer.Option(help="local, or ray: pip install '.[ray]'.")] = "local",
-    address: Annotated[str | None, typer.Option(help="Of a Ray cluster; default: start one here.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Of a Ray cluster; default: RAY_ADDRESS, else start one here.")
+    ] = None,
 ):
     """Train every cell of GRID into runs/NAME and write report.html there. What is finished is not done again.
 
@@ -52,7 +55,8 @@ def main(
             if local
             else execution.RayExecutor(environment, address, workers)
         )
-        failures = execution.run_cells(loaded, directory, chosen)
+        with contextlib.closing(chosen):
+            failures = execution.run_cells(loaded, directory, chosen)
         runs = execution.finished_runs(loaded, directory)
         report.write(runs, directory, loaded.baseline, loaded.name, environment, failures)
     if failures:

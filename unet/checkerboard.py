@@ -63,14 +63,20 @@ def of_upsampler(layer: Upsampler, channels: int, skip_channels: int | None = No
 
 
 def of_network(network: keras.Model, depth: int, seed: int = 0) -> float:
-    """Phase dependence of a network's logits on images of one colour.
+    """Phase dependence of a network's logits on images of one colour; arguments as in :func:`response`."""
+    return phase_dependence(response(network, depth, seed), 2**depth)
 
-    Measured modulo ``2**depth`` in the middle of images so large that their borders matter little.
+
+def response(network: keras.Model, depth: int, seed: int = 0) -> np.ndarray:
+    """Logits of images of one colour, in the middle of images so large that their borders matter little.
 
     Args:
         network: From :func:`unet.model.build_unet`, for any size; trained or not.
         depth: How often it halves the resolution.
         seed: Draws the colours.
+
+    Returns:
+        ``(B, 2·2**depth, 2·2**depth, classes)``; what varies with the place repeats every ``2**depth`` pixels.
     """
     period = 2**depth
     size = 24 * period
@@ -78,4 +84,25 @@ def of_network(network: keras.Model, depth: int, seed: int = 0) -> float:
     images = np.tile(colours, (1, size, size, 1)).astype("float32")
     middle = slice((size - 2 * period) // 2 // period * period, None)
     logits = ops.convert_to_numpy(ops.cast(network(images), "float32"))[:, middle, middle]
-    return phase_dependence(logits[:, : 2 * period, : 2 * period], period)
+    return logits[:, : 2 * period, : 2 * period]
+
+
+def harmonics(response: np.ndarray, period: int) -> np.ndarray:
+    """Amplitude of each frequency of the pattern that repeats every ``period`` pixels.
+
+    Args:
+        response: ``(B, H, W, C)``; H and W multiples of ``period``.
+        period: In pixels.
+
+    Returns:
+        ``(period, period)``, the mean in its middle set to 0: root mean square over images and channels, as a share of
+        the whole response's. Its squares sum to the square of :func:`phase_dependence`. Entry ``[i, j]`` has
+        ``i − period/2`` cycles a period down and ``j − period/2`` across.
+    """
+    batch, height, width, channels = response.shape
+    cells = np.asarray(response, "float64").reshape(batch, height // period, period, width // period, period, channels)
+    spectrum = np.fft.fft2(cells.mean((1, 3)), axes=(1, 2)) / period**2
+    amplitude = np.sqrt(np.mean(abs(spectrum) ** 2, axis=(0, 3)))
+    amplitude[0, 0] = 0
+    whole = np.sqrt(np.mean(np.asarray(response, "float64") ** 2))
+    return np.fft.fftshift(amplitude) / (whole or 1.0)

@@ -6,6 +6,14 @@ from rich.table import Table
 from unet.cost import Stage, total
 
 
+def show(table: Table) -> None:
+    """Print a table, on a terminal as wide as that, else as wide as the table needs: a file does not wrap."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=10_000)
+    console.print(table)
+
+
 def metrics_table(scores: dict, title: str) -> None:
     """Print the scores of one evaluated split."""
     table = Table(title=f"{title}: {scores['images']} images", title_justify="left")
@@ -32,7 +40,7 @@ def metrics_table(scores: dict, title: str) -> None:
         row(f"pet IoU, {rule.replace('_', ' ')}", values)
     for rule, values in scores.get("pet_dice", {}).items():
         row(f"pet Dice, {rule.replace('_', ' ')}", values)
-    Console().print(table)
+    show(table)
 
 
 def rows_table(titles: list[str], rows: list[list[str]], title: str) -> None:
@@ -42,7 +50,7 @@ def rows_table(titles: list[str], rows: list[list[str]], title: str) -> None:
         table.add_column(name, justify="left" if index < 2 else "right")
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    show(table)
 
 
 def cost_table(stages: list[Stage], title: str) -> None:
@@ -62,4 +70,4 @@ def cost_table(stages: list[Stage], title: str) -> None:
             f"{stage.multiply_adds / 1e6:,.1f} M",
             f"{stage.activation_bytes / 2**20:,.2f} MiB",
         )
-    Console().print(table)
+    show(table)

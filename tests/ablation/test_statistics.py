@@ -25,8 +25,10 @@ SPREAD = {
     "run_image": 0.15,
     "share": 0.15,
 }
-"""Standard deviations of the log odds of a wrong pixel, and of the share of foreground. At mean IoU 0.775 and 50 images, the difference of two
-runs of one seed then varies by 0.6 points, half of it through image × run, and the choice of images adds 0.4 points."""
+"""Standard deviations of the log odds of a wrong pixel, and of the share of foreground.
+
+At mean IoU 0.775 and 50 images, the difference of two runs of one seed then varies by 0.6 points, half of it through
+image × run, and the choice of images adds 0.4 points."""
 NO_IMAGES = {"image": 0, "variant_image": 0, "seed_image": 0, "run_image": 0, "share": 0}
 LEVEL = np.array([-1.8, -2.6])
 """Log odds of a wrong pixel, in the foreground and in the background."""
@@ -119,14 +121,14 @@ def test_equal_variants_are_covered_and_rarely_told_apart(variants, seeds):
 
 def test_different_variants_are_covered_and_ranked():
     """The truth lies −0.8, −1.6 and −1.6 points below the first."""
-    results, true = experiments(4, 3, 1000, shift=np.array([0, 0.05, 0.1, 0.1]))
+    results, true = experiments(4, 3, 800, shift=np.array([0, 0.05, 0.1, 0.1]))
     assert list(true.values()) == pytest.approx([0, -0.008, -0.0163, -0.0163], abs=1e-4)
     assert 0.93 < coverage(results, true) < 0.97
     right = {"a": (1, 1), "b": (2, 2), "c": (3, 4), "d": (3, 4)}
     held = [
         all(v.rank_low <= right[v.name][0] and right[v.name][1] <= v.rank_high for v in r.variants) for r in results
     ]
-    assert np.mean(held) > 1 - share_limit(1000)
+    assert np.mean(held) > 1 - share_limit(800)
     assert np.mean([result.to_baseline[2].p_holm < 0.05 for result in results]) > 0.5  # and finds something
 
 
@@ -136,13 +138,13 @@ def test_different_variants_are_covered_and_ranked():
     ids=["images", "seeds", "interaction"],
 )
 def test_coverage_when_one_source_rules(spread):
-    assert 0.93 < coverage(*experiments(4, 3, 1000, **spread)) < 0.97
+    assert 0.93 < coverage(*experiments(4, 3, 800, **spread)) < 0.97
 
 
 def test_a_noisy_baseline_needs_pooled_false():
     """One variant whose runs vary three times as far: the pooled variance is too small for it, its own is not."""
     options = {"noise": np.array([3, 1, 1, 1])}
-    pooled, own = (coverage(*experiments(4, 5, 1000, pooled=pooled, **options)) for pooled in (True, False))
+    pooled, own = (coverage(*experiments(4, 5, 700, pooled=pooled, **options)) for pooled in (True, False))
     assert pooled < 0.93 < own < 0.97, (pooled, own)
 
 
@@ -154,8 +156,23 @@ def test_the_mean_over_seeds_is_covered():
     assert 0.93 < held < 0.97
 
 
+def test_welch_and_satterthwaite_would_be_too_bold(rng):
+    """Two variants, three seeds and many images: a variance with 2 degrees of freedom beside one that is known."""
+    least = {"Welch and Satterthwaite": 1.0, "Cochran and Cox": 1.0}
+    for share in (0.3, 0.5, 0.7, 0.85, 1):
+        from_seeds, from_images = share * rng.chisquare(2, 40_000) / 2, 1 - share
+        variance = from_seeds + from_images
+        welch = stats.t.isf(0.025, np.minimum(2 * (variance / from_seeds) ** 2, 1e6))
+        cochran = (from_seeds * stats.t.isf(0.025, 2) + from_images * stats.norm.isf(0.025)) / variance
+        error = abs(rng.normal(size=40_000)) / np.sqrt(variance)
+        for name, critical in zip(least, (welch, cochran)):
+            least[name] = min(least[name], np.mean(error <= critical))
+    assert least["Welch and Satterthwaite"] < 0.93, least
+    assert least["Cochran and Cox"] > 0.945, least
+
+
 def percentile_bootstrap(confusion, draws, rng):
-    """95 % interval of the first variant minus the second as is often seen: resample seeds and images, take quantiles."""
+    """95 % interval of the first variant minus the second, as is often seen: quantiles over drawn seeds and images."""
     seeds, images = confusion.shape[1:3]
     weights = rng.multinomial(images, np.full(images, 1 / images), size=draws).astype(float)
     counts = [np.tensordot(weights, np.moveaxis(part, 2, 0).astype(float), 1) for part in intersection_union(confusion)]
@@ -165,19 +182,27 @@ def percentile_bootstrap(confusion, draws, rng):
 
 
 def test_the_percentile_bootstrap_over_three_seeds_is_too_narrow():
-    """Why the module does not use it; images all alike, then images and seeds as everywhere else."""
+    """Why the module does not use it. Images all alike; then 800 different ones, where seeds are still the larger part.
+
+    With 50 images and this much image × seed it holds 95 %, but only since it counts that part twice.
+    """
     rng = np.random.default_rng(0)
     covered = {}
-    for name, options in (("seeds", {"images": 2, **NO_IMAGES}), ("seeds and images", {})):
-        intervals = [percentile_bootstrap(simulate(rng, 2, 3, **options), 400, rng) for _ in range(1000)]
-        covered[name] = np.mean([low <= 0 <= high for low, high in intervals])
-    message = f"the percentile bootstrap over 3 seeds holds the truth in {covered} of 95 % intervals"
-    assert covered["seeds"] < 0.8, message
-    assert covered["seeds and images"] < 0.93, message
+    for name, count, options in (
+        ("seeds only", 600, {"images": 2, **NO_IMAGES}),
+        ("800 images", 200, {"images": 800}),
+    ):
+        intervals = [percentile_bootstrap(simulate(rng, 2, 3, **options), 200, rng) for _ in range(count)]
+        covered[name] = float(np.mean([low <= 0 <= high for low, high in intervals]))
+    message = (
+        f"over 3 seeds, the percentile bootstrap's 95 % intervals hold the truth in these shares of cases: {covered}"
+    )
+    assert covered["seeds only"] < 0.8, message
+    assert covered["800 images"] < 0.93, message
 
 
 def test_one_seed_knows_images_only():
-    results, true = experiments(2, 1, 500)
+    results, true = experiments(2, 1, 300)
     assert not any(result.seeds_counted for result in results)
     assert coverage(results, true) < 0.93  # what the flag is for
     fixed, true = experiments(2, 1, 1000, run=0)  # as if training had no luck
@@ -187,6 +212,18 @@ def test_one_seed_knows_images_only():
     assert result.variants[0].high is None
     assert result.equal_spread_p is None
     assert verdict(result, {}, "").startswith("No verdict on training: one seed")
+
+
+def test_one_seed_equals_the_paired_t_test_over_images(rng):
+    """Where mean IoU is linear in the counts: one class in the truth, so that unions are alike."""
+    right = rng.integers(500, 1000, size=(2, 1, 6))
+    confusion = np.zeros((2, 1, 6, 2, 2), "int32")
+    confusion[..., 0, 0], confusion[..., 0, 1] = right, 1000 - right
+    (found,) = analyse(confusion, letters(2), "b", draws=20_000).to_baseline
+    expected = stats.ttest_rel(*right[:, 0] / 2000)
+    assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval()), rel=0.03)
+    assert found.p == pytest.approx(expected.pvalue, rel=0.05)
+    assert found.seed_share == 0
 
 
 def alike(table, images=3):
@@ -205,7 +242,6 @@ def test_two_variants_equal_the_paired_t_test(rng, pooled):
     assert found.p == pytest.approx(expected.pvalue)
     assert found.p_holm == found.p
     assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval(0.9)))
-    assert found.degrees == expected.df
     assert result.equal_spread_p is None
 
 
@@ -227,7 +263,7 @@ def test_pooled_variance_equals_a_two_way_analysis_of_variance(rng):
     means = result.scores.mean(1)
     assert [c.first for c in result.to_baseline] == ["a", "b", "d"]
     for comparison, value in zip(result.to_baseline, means[[0, 1, 3]]):
-        assert comparison.degrees == pytest.approx(degrees)
+        assert comparison.seed_share == pytest.approx(1)
         assert comparison.standard_error == pytest.approx(error)
         assert comparison.difference == pytest.approx(value - means[2])
         assert comparison.p == pytest.approx(2 * stats.t.sf(abs(value - means[2]) / error, degrees))
@@ -280,8 +316,19 @@ def test_variance_from_images_counts_the_interaction_with_seeds_once(rng):
     shared = of_mean - (of_one - of_mean) / 2
     assert of_mean > 1.3 * shared  # or the correction would not show
     assert found.standard_error**2 == pytest.approx(seeds + shared, rel=0.06)
-    # Welch and Satterthwaite, with 2 and 299 degrees of freedom.
-    assert found.degrees == pytest.approx((seeds + shared) ** 2 / (seeds**2 / 2 + shared**2 / 299), rel=0.1)
+    assert found.seed_share == pytest.approx(seeds / (seeds + shared), rel=0.06)
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.9999])
+def test_critical_value_is_that_of_cochran_and_cox_and_p_values_agree(rng, confidence):
+    """(s1² t1 + s2² t2) / (s1² + s2²) with 4 and 49 degrees of freedom; p is the level whose interval ends at 0."""
+    result = analyse(simulate(rng, 3, 3), letters(3), "b", confidence=confidence)
+    for found in result.pairs:
+        assert 0.05 < found.seed_share < 0.95
+        weights = found.seed_share, 1 - found.seed_share
+        margin, own = (weights @ stats.t.isf(level / 2, [4, 49]) for level in (1 - confidence, found.p))
+        assert (found.high - found.low) / 2 / found.standard_error == pytest.approx(margin)
+        assert abs(found.difference) / found.standard_error == pytest.approx(own)
 
 
 def test_holm_equals_a_worked_example_and_closed_testing(rng):
@@ -371,9 +418,10 @@ def test_identical_runs_do_not_divide_by_zero(rng):
 
 def test_one_image_leaves_the_seeds(rng):
     confusion = simulate(rng, 3, 4, images=1)
-    assert analyse(confusion, letters(3), "a") == dataclasses.replace(
-        analyse(np.repeat(confusion, 5, 2), letters(3), "a"), images=1
-    )
+    one, five = (analyse(np.repeat(confusion, images, 2), letters(3), "a") for images in (1, 5))
+    for found, expected in zip(one.pairs, five.pairs):
+        assert dataclasses.astuple(found)[2:] == pytest.approx(dataclasses.astuple(expected)[2:])
+        assert found.seed_share == 1
 
 
 def test_a_class_that_no_image_has_changes_nothing(rng):

@@ -3,7 +3,9 @@
 ``python -m unet.ablation.cell RUN`` goes on where an interrupted one stopped.
 """
 
+import contextlib
 import os
+import signal
 from pathlib import Path
 
 SPLIT = "test"
@@ -77,11 +79,21 @@ def stay_on_cores() -> None:
         os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
 
 
+def end_with_parent() -> None:
+    """Have Linux interrupt this process when the one that started it is gone, so that none is left behind."""
+    import ctypes
+
+    set_parent_death_signal = 1
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # other systems have no prctl
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGINT)
+
+
 if __name__ == "__main__":
     from unet import cli
 
     def main(run: Path):
         """Bring a run to its end."""
+        end_with_parent()
         stay_on_cores()
         cli.use_backend()
         work(run)

@@ -7,6 +7,7 @@ import os
 import queue
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,6 @@ from typing import Protocol
 
 from rich.progress import TextColumn
 
-from unet import data
 from unet.ablation import cell
 from unet.ablation.grid import Grid
 from unet.errors import InputError, RunError
@@ -37,7 +37,10 @@ class Executor(Protocol):
         """Start work on a run directory soon; the result is what went wrong, or ``None``."""
 
     def stop(self) -> None:
-        """Start nothing more, and ask what is running to stop after its step; called again, at once."""
+        """Start nothing more, and ask what is running to stop after its step; called again, end it at once."""
+
+    def close(self) -> None:
+        """Leave nothing running of what was started."""
 
 
 def run_cells(grid: Grid, root: Path, executor: Executor) -> dict[str, str]:
@@ -60,6 +63,7 @@ def run_cells(grid: Grid, root: Path, executor: Executor) -> dict[str, str]:
     log.info("%s: %d cells, %d of them finished before", root, len(grid.cells), len(grid.cells) - len(waiting))
     failures: dict[str, str] = {}
     failures_file = root / "failures.json"
+    failures_file.unlink(missing_ok=True)  # what failed before is tried again
     total = sum(grid_cell.config.training.epochs for grid_cell in grid.cells)
     futures = {executor.submit(runs[one.config.name].path): one for one in waiting}
     finished = [one for one in grid.cells if one not in waiting]
@@ -73,10 +77,10 @@ def run_cells(grid: Grid, root: Path, executor: Executor) -> dict[str, str]:
                 for future in done:
                     one = futures[future]
                     run = runs[one.config.name]
-                    if reason := future.result():
-                        failures[one.config.name] = reason
+                    if failure := _failure(future):
+                        failures[one.config.name] = failure
                         write_json(failures_file, failures)
-                        log.error("%s, seed %d failed: %s", one.variant, one.seed, reason)
+                        log.error("%s, seed %d failed: %s", one.variant, one.seed, failure)
                     else:
                         score = run.metrics()[cell.SPLIT]["mean_iou"]["dataset"]
                         log.info("%s, seed %d: mean IoU %.4f", one.variant, one.seed, score)
@@ -93,14 +97,24 @@ def run_cells(grid: Grid, root: Path, executor: Executor) -> dict[str, str]:
         except KeyboardInterrupt:
             executor.stop()
             wait(futures)
+        log.warning("stopped; the same command goes on")
         raise
-    if not failures:
-        failures_file.unlink(missing_ok=True)
     return failures
+
+
+def _failure(future: Future) -> str | None:
+    """What went wrong with a cell, be it that its worker is gone."""
+    try:
+        return future.result()
+    except Exception as error:
+        cause = getattr(error, "cause", None) or error  # Ray hands on what its worker raised
+        return f"{type(cause).__name__}: {cause}"
 
 
 def prepare_data(grid: Grid) -> None:
     """Decode the grid's data once, before several processes want them."""
+    from unet import data  # brings Keras along, which Ray's workers need not load
+
     for config in {one.config.data.model_dump_json(): one.config.data for one in grid.cells}.values():
         data.prepare(config)
 
@@ -131,8 +145,13 @@ class LocalExecutor:
         return self._threads.submit(self._work, run)
 
     def stop(self) -> None:
-        """Send all processes what Ctrl-C sends; a second call ends them at once."""
+        """Send all processes what Ctrl-C sends; a second call kills them."""
         self._presses.append("Ctrl-C")
+
+    def close(self) -> None:
+        """Kill what still runs, and wait for its end."""
+        self._presses += ["close", "close"]
+        self._threads.shutdown(cancel_futures=True)
 
     def _work(self, run: Path) -> str | None:
         if self._presses:
@@ -145,12 +164,15 @@ class LocalExecutor:
 
 
 class RayExecutor:
-    """Tasks on a Ray cluster whose machines share the file system with this one.
+    """Tasks on a Ray cluster whose machines share the file system with this one, and have the project at one path.
 
     Args:
         environment: KERAS_BACKEND and what else the processes need.
-        address: Of the cluster; ``None`` starts one on this machine.
-        workers: How many tasks share a machine's cores or, if there are GPUs, how many share one GPU.
+        address: Of the cluster, ``host:port``; default: RAY_ADDRESS, else one is started on this machine.
+        workers: How many cells at once on each GPU of the cluster or, if it has none, on each of its machines.
+
+    Raises:
+        InputError: Ray is not installed, or no cluster answers at the address.
     """
 
     def __init__(self, environment: dict[str, str], address: str | None = None, workers: int = 1):
@@ -159,19 +181,27 @@ class RayExecutor:
         except ImportError:
             raise InputError("--executor ray: Ray is not installed: pip install '.[ray]'") from None
         self._ray = ray
-        wanted = {"PYTHONPATH": str(Path(__file__).parents[2])}
-        for key in ("KERAS_BACKEND", "UNET_CACHE", "JAX_PLATFORMS"):
-            if key in environment:
-                wanted[key] = environment[key]
+        address = address or environment.get("RAY_ADDRESS")
+        _check_answers(address)
         try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
-        except ConnectionError as error:
+            with _devices_of(environment):
+                ray.init(
+                    address=address or "local",
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    include_dashboard=False if address is None else None,
+                )
+        except (ConnectionError, ValueError) as error:
             raise InputError(f"--address: no Ray cluster answers at {address}: {error}") from None
-        resources = ray.cluster_resources()
-        cores = max(1, int(min(node["Resources"].get("CPU", 1) for node in ray.nodes())) // workers)
-        share = {"num_gpus": 1 / workers} if resources.get("GPU") else {"num_cpus": cores}
+        kept = ("KERAS_BACKEND", "UNET_CACHE", "JAX_PLATFORMS")
+        self._environment = {key: environment[key] for key in kept if key in environment}
+        if ray.cluster_resources().get("GPU"):
+            share = {"num_gpus": 1 / workers}
+            self._environment |= _memory_share(workers)
+        else:
+            cores = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+            share = {"num_cpus": max(1, int(min(filter(None, cores), default=1)) // workers)}
         self._task = ray.remote(max_retries=0, **share)(_ray_task)
-        self._environment = wanted
         self._references: list = []
 
     def submit(self, run: Path) -> Future:
@@ -181,29 +211,59 @@ class RayExecutor:
         return reference.future()
 
     def stop(self) -> None:
-        """Cancel all tasks, which end their processes as Ctrl-C would."""
+        """Cancel all tasks, which end their processes as Ctrl-C would; a second call kills them."""
         for reference in self._references:
             self._ray.cancel(reference)
 
+    def close(self) -> None:
+        """Leave the cluster, which ends the tasks that still run; one that was started here ends too."""
+        self._ray.shutdown()
+
+
+def _check_answers(address: str | None) -> None:
+    """Whether anything listens there: Ray itself would try for two minutes, and then end the process."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not colon:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise InputError(f"--address: no Ray cluster answers at {address}: {error}") from None
+
+
+@contextlib.contextmanager
+def _devices_of(environment: dict[str, str]) -> Iterator[None]:
+    """Give this process, for a while, the devices of the cells' environment, which a Ray started here then finds."""
+    keys = ("CUDA_VISIBLE_DEVICES", "JAX_PLATFORMS")
+    before = {key: os.environ.pop(key) for key in keys if key in os.environ}
+    os.environ.update({key: environment[key] for key in keys if key in environment})
+    try:
+        yield
+    finally:
+        for key in keys:
+            os.environ.pop(key, None)
+        os.environ.update(before)
+
 
 def _ray_task(run: str, environment: dict[str, str]) -> str | None:
-    """What a Ray worker does; Ray has set CUDA_VISIBLE_DEVICES for it."""
+    """What a Ray worker does; Ray has set CUDA_VISIBLE_DEVICES for it, and cancels by a KeyboardInterrupt."""
     if not (Path(run) / "config.yaml").is_file():
         return f"{run} is not visible on {os.uname().nodename}: the machines must share the file system"
     presses: list[str] = []
     with ThreadPoolExecutor(1) as thread:
         future = thread.submit(run_process, Path(run), dict(os.environ) | environment, presses)
-        try:
-            return future.result()
-        except KeyboardInterrupt:
-            presses.append("cancelled")
-            return future.result()
+        while True:
+            try:
+                return future.result()
+            except KeyboardInterrupt:
+                presses.append("cancelled")
 
 
 def run_process(run: Path, environment: dict[str, str], presses: list[str]) -> str | None:
     """Work on a run directory in a new process; return what went wrong, or ``None``.
 
-    The process gets one SIGINT for each element that ``presses`` comes to have.
+    The process is interrupted when ``presses`` comes to have an element, and killed when it has a second one; it loses
+    nothing by that, as every file appears whole or not at all.
     """
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
@@ -220,7 +280,7 @@ def run_process(run: Path, environment: dict[str, str], presses: list[str]) -> s
                 process.wait(0.2)
                 break
             if sent < len(presses):
-                process.send_signal(signal.SIGINT)
+                process.send_signal(signal.SIGKILL if sent else signal.SIGINT)
                 sent += 1
         if process.returncode == 0:
             return None
@@ -249,24 +309,27 @@ def shares(environment: dict[str, str], workers: int) -> Iterator[dict[str, str]
     if gpus:
         together = -(-workers // len(gpus))
         for index in range(workers):
-            share = {"CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]}
-            if together > 1:
-                share |= {
-                    "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / together:.3f}",
-                    "TF_FORCE_GPU_ALLOW_GROWTH": "true",
-                }
-            yield share
+            yield {"CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]} | _memory_share(together)
         return
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     for index in range(workers):
-        own = cores[index * len(cores) // workers : (index + 1) * len(cores) // workers]
+        start, end = (edge * len(cores) // workers for edge in (index, index + 1))
+        own = cores[start : max(end, start + 1)]  # more workers than cores share them
         yield {"UNET_CORES": ",".join(map(str, own))} if workers > 1 and own else {}
+
+
+def _memory_share(together: int) -> dict[str, str]:
+    """Environment variables for processes that share a GPU: JAX and TensorFlow would each take all of its memory."""
+    if together == 1:
+        return {}
+    return {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / together:.3f}", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
 
 
 def _gpus(environment: dict[str, str]) -> list[str]:
     """Indices of the NVIDIA GPUs that the backend may use."""
     if "CUDA_VISIBLE_DEVICES" in environment:
-        return [name for name in environment["CUDA_VISIBLE_DEVICES"].split(",") if name.strip() not in ("", "-1")]
+        named = [name.strip() for name in environment["CUDA_VISIBLE_DEVICES"].split(",")]
+        return [name for name in named if name not in ("", "-1")]
     if environment.get("JAX_PLATFORMS") == "cpu" or not shutil.which("nvidia-smi"):
         return []
     listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, env=environment)

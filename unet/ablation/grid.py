@@ -89,7 +89,7 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Grid:
     for key in values:
         if key not in KEYS:
             raise InputError(
-                f"{places[(key,)]}: {key}: unknown key{nearest(key, KEYS)} (known here: {', '.join(KEYS)})"
+                f"{places[(str(key),)]}: {key}: unknown key{nearest(key, KEYS)} (known here: {', '.join(KEYS)})"
             )
     base = _base(values, path, places)
     name = values.get("name", re.sub(r"[^A-Za-z0-9._-]", "-", path.stem))
@@ -98,11 +98,15 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Grid:
     for key, choices in varied.items():
         place = places[("vary", key)]
         if not isinstance(choices, list) or not choices:
-            raise InputError(f"{place}: vary.{key}: must be a list of values, received {json.dumps(choices)}")
-        if len({json.dumps(choice, sort_keys=True) for choice in choices}) < len(choices):
+            raise InputError(f"{place}: vary.{key}: must be a list of values, received {_json(choices)}")
+        if len({_json(choice, sort_keys=True) for choice in choices}) < len(choices):
             raise InputError(f"{place}: vary.{key}: the same value stands twice")
     if not [key for key in varied if key != "seed"]:
-        raise InputError(f"{path}: vary: nothing to compare; give a list to vary.model.upsampler or another key")
+        place = places.get(("vary",), str(path))
+        raise InputError(f"{place}: vary: nothing to compare; give a list to vary.model.upsampler or another key")
+    for key, _, place in settings:
+        if above := [axis for axis in varied if f"{key}.".startswith(f"{axis}.")]:
+            raise InputError(f"{place}: {key}: vary.{above[0]} decides it; give its values there, as a list")
 
     # === Cells ===
     axes = sorted(varied.items(), key=lambda axis: axis[0] != "seed")  # seeds turn slowest
@@ -117,7 +121,8 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Grid:
     )
     names = [cell.config.name for cell in cells]
     if twice := {name for name in names if names.count(name) > 1}:
-        raise InputError(f"{path}: vary: several cells would be the same run: {', '.join(sorted(twice))}")
+        place = places.get(("vary",), str(path))
+        raise InputError(f"{place}: vary: several cells would be the same run: {', '.join(sorted(twice))}")
     variants = list(dict.fromkeys(labels))
     baseline = values.get("baseline", variants[0])
     if baseline not in variants:
@@ -157,8 +162,8 @@ def label(configs: list[Config]) -> list[str]:
 def _mapping(values: dict, key: str, path: Path, places) -> dict:
     mapping = values.get(key, {})
     if not isinstance(mapping, dict):
-        raise InputError(f"{places.get((key,), path)}: {key}: must be a mapping, received {json.dumps(mapping)}")
-    return dict(mapping)
+        raise InputError(f"{places.get((key,), path)}: {key}: must be a mapping, received {_json(mapping)}")
+    return {str(inner): value for inner, value in mapping.items()}
 
 
 def _flat(mapping: dict, places, *above: str):
@@ -187,8 +192,13 @@ def _base(values: dict, path: Path, places) -> Path:
 
 
 def _configure(base: Path, settings: list[tuple[str, Any, str]]) -> Config:
-    overrides = [f"{key}={json.dumps(value)}" for key, value, _ in settings]
+    overrides = [f"{key}={_json(value)}" for key, value, _ in settings]
     return configuration.load(base, overrides, [place for *_, place in settings])
+
+
+def _json(value, sort_keys: bool = False) -> str:
+    """A value from YAML as YAML on one line."""
+    return json.dumps(value, sort_keys=sort_keys, ensure_ascii=False, default=str)
 
 
 def _flatten(values: dict, prefix: str = "") -> dict[str, Any]:

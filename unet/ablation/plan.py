@@ -86,9 +86,9 @@ def _left(one: Cell, root: Path, per_step: float) -> float:
 
 def _state(one: Cell, root: Path) -> str:
     run = Run(root / one.config.name)
-    if not run.config_file.is_file():
-        return "new"
-    return "finished" if cell.is_finished(run) else "begun"
+    if run.config_file.is_file() and cell.is_finished(run):
+        return "finished"
+    return "begun" if run.history() else "new"
 
 
 def _duration(seconds: float) -> str:

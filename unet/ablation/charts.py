@@ -1,0 +1,219 @@
+"""The report's charts, from a summary alone; each returns a figure that the caller saves and closes."""
+
+import math
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from unet.ablation.results import Summary, Variant
+from unet.figures import PALETTE, STYLE
+
+BLUE, ORANGE, GREY = PALETTE[1], PALETTE[6], "#7F7F7F"
+"""Tied with the best; the baseline; everything else."""
+
+WIDTH = 5.2
+"""Inches; with this font the text is readable on a telephone and in a README."""
+
+
+def score_by_cost(summary: Summary) -> Figure:
+    """Mean IoU against inference time and against multiply-adds, with intervals and Pareto fronts."""
+    timed = all(variant.latency for variant in summary.variants)
+    panels: list = [("multiply-adds per image (millions)", lambda v: v.multiply_adds / 1e6)]
+    if timed:
+        where = summary.made["latency_device"]
+        panels.insert(0, (f"inference, one image (ms)\n{where}", lambda v: v.latency["1"]["median_ms"]))
+    with plt.rc_context(STYLE):
+        height = 0.9 + max(2.6, 0.26 * len(summary.variants))
+        figure, axes = plt.subplots(len(panels), 1, figsize=(WIDTH, height * len(panels)), layout="constrained")
+        for panel, (label, cost) in zip(np.atleast_1d(axes), panels):
+            _scatter(panel, summary, cost)
+            panel.set(xlabel=label, ylabel=f"test mean IoU (%), {_interval(summary)}")
+    return figure
+
+
+def differences(summary: Summary) -> Figure:
+    """Forest plot: each variant's difference to the baseline with its interval."""
+    others = sorted(
+        (variant for variant in summary.variants if variant.difference is not None), key=lambda v: v.mean_iou
+    )
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(WIDTH, 1.1 + 0.3 * len(others)), layout="constrained")
+        axes.axvline(0, color=GREY, linewidth=1)
+        reach = 100 * summary.detectable
+        axes.axvspan(-reach, reach, color=GREY, alpha=0.15, linewidth=0)
+        for row, variant in enumerate(others):
+            ends = (variant.difference, variant.difference_low, variant.difference_high)
+            value, low, high = (100 * float(end or 0) for end in ends)
+            p = float(variant.p_holm or 0)
+            sure = p < 0.05
+            colour = _colour(summary, variant)
+            axes.plot([low, high], [row, row], color=colour, linewidth=2)
+            axes.plot(value, row, "o", color=colour, markerfacecolor=colour if sure else "none", markersize=6)
+            note = f"{value:+.2f}   p {_p(p)}"
+            axes.text(1.02, row, note, transform=axes.get_yaxis_transform(), va="center", fontsize=9)
+        axes.set_yticks(range(len(others)), [variant.name for variant in others])
+        axes.set_ylim(-0.7, len(others) - 0.3)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel(f"mean IoU minus that of {summary.baseline} (points), 95 % interval")
+    return figure
+
+
+def learning(summary: Summary) -> Figure:
+    """Validation mean IoU by epoch: one panel a variant, its range over seeds, and all others in grey."""
+    columns = 3
+    rows = math.ceil(len(summary.variants) / columns)
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            rows,
+            columns,
+            figsize=(WIDTH, 0.5 + 1.35 * rows),
+            sharex=True,
+            sharey=True,
+            squeeze=False,
+            layout="constrained",
+        )
+        curves = {variant.name: _curve(variant) for variant in summary.variants}
+        everything = np.concatenate([curve.ravel() for curve in curves.values()])
+        for panel, variant in zip(axes.flat, summary.variants):
+            for other in summary.variants:
+                mean = curves[other.name].mean(0)
+                panel.plot(np.arange(1, len(mean) + 1), mean, color=GREY, alpha=0.35, linewidth=0.7)
+            curve, colour = curves[variant.name], _colour(summary, variant)
+            epochs = np.arange(1, curve.shape[1] + 1)
+            panel.fill_between(epochs, curve.min(0), curve.max(0), color=colour, alpha=0.3, linewidth=0)
+            panel.plot(epochs, curve.mean(0), color=colour, linewidth=1.6)
+            panel.set_title(variant.name, fontsize=9)
+            panel.xaxis.get_major_locator().set_params(integer=True)
+        low, high = np.nanpercentile(everything, 5), np.nanmax(everything)
+        axes.flat[0].set_ylim(low - 0.1 * (high - low), high + 0.05 * (high - low))
+        _hide_rest(axes, len(summary.variants))
+        figure.supxlabel("epoch", fontsize=10)
+        figure.supylabel("validation mean IoU", fontsize=10)
+    return figure
+
+
+def checkerboards(summary: Summary, spectra: dict[str, np.ndarray]) -> Figure:
+    """Frequencies of the pattern that a trained network lays over an image of one colour.
+
+    Args:
+        summary: For order and numbers.
+        spectra: :func:`unet.checkerboard.harmonics` by variant.
+    """
+    columns = 4
+    rows = math.ceil(len(spectra) / columns)
+    with plt.rc_context(STYLE | {"axes.grid": False}):
+        figure, axes = plt.subplots(
+            rows, columns, figsize=(WIDTH, 0.9 + 1.75 * rows), squeeze=False, layout="constrained"
+        )
+        for panel, (name, spectrum) in zip(axes.flat, spectra.items()):
+            decibels = 20 * np.log10(np.maximum(spectrum, 1e-6))
+            period = len(spectrum)
+            extent = (-0.5 - 0.5 / period, 0.5 - 0.5 / period, 0.5 - 0.5 / period, -0.5 - 0.5 / period)
+            image = panel.imshow(decibels, cmap="viridis", vmin=-80, vmax=-10, extent=extent, interpolation="nearest")
+            trained = summary.variant(name).checkerboard_trained
+            panel.set_title(f"{name}\n{trained:.1%}", fontsize=8.5)
+            panel.set(xticks=[-0.5, 0, 0.5], yticks=[-0.5, 0, 0.5])
+            panel.tick_params(labelsize=8)
+            panel.label_outer()
+        _hide_rest(axes, len(spectra))
+        figure.supxlabel("cycles per pixel, across", fontsize=9)
+        figure.supylabel("cycles per pixel, down", fontsize=9)
+        bar = figure.colorbar(image, ax=axes, label="amplitude (dB of the whole response)", shrink=0.8, location="top")
+        bar.outline.set_visible(False)
+    return figure
+
+
+def _hide_rest(axes, count: int) -> None:
+    """Leave out the panels behind the first ``count``; what is above them shows the ticks."""
+    columns = axes.shape[1]
+    for index in range(count, axes.size):
+        axes.flat[index].set_visible(False)
+        axes.flat[index - columns].tick_params(labelbottom=True)
+
+
+def _scatter(axes, summary: Summary, cost) -> None:
+    """Points with intervals, labels in the right margin, and the Pareto front."""
+    variants = sorted(summary.variants, key=lambda v: v.mean_iou)
+    values = [cost(variant) for variant in variants]
+    for variant, x in zip(variants, values):
+        colour = _colour(summary, variant)
+        if variant.low is not None and variant.high is not None:
+            axes.plot([x, x], [100 * variant.low, 100 * variant.high], color=colour, alpha=0.55, linewidth=1.4)
+        axes.plot(x, 100 * variant.mean_iou, "o", color=colour, markersize=6, zorder=3)
+    front = [
+        (x, 100 * variant.mean_iou)
+        for variant, x in zip(variants, values)
+        if not any(
+            (other <= x and better.mean_iou >= variant.mean_iou) and (other < x or better.mean_iou > variant.mean_iou)
+            for better, other in zip(variants, values)
+        )
+    ]
+    front = sorted(set(front))
+    xs = [front[0][0], *(x for x, _ in front[1:] for _ in (0, 1)), max(values)]
+    ys = [y for _, y in front for _ in (0, 1)]
+    axes.plot(xs, ys, color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    if max(values) > 4 * min(values):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda x, _: f"{x:g}"))
+        axes.xaxis.set_minor_formatter(matplotlib.ticker.FuncFormatter(_one_two_five))
+    low, high = axes.get_ylim()
+    places = _spread([100 * variant.mean_iou for variant in variants], low, high)
+    for variant, x, place in zip(variants, values, places):
+        axes.annotate(
+            variant.name,
+            (x, 100 * variant.mean_iou),
+            (1.03, place),
+            textcoords=axes.get_yaxis_transform(),
+            fontsize=9,
+            va="center",
+            color=_colour(summary, variant),
+            arrowprops={
+                "arrowstyle": "-",
+                "color": GREY,
+                "alpha": 0.4,
+                "linewidth": 0.7,
+                "shrinkB": 4,
+                "relpos": (0, 0.5),
+            },
+        )
+    axes.set_ylim(low, high)
+
+
+def _spread(values: list[float], low: float, high: float) -> list[float]:
+    """Heights of labels for ascending ``values``, in their order, not closer than the room allows."""
+    gap = (high - low) / max(len(values), 1)
+    places: list[float] = []
+    for index, value in enumerate(values):
+        below = places[-1] + gap if places else low + gap / 2
+        above = high - gap / 2 - gap * (len(values) - 1 - index)
+        places.append(min(max(value, below), above))
+    return places
+
+
+def _one_two_five(x, _) -> str:
+    return f"{x:g}" if f"{x:e}"[0] in "25" else ""
+
+
+def _colour(summary: Summary, variant: Variant) -> str:
+    if variant.name == summary.baseline:
+        return ORANGE
+    return BLUE if variant.name in summary.tied else GREY
+
+
+def _curve(variant: Variant) -> np.ndarray:
+    """``(seeds, epochs)``, cut to what all seeds have."""
+    length = min(len(curve) for curve in variant.learning)
+    return np.array([curve[:length] for curve in variant.learning])
+
+
+def _interval(summary: Summary) -> str:
+    return "95 % interval over seeds" if len(summary.seeds) > 1 else "one seed"
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
