@@ -11,7 +11,8 @@ from unet import config
 from unet.errors import InputError
 
 pytestmark = pytest.mark.backend_free
-SHIPPED = sorted((ROOT / "configs").rglob("*.yaml"))
+SHIPPED = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name != "ablation")
+"""Those in ablation/ are grids of configurations: tests/ablation/test_grid.py."""
 
 
 def write(path, text):
@@ -84,6 +85,9 @@ def test_an_upsampler_is_replaced_whole_but_an_option_can_be_set(tmp_path):
         ("augmentation.scale=[0.25, 1]", (0.25, 1.0)),
         ("training.jit=true", True),
         ("name=run-2.b", "run-2.b"),
+        ("model.widths=[4, 6, 9, 13, 20]", (4, 6, 9, 13, 20)),
+        ("model.widths=null", None),
+        ("data.train_fraction=1", 1.0),
         ("data.folder.classes=[sky, ground]", {"sky": 0, "ground": 1}),
         ("data.folder.classes={sky: 7, ground: 255}", {"sky": 7, "ground": 255}),
         ("data.folder.classes={a: [0, 0, 0], b: [255, 0, 0]}", {"a": (0, 0, 0), "b": (255, 0, 0)}),
@@ -109,7 +113,7 @@ def test_the_resolved_configuration_reads_back_as_itself(tmp_path):
 BROKEN = {
     "unknown key": (
         "model:\n  widht: 32\n",
-        ["x.yaml:2: model.widht", "did you mean width?", "known here: width, depth"],
+        ["x.yaml:2: model.widht", "did you mean width?", "known here: width, widths, depth"],
     ),
     "unknown section": ("modle: {width: 32}\n", ["x.yaml:1: modle", "did you mean model?"]),
     "unknown key in a nested section": ("data: {folder: {image: a}}\n", ["data.folder.image", "did you mean images?"]),
@@ -143,9 +147,16 @@ BROKEN = {
     "true for a number": ("training: {epochs: true}\n", ["must be a whole number, received true"]),
     "number for true": ("training: {jit: 1}\n", ["must be true or false, received 1"]),
     "list for a number": ("seed: [1, 2]\n", ["seed", "must be a whole number"]),
-    "text for a section": ("model: big\n", ["model", "must be a mapping with the keys width, depth"]),
+    "text for a section": ("model: big\n", ["model", "must be a mapping with the keys width, widths, depth"]),
     "list for a section": ("training: [1]\n", ["must be a mapping with the keys epochs"]),
     "zero width": ("model: {width: 0}\n", ["must be ≥ 1, received 0"]),
+    "too few widths": (
+        "model:\n  depth: 3\n  widths: [8, 16, 32]\n",
+        ["x.yaml:1: model", "widths: a network of depth 3 has 4 stages, received [8, 16, 32]"],
+    ),
+    "zero among the widths": ("model: {depth: 1, widths: [8, 0]}\n", ["model.widths", "must be ≥ 1, received 0"]),
+    "one number for the widths": ("model: {widths: 8}\n", ["model.widths", "must be a list, received 8"]),
+    "no training images": ("data: {train_fraction: 0}\n", ["data.train_fraction: must be > 0, received 0"]),
     "negative epochs": ("training: {epochs: -3}\n", ["must be ≥ 1, received -3"]),
     "zero learning rate": ("training: {learning_rate: 0}\n", ["must be > 0, received 0"]),
     "learning rate not a number": ("training: {learning_rate: .nan}\n", ["training.learning_rate", "finite number"]),

@@ -7,7 +7,7 @@ from keras import layers, ops
 
 from tests.conftest import BACKEND
 from tests.gradients import gradients
-from unet.cost import multiply_adds, stages, total
+from unet.cost import multiply_adds, stages, surplus, total
 from unet.model import build_unet
 from unet.upsamplers import UPSAMPLERS
 
@@ -80,6 +80,32 @@ def test_seed_decides_every_weight_and_the_upsampler_none_of_the_others():
     other = build_unet(3, upsampler="nearest", seed=8, **TINY)
     first = [ops.convert_to_numpy(m.get_layer("encoder_1_conv_1").kernel) for m in (models["nearest"], other)]
     assert np.abs(first[0] - first[1]).max() > 0.1
+
+
+def test_widths_that_double_are_the_same_network_as_a_width():
+    one, other = (build_unet(3, depth=2, seed=3, **widths) for widths in ({"width": 5}, {"widths": (5, 10, 20)}))
+    assert one.count_params() == other.count_params()
+    for a, b in zip(one.weights, other.weights, strict=True):
+        assert a.path == b.path
+        np.testing.assert_array_equal(*map(ops.convert_to_numpy, (a, b)), err_msg=a.path)
+
+
+@pytest.mark.parametrize("upsampler", list(UPSAMPLERS))
+def test_every_stage_has_its_width(rng, upsampler):
+    """Odd and even decreasing ones too, at an odd size."""
+    widths = (7, 3, 5)
+    options = {"carafe": {"groups": 1}, "dysample": {"groups": 1}}.get(upsampler, {})
+    model = build_unet(3, widths=widths, depth=2, upsampler=upsampler, upsampler_options=options)
+    channels = {"encoder_1": 7, "encoder_2": 3, "bottleneck": 5, "decoder_2": 3, "decoder_1": 7}
+    assert {name: model.get_layer(f"{name}_act_2").output.shape[-1] for name in channels} == channels
+    assert [model.get_layer(f"decoder_{i}_up").output.shape[-1] for i in (1, 2)] == [7, 3]
+    assert tuple(model(pixels(rng, 13, 22)).shape) == (2, 13, 22, 3)
+
+
+@pytest.mark.parametrize("widths", [(8, 16), (8, 16, 32, 64), ()])
+def test_one_width_a_stage(widths):
+    with pytest.raises(ValueError, match=r"widths must be 3 numbers at depth 2, received \("):
+        build_unet(3, widths=widths, depth=2)
 
 
 def test_pixels_are_normalised_inside():
@@ -217,4 +243,6 @@ def test_upsamplers_differ_only_by_what_they_need_beyond_the_shared_projection()
                 parameters -= layer.count_params() - (4 * channels + 1) * layer.filters
                 work -= multiply_adds(layer) - 4 * h * w * channels * layer.filters
         costs[name] = (parameters, work)
+        whole = model.count_params(), sum(multiply_adds(layer) for layer in model.layers)
+        assert surplus(model) == (whole[0] - parameters, whole[1] - work)
     assert len(set(costs.values())) == 1

@@ -179,7 +179,10 @@ def test_the_shipped_grid_has_every_upsampler_and_five_seeds():
 
 UPSAMPLERS_VARY = "vary: {model.upsampler: [nearest, carafe]}\n"
 BROKEN = {
-    "unknown key": ("vray: {seed: [0]}\n", "grid.yaml:2: vray: unknown key; did you mean vary? (known here: name, base,"),
+    "unknown key": (
+        "vray: {seed: [0]}\n",
+        "grid.yaml:2: vray: unknown key; did you mean vary? (known here: name, base,",
+    ),
     "key that is no text": ("7: 3\n" + UPSAMPLERS_VARY, "grid.yaml:2: 7: unknown key"),
     "vary is a list": ("vary: [seed]\n", 'grid.yaml:2: vary: must be a mapping, received ["seed"]'),
     "set is a number": ("set: 3\n" + UPSAMPLERS_VARY, "grid.yaml:2: set: must be a mapping, received 3"),

@@ -6,6 +6,7 @@ from scipy import ndimage
 
 from unet import config, data
 from unet.data.shapes import SIDE, draw_scene
+from unet.errors import InputError
 
 pytestmark = pytest.mark.backend_free
 
@@ -63,3 +64,30 @@ def test_the_source_splits_and_counts(tmp_path):
     assert not dataset.problems
     only_test = list(data.make_source(settings).samples("test"))
     assert [sample.name for sample in only_test] == dataset.test.names
+
+
+@pytest.mark.parametrize(("fraction", "count"), [(1.0, 41), (0.3334, 14), (0.5, 20), (0.01, 0)])
+def test_a_fraction_of_the_training_images_is_the_same_for_every_seed(tmp_path, fraction, count):
+    """41 training images: a third are 13.67, a half are 20.5, which rounds to even."""
+    path = tmp_path / "s.yaml"
+    path.write_text("data: {source: shapes, size: 16, shapes: {train: 46, test: 3}, validation: 0.1}\n")
+    settings = [f"data.cache_dir={tmp_path}", f"data.train_fraction={fraction}"]
+    if not count:
+        with pytest.raises(InputError, match=r"data\.train_fraction: 0\.01 of 41 training images is none"):
+            data.prepare(config.load(path, settings).data)
+        return
+    whole = data.prepare(config.load(path, settings[:1]).data)
+    one, other = (data.prepare(config.load(path, [*settings, f"seed={seed}"]).data) for seed in (0, 5))
+    assert len(one.train) == len(one.train.images) == len(one.train.masks) == count
+    assert one.train.names == other.train.names == [name for name in whole.train.names if name in one.train.names]
+    rows = [whole.train.names.index(name) for name in one.train.names]
+    np.testing.assert_array_equal(one.train.images, whole.train.images[rows])
+    np.testing.assert_array_equal(one.train.masks, whole.train.masks[rows])
+    for split in ("validation", "test"):
+        assert getattr(one, split).names == getattr(whole, split).names
+        np.testing.assert_array_equal(getattr(one, split).images, getattr(whole, split).images)
+        np.testing.assert_array_equal(getattr(one, split).masks, getattr(whole, split).masks)
+    if count < 20:  # a larger fraction holds a smaller one, and the first images of the split are not all of it
+        more = data.prepare(config.load(path, [settings[0], "data.train_fraction=0.5"]).data)
+        assert set(one.train.names) < set(more.train.names)
+        assert rows != list(range(count))

@@ -246,17 +246,10 @@ def _devices_of(environment: dict[str, str]) -> Iterator[None]:
 
 
 def _ray_task(run: str, environment: dict[str, str]) -> str | None:
-    """What a Ray worker does; Ray has set CUDA_VISIBLE_DEVICES for it, and cancels by a KeyboardInterrupt."""
+    """What a Ray worker does; Ray has set CUDA_VISIBLE_DEVICES for it."""
     if not (Path(run) / "config.yaml").is_file():
         return f"{run} is not visible on {os.uname().nodename}: the machines must share the file system"
-    presses: list[str] = []
-    with ThreadPoolExecutor(1) as thread:
-        future = thread.submit(run_process, Path(run), dict(os.environ) | environment, presses)
-        while True:
-            try:
-                return future.result()
-            except KeyboardInterrupt:
-                presses.append("cancelled")
+    return run_process(Path(run), dict(os.environ) | environment, [])
 
 
 def run_process(run: Path, environment: dict[str, str], presses: list[str]) -> str | None:
@@ -276,9 +269,13 @@ def run_process(run: Path, environment: dict[str, str], presses: list[str]) -> s
         )
         sent = 0
         while True:
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            try:
                 process.wait(0.2)
                 break
+            except subprocess.TimeoutExpired:
+                pass
+            except KeyboardInterrupt:  # what Ray cancels a task with
+                presses.append("cancelled")
             if sent < len(presses):
                 process.send_signal(signal.SIGKILL if sent else signal.SIGINT)
                 sent += 1

@@ -32,8 +32,8 @@ SCENES = 4
 TILE = 144
 """Pixels of a small picture, at least."""
 CAPTIONS = {
-    "score_by_cost": "Mean IoU against cost: up is better, left is cheaper. The dashed line is the Pareto front: nothing "
-    "is both better and cheaper than what lies on it. Bars are intervals over seeds.",
+    "score_by_cost": "Mean IoU against cost: up is better, left is cheaper. The dashed line is the Pareto front: "
+    "nothing is both better and cheaper than what lies on it. Bars are intervals over seeds.",
     "differences": "Paired difference to the baseline with its 95 % interval over seeds and test images; filled: "
     "p < 0.05 after Holm's correction. In the grey band a single comparison of this design sees little.",
     "learning": "Validation mean IoU by epoch: mean and range over seeds; all other variants in grey.",

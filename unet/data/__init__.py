@@ -10,6 +10,7 @@ from unet.data import cache
 from unet.data.cache import Dataset, Split
 from unet.data.pets import CLASSES
 from unet.data.sources import IGNORE, Problem, Sample, Source, draw
+from unet.errors import InputError
 
 
 def make_source(config: DataConfig) -> Source:
@@ -45,11 +46,17 @@ def prepare(config: DataConfig) -> Dataset:
     """Prepared arrays of the configured source; see :func:`unet.data.cache.prepare`.
 
     With ``train_fraction`` below 1 the training images are a part of those in the cache, read into memory.
+
+    Raises:
+        InputError: The data cannot be used, or ``train_fraction`` leaves no training image.
     """
     dataset = cache.prepare(make_source(config), config.size, config.cache_dir)
     if config.train_fraction == 1:
         return dataset
     chosen = draw(dataset.train.names, config.train_fraction, "train_fraction")
+    if not chosen:
+        count = len(dataset.train)
+        raise InputError(f"data.train_fraction: {config.train_fraction} of {count} training images is none; raise it")
     return replace(dataset, train=dataset.train.only(chosen))
 
 
