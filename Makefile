@@ -11,7 +11,7 @@ BARE := .venv-no-tensorflow
 PIP := bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PYTEST := bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: demo test lint notebooks parity schema clean
+.PHONY: demo test lint notebooks parity figures schema clean
 
 demo: $(VENV)/.$(EXTRA)
 	$(VENV)/bin/python scripts/train.py configs/demo.yaml
@@ -37,6 +37,10 @@ notebooks: $(VENV)/.test
 # How closely the upsamplers agree with independent references, on every backend: docs/results/parity.md.
 parity: $(VENV)/.test
 	for backend in tensorflow jax torch; do KERAS_BACKEND=$$backend $(VENV)/bin/python -m tests.upsamplers.parity || exit 1; done
+
+# Draw the README's figures and write its table from the committed results.
+figures: $(VENV)/.$(EXTRA)
+	$(VENV)/bin/python scripts/figures.py
 
 # What editors use to complete and check the YAML files.
 schema: $(VENV)/.$(EXTRA)

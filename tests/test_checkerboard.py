@@ -78,3 +78,14 @@ def test_a_network_shows_its_upsampler():
 
     assert of("nearest") < 1e-6
     assert of("conv_transpose", kernel_size=3) > 0.05
+
+
+def test_harmonics_sum_to_the_phase_dependence(rng):
+    """Parseval's theorem; and a pattern of two pixels across is the frequency of half a cycle a pixel."""
+    response = rng.normal(size=(3, 16, 16, 2)) + 1
+    amplitudes = checkerboard.harmonics(response, 8)
+    assert np.sqrt((amplitudes**2).sum()) == pytest.approx(checkerboard.phase_dependence(response, 8))
+    stripes = np.broadcast_to(np.where(np.arange(16) % 2, 1.0, 3.0)[None, None, :, None], (1, 16, 16, 1))
+    amplitudes = checkerboard.harmonics(stripes, 8)
+    assert amplitudes[4, 0] == pytest.approx(1 / np.sqrt(5))  # of mean 2 and deviation 1
+    assert np.delete(amplitudes.ravel(), 4 * 8).max() < 1e-12

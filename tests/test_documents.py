@@ -5,8 +5,10 @@ import re
 
 import pytest
 
+from scripts import figures
 from tests.conftest import ROOT
 from unet import upsamplers
+from unet.ablation.results import Summary
 
 pytestmark = pytest.mark.backend_free
 RESULTS = ROOT / "docs" / "results"
@@ -32,6 +34,23 @@ def test_the_readme_shows_the_committed_scores(upsampler):
     assert f"| {row} |" in README
 
 
+def test_the_readme_shows_the_committed_ablation():
+    directory = "docs/results/upsamplers_cpu"
+    summary = Summary.load(ROOT / directory / "summary.json")
+    _, _, rest = README.partition(figures.BEGIN + "\n")
+    assert rest.partition(figures.END)[0] == figures.block(summary, directory), "run `make figures`"
+    assert len(summary.variants) >= 6
+    assert len(summary.seeds) >= 3
+    assert summary.images == 3669
+    for variant in summary.variants:
+        for seed in summary.seeds:
+            stem = variant.name.replace(" ", "-").replace("=", "-")
+            found = json.loads((ROOT / directory / "cells" / f"{stem}-seed{seed}" / "metrics.json").read_text())
+            assert found["cost"]["parameters"] == variant.parameters
+    report = (ROOT / directory / "report.md").read_text(encoding="utf-8")
+    assert summary.verdict in report
+
+
 @pytest.mark.parametrize(("name", "folder"), [("demo", "demo"), ("pets_cpu", "pets_cpu/conv_transpose")])
 def test_the_table_of_configurations_shows_the_committed_scores(name, folder):
     row = next(line for line in README.splitlines() if line.startswith(f"| [`{name}.yaml`]"))
@@ -45,7 +64,14 @@ def test_the_configuration_tells_the_committed_score():
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", "CONTRIBUTING.md", "docs/results/README.md", "docs/adding-an-upsampler.md"]
+    "document",
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/results/README.md",
+        "docs/results/upsamplers_cpu/report.md",
+        "docs/adding-an-upsampler.md",
+    ],
 )
 def test_links_lead_to_files_that_are_there(document):
     file = ROOT / document

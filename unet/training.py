@@ -102,6 +102,12 @@ def train(run: Run) -> None:
         log.info("finished after %d epochs", recorder.saved_epochs)
 
 
+def is_trained(run: Run) -> bool:
+    """Whether a run has come to its last epoch, or stopped early as its configuration wanted."""
+    history, training = run.history(), run.config.training
+    return bool(history) and (history[-1]["epoch"] >= training.epochs or _patience_is_over(history, training))
+
+
 def make_network(config: Config, classes: int, fixed_size: bool = False) -> keras.Model:
     """The network that a configuration describes, with its initial weights; for its image size only, or any."""
     model = config.model

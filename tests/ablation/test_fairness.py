@@ -1,4 +1,4 @@
-"""What the cells of a seed share, so that their differences are the upsamplers' own: weights, data order, augmentation."""
+"""What the cells of a seed share, so that they differ by their upsamplers alone: weights, data order, augmentation."""
 
 import itertools
 
@@ -59,7 +59,7 @@ def test_cells_of_a_seed_start_with_the_same_weights_outside_their_upsamplers(ce
 # One of each kind: without weights, with its own, with the pooling's positions, with the skip.
 @pytest.fixture
 def epochs(cells, tmp_path):
-    """What a step of each cell sees and draws, by upsampler, seed and epoch, through the callback that training uses."""
+    """What each cell sees and draws, by upsampler, seed and epoch, through the callback that training uses."""
     found = {}
     for (name, seed), config in cells("nearest", "carafe", "max_unpool", "fade").items():
         dataset = data.prepare(config.data)

@@ -5,6 +5,9 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -122,6 +125,13 @@ def test_inference_times_are_measured_once(directory, summary, tmp_path):
     assert again.variants == summary.variants
 
 
+def test_the_pareto_front():
+    """By hand: (cost, score); the third is beaten by the second, the last equals the fourth."""
+    points = [(1, 0.2), (2, 0.5), (3, 0.4), (4, 0.7), (5, 0.7), (1, 0.1), (4, 0.7)]
+    variants = [types.SimpleNamespace(mean_iou=score) for _, score in points]
+    assert results.pareto_front(variants, [cost for cost, _ in points]) == [0, 1, 3, 6]
+
+
 @browser.needs_chromium
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("dark", [False, True])
@@ -149,6 +159,30 @@ def test_the_page_in_a_browser(directory, summary, tmp_path, width, dark):
     paper, ink = luminance(seen["background"]), luminance(seen["ink"])
     assert (paper < ink) == dark
     assert (max(paper, ink) + 0.05) / (min(paper, ink) + 0.05) > 7  # WCAG's enhanced contrast
+
+
+def test_compare_measures_what_is_missing_and_writes_the_same_report(directory, summary, tmp_path):
+    for path in directory.glob("*/config.yaml"):
+        shutil.copytree(path.parent, tmp_path / path.parent.name)
+    plain = tmp_path / "nearest-seed0"  # as scripts/train.py leaves a run
+    for name in ("metrics.json", "counts_test.npz"):
+        (plain / name).unlink()
+    names = [f"{stem}-seed{seed}" for seed in (0, 1) for stem in ("nearest", "conv_transpose-kernel_size-3")]
+    command = [sys.executable, "scripts/compare.py", *(str(tmp_path / name) for name in names)]
+    done = subprocess.run(
+        [*command, "--output", str(tmp_path / "both")], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert f"report: {tmp_path / 'both' / 'report.html'}" in done.stdout
+    again = results.Summary.load(tmp_path / "both" / "summary.json")
+    assert [one.mean_iou for one in again.variants] == [one.mean_iou for one in summary.variants]
+    assert again.variants[1].p_holm == summary.variants[1].p_holm
+
+    history = plain / "history.csv"  # one epoch short
+    history.write_text("\n".join(history.read_text().splitlines()[:-1]) + "\n")
+    plain.joinpath("metrics.json").unlink()
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert f"{plain} is not trained to its end; go on: python scripts/train.py {plain}" in done.stderr
 
 
 class TestWhatCannotBeCompared:

@@ -79,10 +79,13 @@ def stay_on_cores() -> None:
         os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
 
 
-def end_with_parent() -> None:
-    """Have Linux interrupt this process when the one that started it is gone, so that none is left behind."""
+def obey_parent() -> None:
+    """Be stopped by SIGINT, though Ray's workers hand it on blocked, and on Linux also when the parent is gone."""
     import ctypes
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     set_parent_death_signal = 1
     with contextlib.suppress(AttributeError, OSError, TypeError):  # other systems have no prctl
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGINT)
@@ -93,7 +96,7 @@ if __name__ == "__main__":
 
     def main(run: Path):
         """Bring a run to its end."""
-        end_with_parent()
+        obey_parent()
         stay_on_cores()
         cli.use_backend()
         work(run)

@@ -10,7 +10,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from unet.ablation.results import Summary, Variant
+from unet.ablation.results import Summary, Variant, pareto_front
 from unet.figures import PALETTE, STYLE
 
 BLUE, ORANGE, GREY = PALETTE[1], PALETTE[6], "#7F7F7F"
@@ -145,15 +145,7 @@ def _scatter(axes, summary: Summary, cost) -> None:
         if variant.low is not None and variant.high is not None:
             axes.plot([x, x], [100 * variant.low, 100 * variant.high], color=colour, alpha=0.55, linewidth=1.4)
         axes.plot(x, 100 * variant.mean_iou, "o", color=colour, markersize=6, zorder=3)
-    front = [
-        (x, 100 * variant.mean_iou)
-        for variant, x in zip(variants, values)
-        if not any(
-            (other <= x and better.mean_iou >= variant.mean_iou) and (other < x or better.mean_iou > variant.mean_iou)
-            for better, other in zip(variants, values)
-        )
-    ]
-    front = sorted(set(front))
+    front = sorted({(values[index], 100 * variants[index].mean_iou) for index in pareto_front(variants, values)})
     xs = [front[0][0], *(x for x, _ in front[1:] for _ in (0, 1)), max(values)]
     ys = [y for _, y in front for _ in (0, 1)]
     axes.plot(xs, ys, color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=1)

@@ -22,8 +22,9 @@ from unet.ablation import cell
 from unet.ablation.grid import Grid
 from unet.errors import InputError, RunError
 from unet.files import write_json
-from unet.progress import bar, console
+from unet.progress import bar, console, track
 from unet.runs import Run
+from unet.training import is_trained
 
 log = logging.getLogger("unet")
 
@@ -125,8 +126,27 @@ def finished_runs(grid: Grid, root: Path) -> list[Run]:
     return [run for run in runs if run.config_file.is_file() and cell.is_finished(run)]
 
 
+def complete(runs: list[Run], environment: dict[str, str]) -> None:
+    """Measure what an ablation's cells have and these trained runs lack.
+
+    Raises:
+        InputError: A run is not trained to its end.
+        RunError: A measurement failed.
+    """
+    missing = [run for run in runs if not cell.is_finished(run)]
+    for run in missing:
+        if not is_trained(run):
+            raise InputError(f"{run.path} is not trained to its end; go on: python scripts/train.py {run.path}")
+    with contextlib.closing(LocalExecutor(environment)) as executor:
+        for run in track(missing, len(missing), "measuring"):
+            if problem := executor.submit(run.path).result():
+                raise RunError(f"{run.path}: {problem}")
+
+
 class LocalExecutor:
     """Processes on this machine, at most ``workers`` at once, each with a device or a share of the cores of its own.
+
+    On a CPU the last bits of a result depend on the number of cores, and so on the number of workers.
 
     Args:
         environment: Of the processes; the devices are taken from its CUDA_VISIBLE_DEVICES or from ``nvidia-smi``.
@@ -277,7 +297,10 @@ def run_process(run: Path, environment: dict[str, str], presses: list[str]) -> s
             except KeyboardInterrupt:  # what Ray cancels a task with
                 presses.append("cancelled")
             if sent < len(presses):
-                process.send_signal(signal.SIGKILL if sent else signal.SIGINT)
+                if sent:
+                    process.kill()
+                else:
+                    process.send_signal(signal.SIGINT)
                 sent += 1
         if process.returncode == 0:
             return None

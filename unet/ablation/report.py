@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 from unet import checkerboard, data
 from unet.ablation import charts, execution
-from unet.ablation.results import Summary, Table, Variant, arrange, as_csv, summarise
+from unet.ablation.results import Summary, Table, Variant, arrange, as_csv, markdown_table, summarise
 from unet.evaluation import predict_logits
 from unet.figures import class_colours
 from unet.files import replacing, write_json, write_text
@@ -201,12 +201,6 @@ def as_markdown(summary: Summary, charts: list[str]) -> str:
     lines += ["", "## How this was made", "", f"- {made['runs']} runs on {'; '.join(made['devices'])}"]
     lines += [f"- backend {', '.join(made['backends'])}; {versions}", f"- commit {', '.join(made['commits'])}", ""]
     return "\n".join(lines)
-
-
-def markdown_table(titles: list[str], rows: list[list[str]]) -> list[str]:
-    """Lines of a Markdown table; all columns but the first are numbers."""
-    rule = ["---", *["---:"] * (len(titles) - 1)]
-    return [f"| {' | '.join(row)} |" for row in (titles, rule, *rows)]
 
 
 def _best_first(summary: Summary) -> list[Variant]:

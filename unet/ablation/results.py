@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,20 @@ def summarise(table: Table, title: str, baseline: str, latency: dict, failures: 
     )
 
 
+def pareto_front(variants: Sequence[Variant], costs: Sequence[float]) -> list[int]:
+    """Indices of the variants than which no other is at least as good and as cheap, and one of both more so."""
+
+    def beaten(index):
+        return any(
+            cost <= costs[index]
+            and other.mean_iou >= variants[index].mean_iou
+            and (cost < costs[index] or other.mean_iou > variants[index].mean_iou)
+            for other, cost in zip(variants, costs)
+        )
+
+    return [index for index in range(len(variants)) if not beaten(index)]
+
+
 def as_csv(table: Table, latency: dict) -> str:
     """One row a run, every number that its metrics.json has, and its variant's inference time."""
     rows = []
@@ -196,6 +211,12 @@ def as_csv(table: Table, latency: dict) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def markdown_table(titles: list[str], rows: list[list[str]]) -> list[str]:
+    """Lines of a Markdown table; all columns but the first are numbers."""
+    rule = ["---", *["---:"] * (len(titles) - 1)]
+    return [f"| {' | '.join(row)} |" for row in (titles, rule, *rows)]
 
 
 def _confusion(table: Table) -> np.ndarray:
