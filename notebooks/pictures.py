@@ -120,7 +120,7 @@ def panels(*drawn: Panel, columns: int, alt: str, cell: tuple[int, int] | None =
         if cell:
             corner = (2 * cell[1] - 0.5, 2 * cell[0] - 0.5)
             axes.add_patch(Rectangle(corner, 2, 2, fill=False, edgecolor=BLACK, linewidth=1.2))
-    _show(figure, alt, 100)
+    show(figure, alt, 100)
 
 
 def positions(size: int) -> None:
@@ -139,7 +139,7 @@ def positions(size: int) -> None:
     axes.set_yticks([2, 1, 0], ["source pixels", "align_corners=False", "align_corners=True"])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    _show(figure, "Source positions of the target pixels for align_corners False and True", DPI)
+    show(figure, "Source positions of the target pixels for align_corners False and True")
 
 
 def kernels_and_steps(kernels: dict[str, np.ndarray], steps: dict[str, np.ndarray], distances: np.ndarray) -> None:
@@ -161,7 +161,7 @@ def kernels_and_steps(kernels: dict[str, np.ndarray], steps: dict[str, np.ndarra
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    _show(figure, "Linear and cubic kernels, and the step each makes", DPI)
+    show(figure, "Linear and cubic kernels, and the step each makes")
 
 
 class Bars(NamedTuple):
@@ -212,10 +212,10 @@ def bars(
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
-    _show(figure, alt, DPI)
+    show(figure, alt)
 
 
-def _show(figure: Figure, alt: str, dpi: int) -> None:
+def show(figure: Figure, alt: str, dpi: int = DPI) -> None:
     """Put the figure below the cell, 100 pixels of the browser to the inch."""
     buffer, smaller = BytesIO(), BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)

@@ -58,7 +58,13 @@ def main(
         with contextlib.closing(chosen):
             failures = execution.run_cells(loaded, directory, chosen)
         runs = execution.finished_runs(loaded, directory)
-        report.write(runs, directory, loaded.baseline, loaded.name, environment, failures)
+        try:
+            report.write(runs, directory, loaded.name, loaded.baseline, environment, failures)
+        except InputError as error:
+            if not failures:
+                raise
+            share = f"{len(failures)} of {len(loaded.cells)} cells"
+            raise RunError(f"{share} failed, and the others cannot be compared: {error}") from None
     if failures:
         raise RunError(f"{len(failures)} of {len(loaded.cells)} cells failed; the report is about the others")
 

@@ -170,13 +170,13 @@ def test_a_run_of_another_configuration_is_not_overwritten(attempts, tmp_path):
 
 def processes(text: str) -> list[str]:
     """Command lines of this machine's processes that hold a text."""
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["ps", "-ww", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     return [line for line in listed.splitlines() if text in line]
 
 
 def test_a_real_ctrl_c_ends_all_and_the_same_command_goes_on(tmp_path):
     make_grid(tmp_path, "nearest", "bilinear")
-    epochs = 200 if BACKEND == "jax" else 40  # not over before the signal comes
+    epochs = 60 if BACKEND == "jax" else 12  # not over before the signal comes
     arguments = [str(tmp_path / "tiny.yaml"), *SETTINGS, f"training.epochs={epochs}", "--root", str(tmp_path)]
     command = [sys.executable, "scripts/ablate.py", *arguments]
     options = {"cwd": ROOT, "env": os.environ | ENVIRONMENT | {"PYTHONPATH": str(ROOT)}, "text": True}
@@ -186,6 +186,7 @@ def test_a_real_ctrl_c_ends_all_and_the_same_command_goes_on(tmp_path):
     process = subprocess.Popen(command, **pipes, **options)
     while process.poll() is None and not first.last_file.is_file():
         time.sleep(0.02)
+    assert process.poll() is None, process.communicate()
     assert processes(f"unet.ablation.cell {first.path}")
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
@@ -434,9 +435,9 @@ def ray():
 
 def children() -> list[str]:
     """Names of the processes that this one has started."""
-    listed = subprocess.run(["ps", "-eo", "ppid,args"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["ps", "-ww", "-eo", "ppid,args"], capture_output=True, text=True, check=True).stdout
     rows = [line.split(maxsplit=1) for line in listed.splitlines()[1:]]
-    return [args for parent, args in rows if parent == str(os.getpid()) and "ps -eo" not in args]
+    return [args for parent, args in rows if parent == str(os.getpid()) and "ppid,args" not in args]
 
 
 @needs_ray

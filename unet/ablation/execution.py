@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from rich.progress import TextColumn
 
@@ -216,7 +216,7 @@ class RayExecutor:
         kept = ("KERAS_BACKEND", "UNET_CACHE", "JAX_PLATFORMS")
         self._environment = {key: environment[key] for key in kept if key in environment}
         if ray.cluster_resources().get("GPU"):
-            share = {"num_gpus": 1 / workers}
+            share: dict[str, Any] = {"num_gpus": 1 / workers}
             self._environment |= _memory_share(workers)
         else:
             cores = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]

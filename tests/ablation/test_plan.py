@@ -1,0 +1,140 @@
+"""What a dry run says, and that it does nothing."""
+
+import math
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.ablation.test_execution import ENVIRONMENT, SETTINGS, make_grid
+from tests.conftest import BACKEND, ROOT
+from unet import cost
+from unet.ablation import grid, plan
+from unet.runs import Run
+from unet.training import make_network
+
+
+def rows(output: str) -> dict[str, list[str]]:
+    """Cells of a printed table by the first of each row."""
+    lines = [[part.strip() for part in line.split("│")[1:-1]] for line in output.splitlines() if line.startswith("│")]
+    return {line[0]: line[1:] for line in lines}
+
+
+def finish(config, root, images_per_second: float) -> None:
+    """Leave what a finished cell leaves behind, as far as the plan looks."""
+    run = Run.create(config, root)
+    run.write_metrics("test", {})
+    run.write_metrics("cost", {"images_per_second": images_per_second})
+    run.counts_file("test").touch()
+
+
+def begin(config, root, epochs: int) -> None:
+    """Leave what a stopped cell leaves behind."""
+    Run.create(config, root).write_history([{"epoch": epoch + 1, "loss": 0.0} for epoch in range(epochs)])
+
+
+def expected_costs(config) -> list[str]:
+    """Parameters and multiply-adds of the network, counted on it, and what of them is beyond the projections."""
+    network = make_network(config, 3, fixed_size=True)
+    parameters = sum(math.prod(weight.shape) for weight in network.weights)
+    work = sum(cost.multiply_adds(layer) for layer in network.layers)
+    surplus = cost.surplus(network)
+    return [f"{parameters:,}", f"+{surplus[0]:,}", f"{work / 1e6:,.1f} M", f"+{surplus[1] / 1e6:,.1f} M"]
+
+
+@pytest.fixture
+def cells(tmp_path):
+    """A grid with two seeds and 30 epochs: 36 training images make 4 steps, validation and test 1 batch each."""
+    make_grid(tmp_path, "nearest", "carafe")
+    return grid.load(tmp_path / "tiny.yaml", [*SETTINGS, "vary.seed=[0, 1]", "training.epochs=30"])
+
+
+def test_the_speed_of_finished_cells_is_used_for_the_others(cells, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(plan.execution, "measure", lambda *_: pytest.fail("no time needs to be measured"))
+    root = tmp_path / "runs"
+    nearest, carafe, nearest_1, carafe_1 = [cell.config for cell in cells.cells]
+    finish(nearest, root, images_per_second=16)  # 0.5 s a step
+    finish(carafe, root, images_per_second=2)  # 4 s a step
+    begin(carafe_1, root, epochs=20)
+    Run.create(nearest_1, root)  # made by a run of the grid that did not come so far
+    left = plan.seconds_left(cells, root, {})
+    # A step, and a third of it for a batch of validation or test; 15 s to start.
+    assert left == pytest.approx(
+        {
+            "nearest-seed0": 0,
+            "carafe-seed0": 0,
+            "nearest-seed1": 15 + 30 * (4 * 0.5 + 0.5 / 3) + 0.5 / 3,
+            "carafe-seed1": 15 + 10 * (4 * 4 + 4 / 3) + 4 / 3,
+        }
+    )
+    plan.show(cells, root, {}, workers=2)
+    output = capsys.readouterr().out
+    table = rows(output)
+    assert table["nearest (baseline)"] == ["1 finished, 1 new", *expected_costs(nearest), "80 s"]
+    assert table["carafe"] == ["1 finished, 1 begun", *expected_costs(carafe), "3 min"]  # 189.67 s
+    assert "tiny: 4 cells, seeds 0, 1" in output
+    assert "time left: about 2 min with 2 workers" in output  # (80.17 s + 189.67 s) / 2
+
+
+def test_finished_grids_take_no_time(cells, tmp_path, capsys):
+    for cell in cells.cells:
+        finish(cell.config, tmp_path, images_per_second=10)
+    plan.show(cells, tmp_path, {}, workers=1)
+    assert [row[0] for row in rows(capsys.readouterr().out).values()] == ["2 finished"] * 2
+    assert set(plan.seconds_left(cells, tmp_path, {}).values()) == {0.0}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "–"),
+        (0.4, "0 s"),
+        (99.4, "99 s"),
+        (100, "2 min"),
+        (5950, "99 min"),
+        (6000, "1 h 40 min"),
+        (7500, "2 h 05 min"),
+    ],
+)
+@pytest.mark.backend_free
+def test_durations(seconds, text):
+    assert plan._duration(seconds) == text
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="the same on every backend; JAX and TensorFlow compile")
+def test_a_dry_run_trains_nothing_and_leaves_nothing(cells, tmp_path):
+    variants = "[nearest, {name: conv_transpose, kernel_size: 4, padding: 1}]"
+    settings = [*SETTINGS, f"vary.model.upsampler={variants}"]
+    environment = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
+    before = sorted(tmp_path.rglob("*"))
+    done = subprocess.run(
+        [
+            sys.executable,
+            "scripts/ablate.py",
+            "--dry-run",
+            "--root",
+            tmp_path / "runs",
+            tmp_path / "tiny.yaml",
+            *settings,
+        ],
+        cwd=ROOT,
+        env=environment | ENVIRONMENT | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+    table = rows(done.stdout)
+    name = "conv_transpose kernel_size=4 padding=1"
+    assert list(table) == ["nearest (baseline)", name]  # whole, though no terminal is 80 columns wide
+    configs = {cell.variant: cell.config for cell in grid.load(tmp_path / "tiny.yaml", settings).cells}
+    assert table["nearest (baseline)"][:-1] == ["1 new", *expected_costs(configs["nearest"])]
+    assert table[name][:-1] == ["1 new", *expected_costs(configs[name])]
+    for row in (table["nearest (baseline)"], table[name]):
+        assert re.fullmatch(r"\d+ s|\d+ min", row[-1])
+        assert int(row[-1].split()[0]) >= 2
+    assert re.search(r"^time left: about (\d+ s|\d+ min)$", done.stdout, re.MULTILINE)
+    assert "surplus: what the upsamplers take beyond the 2×2 projection" in done.stdout
