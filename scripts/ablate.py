@@ -65,6 +65,7 @@ def main(
                 raise
             share = f"{len(failures)} of {len(loaded.cells)} cells"
             raise RunError(f"{share} failed, and the others cannot be compared: {error}") from None
+    print(f"report: {directory / 'report.html'}")
     if failures:
         raise RunError(f"{len(failures)} of {len(loaded.cells)} cells failed; the report is about the others")
 

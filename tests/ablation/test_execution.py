@@ -22,6 +22,7 @@ from unet.errors import InputError
 from unet.runs import Run
 from unet.training import make_network
 
+pytestmark = pytest.mark.backend_free
 SETTINGS = [
     *("data.source=shapes", "data.size=32", "data.shapes.train=40", "data.shapes.test=6"),
     *("model.width=4", "model.depth=2", "training.batch_size=8", "training.epochs=2", f"training.jit={JIT}"),

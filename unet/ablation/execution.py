@@ -212,7 +212,8 @@ class RayExecutor:
                     include_dashboard=False if address is None else None,
                 )
         except (ConnectionError, ValueError) as error:
-            raise InputError(f"--address: no Ray cluster answers at {address}: {error}") from None
+            hint = "; a cluster with token authentication needs RAY_AUTH_MODE=token" if address else ""
+            raise InputError(f"--address: no Ray cluster answers at {address}: {error}{hint}") from None
         kept = ("KERAS_BACKEND", "UNET_CACHE", "JAX_PLATFORMS")
         self._environment = {key: environment[key] for key in kept if key in environment}
         if ray.cluster_resources().get("GPU"):
