@@ -426,8 +426,6 @@ def test_gpus_are_those_that_nvidia_smi_lists(tmp_path, monkeypatch):
 
 # === Ray ===
 
-needs_ray = pytest.mark.skipif(BACKEND != "tensorflow", reason="Ray starts the same processes on every backend")
-
 
 @pytest.fixture
 def ray():
@@ -441,7 +439,6 @@ def children() -> list[str]:
     return [args for parent, args in rows if parent == str(os.getpid()) and "ppid,args" not in args]
 
 
-@needs_ray
 def test_ray_on_this_machine_finds_what_the_local_processes_find(ray, attempts, tmp_path):
     cells = make_grid(tmp_path, "carafe", FAILING)
     executor = execution.RayExecutor(os.environ | ENVIRONMENT)
@@ -455,7 +452,6 @@ def test_ray_on_this_machine_finds_what_the_local_processes_find(ray, attempts, 
     assert_same_results(Run(second.root / "carafe-seed0"), Run(tmp_path / "runs" / "carafe-seed0"))
 
 
-@needs_ray
 def test_ray_asks_cells_to_stop_and_starts_no_other(ray, tmp_path):
     cells = make_grid(tmp_path, "nearest", "bilinear")
     long = [
@@ -475,7 +471,6 @@ def test_ray_asks_cells_to_stop_and_starts_no_other(ray, tmp_path):
     assert processes(str(tmp_path)) == []
 
 
-@needs_ray
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "no-such-host.invalid:6379", "nonsense"])
 def test_a_cluster_that_does_not_answer_is_told_at_once(ray, address):
     started = time.monotonic()

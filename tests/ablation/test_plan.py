@@ -9,11 +9,13 @@ import sys
 import pytest
 
 from tests.ablation.test_execution import ENVIRONMENT, SETTINGS, make_grid
-from tests.conftest import BACKEND, ROOT
+from tests.conftest import ROOT
 from unet import cost
 from unet.ablation import grid, plan
 from unet.runs import Run
 from unet.training import make_network
+
+pytestmark = pytest.mark.backend_free
 
 
 def rows(output: str) -> dict[str, list[str]]:
@@ -103,7 +105,6 @@ def test_durations(seconds, text):
     assert plan._duration(seconds) == text
 
 
-@pytest.mark.skipif(BACKEND == "torch", reason="the same on every backend; JAX and TensorFlow compile")
 def test_a_dry_run_trains_nothing_and_leaves_nothing(cells, tmp_path):
     variants = "[nearest, {name: conv_transpose, kernel_size: 4, padding: 1}]"
     settings = [*SETTINGS, f"vary.model.upsampler={variants}"]

@@ -5,6 +5,7 @@ import html
 import io
 import json
 import logging
+import os
 from pathlib import Path
 
 import jinja2
@@ -108,7 +109,7 @@ def write(
 
 def _latency(table: Table, file: Path, environment: dict[str, str]) -> dict:
     """Inference times of one run of each variant, measured in turns unless ``file`` has them all."""
-    runs = {variant: str(run.path) for variant, run in table.shown.items()}
+    runs = {variant: os.path.relpath(run.path, file.parent) for variant, run in table.shown.items()}
     if file.is_file():
         known = json.loads(file.read_text(encoding="utf-8"))
         if known["runs"] == runs:
