@@ -229,7 +229,7 @@ class TestWhatCannotBeCompared:
         table = results.arrange([run for name, run in runs.items() if name != "nearest-seed1"])
         summary = results.summarise(table, "title", "nearest", {}, {})
         assert summary.seeds == (0,)
-        assert any("Seeds 1 are left out" in warning for warning in summary.warnings)
+        assert any("not every variant has finished them: runs of seed 1." in warning for warning in summary.warnings)
         assert any("One seed only" in warning for warning in summary.warnings)
         assert summary.verdict.startswith("No verdict on training")
         assert summary.cost_name == "million multiply-adds"

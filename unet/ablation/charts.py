@@ -21,7 +21,10 @@ WIDTH = 5.2
 
 
 def score_by_cost(summary: Summary) -> Figure:
-    """Mean IoU against inference time and against multiply-adds, with intervals and Pareto fronts."""
+    """Mean IoU against inference time and against multiply-adds, with Pareto fronts.
+
+    A bar is the interval of the paired difference to the baseline, which has none itself.
+    """
     timed = all(variant.latency for variant in summary.variants)
     panels: list = [("multiply-adds per image (millions)", lambda v: v.multiply_adds / 1e6)]
     if timed:
@@ -32,7 +35,7 @@ def score_by_cost(summary: Summary) -> Figure:
         figure, axes = plt.subplots(len(panels), 1, figsize=(WIDTH, height * len(panels)), layout="constrained")
         for panel, (label, cost) in zip(np.atleast_1d(axes), panels):
             _scatter(panel, summary, cost)
-            panel.set(xlabel=label, ylabel=f"test mean IoU (%), {_interval(summary)}")
+            panel.set(xlabel=label, ylabel="test mean IoU (%)")
     return figure
 
 
@@ -142,8 +145,10 @@ def _scatter(axes, summary: Summary, cost) -> None:
     values = [cost(variant) for variant in variants]
     for variant, x in zip(variants, values):
         colour = _colour(summary, variant)
-        if variant.low is not None and variant.high is not None:
-            axes.plot([x, x], [100 * variant.low, 100 * variant.high], color=colour, alpha=0.55, linewidth=1.4)
+        if variant.difference is not None:
+            base = variant.mean_iou - variant.difference
+            ends = [100 * (base + float(end or 0)) for end in (variant.difference_low, variant.difference_high)]
+            axes.plot([x, x], ends, color=colour, alpha=0.55, linewidth=1.4)
         axes.plot(x, 100 * variant.mean_iou, "o", color=colour, markersize=6, zorder=3)
     front = sorted({(values[index], 100 * variants[index].mean_iou) for index in pareto_front(variants, values)})
     xs = [front[0][0], *(x for x, _ in front[1:] for _ in (0, 1)), max(values)]
@@ -201,10 +206,6 @@ def _curve(variant: Variant) -> np.ndarray:
     """``(seeds, epochs)``, cut to what all seeds have."""
     length = min(len(curve) for curve in variant.learning)
     return np.array([curve[:length] for curve in variant.learning])
-
-
-def _interval(summary: Summary) -> str:
-    return "95 % interval over seeds" if len(summary.seeds) > 1 else "one seed"
 
 
 def _p(value: float) -> str:

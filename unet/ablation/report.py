@@ -32,9 +32,17 @@ SCENES = 4
 """Test images in the report."""
 TILE = 144
 """Pixels of a small picture, at least."""
+COLOURS = {
+    "#000000": "currentColor",
+    charts.BLUE: "var(--blue)",
+    charts.ORANGE: "var(--orange)",
+    charts.GREY: "var(--soft)",
+}
+"""What the page puts in the place of a chart's colours."""
 CAPTIONS = {
     "score_by_cost": "Mean IoU against cost: up is better, left is cheaper. The dashed line is the Pareto front: "
-    "nothing is both better and cheaper than what lies on it. Bars are intervals over seeds.",
+    "nothing is both better and cheaper than what lies on it. Bars: 95 % interval of the paired difference to the "
+    "baseline (orange).",
     "differences": "Paired difference to the baseline with its 95 % interval over seeds and test images; filled: "
     "p < 0.05 after Holm's correction. In the grey band a single comparison of this design sees little.",
     "learning": "Validation mean IoU by epoch: mean and range over seeds; all other variants in grey.",
@@ -236,12 +244,15 @@ def _draw(summary: Summary, spectra: dict[str, np.ndarray]) -> dict:
 
 
 def _svg(figure) -> str:
-    """A figure as an SVG element whose black takes the page's text colour."""
+    """A figure as an SVG element in the page's colours, light or dark."""
     text = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "report"}):
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     svg = text.getvalue()
-    return svg[svg.index("<svg") :].replace("#000000", "currentColor")
+    svg = svg[svg.index("<svg") :]
+    for colour, name in COLOURS.items():
+        svg = svg.replace(colour.lower(), name)
+    return svg
 
 
 def _spectrum(network: keras.Model, run: Run) -> np.ndarray:

@@ -290,7 +290,7 @@ def _warnings(table: Table, analysis: statistics.Analysis, failures: dict[str, s
         yield "One seed only: the intervals are about the choice of test images and say nothing about luck in training."
     left_out = sorted({seed for _, seed in table.runs} - set(table.seeds))
     if left_out:
-        yield f"Seeds {', '.join(map(str, left_out))} are left out, because not every variant has finished them."
+        yield f"Left out, because not every variant has finished them: runs of seed {', '.join(map(str, left_out))}."
     if analysis.equal_spread_p is not None and analysis.equal_spread_p < 0.05:
         yield (
             f"Over seeds the variants spread unequally (p = {analysis.equal_spread_p:.3f}), which the comparisons take "
