@@ -29,6 +29,8 @@ from unet.training import is_trained
 log = logging.getLogger("unet")
 
 POLL_SECONDS = 1.0
+ESTIMATE_SECONDS = 3600.0
+"""The time left is estimated from the speed of the last hour; cells tell their epochs seldom and in lumps."""
 
 
 class Executor(Protocol):
@@ -69,9 +71,17 @@ def run_cells(grid: Grid, root: Path, executor: Executor) -> dict[str, str]:
     futures = {executor.submit(runs[one.config.name].path): one for one in waiting}
     finished = [one for one in grid.cells if one not in waiting]
     columns = [TextColumn("{task.fields[note]}")]
+
+    def epochs_done() -> int:
+        """What earlier calls and running cells have done; a cell writes down its epochs every few seconds."""
+        begun = [one for one in grid.cells if one not in finished]
+        done = sum(one.config.training.epochs for one in finished)
+        return done + sum(len(runs[one.config.name].history()) for one in begun)
+
+    options = {"transient": True, "disable": not console.is_terminal, "speed_estimate_period": ESTIMATE_SECONDS}
     try:
-        with bar(*columns, transient=True, disable=not console.is_terminal) as progress:
-            task = progress.add_task("epochs", total=total, note="")
+        with bar(*columns, **options) as progress:
+            task = progress.add_task("epochs", total=total, completed=epochs_done(), note="")
             pending = set(futures)
             while pending:
                 done, pending = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
@@ -86,10 +96,8 @@ def run_cells(grid: Grid, root: Path, executor: Executor) -> dict[str, str]:
                         score = run.metrics()[cell.SPLIT]["mean_iou"]["dataset"]
                         log.info("%s, seed %d: mean IoU %.4f", one.variant, one.seed, score)
                     finished.append(one)
-                completed = sum(one.config.training.epochs for one in finished)
-                completed += sum(len(runs[futures[future].config.name].history()) for future in pending)
                 note = f"{len(finished)}/{len(grid.cells)} cells" + (f", {len(failures)} failed" if failures else "")
-                progress.update(task, completed=completed, note=note)
+                progress.update(task, completed=epochs_done(), note=note)
     except KeyboardInterrupt:
         log.warning("stopping after this step; Ctrl-C again stops at once")
         executor.stop()
