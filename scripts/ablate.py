@@ -2,7 +2,6 @@
 """Compare upsamplers: train every cell of a grid, then report."""
 
 import contextlib
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -34,10 +33,7 @@ def main(
     executors = ("local", "ray")
     if executor not in executors:
         raise InputError(f"--executor: {executor!r} is not one of local, ray{nearest(executor, executors)}")
-    # The devices belong to the cells' processes: this one only reads, waits and draws.
-    environment = dict(os.environ)
-    os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
-    environment["KERAS_BACKEND"] = cli.use_backend()
+    environment = cli.use_backend_without_devices()
 
     from unet.ablation import execution, grid, plan, report
     from unet.runs import logging_to

@@ -1,7 +1,6 @@
 #!/usr/bin/env python
 """Compare finished runs."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -23,9 +22,7 @@ def main(
 
     python scripts/compare.py runs/pets_nearest runs/pets_carafe
     """
-    environment = dict(os.environ)
-    os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
-    environment["KERAS_BACKEND"] = cli.use_backend()
+    environment = cli.use_backend_without_devices()
 
     from unet.ablation import execution, report
     from unet.runs import Run

@@ -18,19 +18,15 @@ def main(
     readme: Annotated[Path, typer.Option(help="The file with the two marks to write between.")] = Path("README.md"),
 ):
     """Draw charts/ from DIRECTORY/summary.json, and write verdict and table into the README."""
-    import matplotlib.pyplot as plt
-
     from unet.ablation import charts
     from unet.ablation.results import Summary
     from unet.errors import InputError
-    from unet.files import replacing, write_text
+    from unet.figures import save
+    from unet.files import write_text
 
     summary = Summary.load(results / "summary.json")
     for draw in (charts.score_by_cost, charts.differences, charts.learning):
-        figure = draw(summary)
-        with replacing(results / "charts" / f"{draw.__name__}.png") as temporary:
-            figure.savefig(temporary)
-        plt.close(figure)
+        save(draw(summary), results / "charts" / f"{draw.__name__}.png")
     text = readme.read_text(encoding="utf-8")
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
@@ -41,14 +37,11 @@ def main(
 
 def block(summary, directory: str) -> str:
     """Verdict, charts and a short table as Markdown."""
-    from unet.ablation.results import markdown_table
-
-    def bracket(low, high, form):
-        return "" if low is None else f" [{100 * low:{form}}, {100 * high:{form}}]"
+    from unet.ablation.results import bracket, markdown_table
 
     titles = ["upsampler", "mean IoU, %", f"minus {summary.baseline}", "rank", "parameters", "multiply-adds", "1 image"]
     rows = []
-    for one in sorted(summary.variants, key=lambda variant: -variant.mean_iou):
+    for one in summary.best_first():
         difference = "–"
         if one.difference is not None:
             difference = f"{100 * one.difference:+.2f}{bracket(one.difference_low, one.difference_high, '+.2f')}"

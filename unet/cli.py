@@ -68,6 +68,17 @@ def use_backend() -> str:
     return keras.backend.backend()
 
 
+def use_backend_without_devices() -> dict[str, str]:
+    """Import Keras on the CPU, in a command whose processes do the work; return the environment for them.
+
+    Raises:
+        InputError: As in :func:`use_backend`.
+    """
+    environment = dict(os.environ)
+    os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
+    return environment | {"KERAS_BACKEND": use_backend()}
+
+
 def _set_up_logging() -> None:
     logger = logging.getLogger("unet")
     logger.handlers = [_ConsoleHandler()]

@@ -71,7 +71,7 @@ def learning_curves(history: list[dict[str, float]], path: Path, title: str) -> 
             right.annotate(note, (epochs[best], score), (-4, -10), textcoords="offset points", ha="right", va="top")
         left.legend()
         figure.suptitle(title)
-        _save(figure, path)
+        save(figure, path)
 
 
 def confusion_matrix(matrix: np.ndarray, classes: tuple[str, ...], path: Path, title: str) -> None:
@@ -89,7 +89,7 @@ def confusion_matrix(matrix: np.ndarray, classes: tuple[str, ...], path: Path, t
                 colour = "white" if share[i, j] > 55 else "black"
                 axes.text(j, i, f"{share[i, j]:.1f}", ha="center", va="center", color=colour)
         figure.colorbar(image, ax=axes, label="% of the true class", shrink=0.8)
-        _save(figure, path)
+        save(figure, path)
 
 
 def prediction_grid(examples: list[dict], classes: tuple[str, ...], path: Path, title: str) -> None:
@@ -126,7 +126,7 @@ def prediction_grid(examples: list[dict], classes: tuple[str, ...], path: Path, 
         handles.append(Patch(facecolor=ERROR_COLOUR, edgecolor="grey", label="wrong class"))
         figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6), frameon=False)
         figure.suptitle(title)
-        _save(figure, path)
+        save(figure, path)
 
 
 def _example(axes, example: dict, table: np.ndarray) -> None:
@@ -144,7 +144,8 @@ def _example(axes, example: dict, table: np.ndarray) -> None:
         panel.spines[:].set_visible(True)
 
 
-def _save(figure, path: Path) -> None:
+def save(figure, path: Path) -> None:
+    """Write a figure in one step, and close it."""
     with replacing(path) as temporary:
         figure.savefig(temporary)
     plt.close(figure)

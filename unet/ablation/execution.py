@@ -28,6 +28,8 @@ from unet.training import is_trained
 
 log = logging.getLogger("unet")
 
+PROJECT = {"PYTHONPATH": str(Path(__file__).parents[2])}
+"""Where processes find this package, however it was started."""
 POLL_SECONDS = 1.0
 ESTIMATE_SECONDS = 3600.0
 """The time left is estimated from the speed of the last hour; cells tell their epochs seldom and in lumps."""
@@ -290,7 +292,7 @@ def run_process(run: Path, environment: dict[str, str], presses: list[str]) -> s
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
             [sys.executable, "-m", "unet.ablation.cell", str(run)],
-            env=environment | {"PYTHONPATH": str(Path(__file__).parents[2])},
+            env=environment | PROJECT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=errors,
@@ -375,7 +377,7 @@ def measure(what: str, runs: dict[str, Run], output: Path, environment: dict[str
     process = subprocess.run(
         [sys.executable, "-m", "unet.ablation.timing", what, str(output)],
         input=json.dumps({variant: str(run.path) for variant, run in runs.items()}),
-        env=environment | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        env=environment | PROJECT,
         text=True,
         stderr=None if console.is_terminal else subprocess.PIPE,
     )

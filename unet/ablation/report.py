@@ -11,17 +11,16 @@ from pathlib import Path
 import jinja2
 import keras
 import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 from markupsafe import Markup
 from PIL import Image, ImageDraw
 
 from unet import checkerboard, data
-from unet.ablation import charts, execution
-from unet.ablation.results import Summary, Table, Variant, arrange, as_csv, markdown_table, summarise
+from unet.ablation import cell, charts, execution
+from unet.ablation.results import Summary, Table, arrange, as_csv, bracket, markdown_table, summarise
 from unet.evaluation import predict_logits
-from unet.figures import class_colours
-from unet.files import replacing, write_json, write_text
+from unet.figures import class_colours, save
+from unet.files import write_json, write_text
 from unet.metrics import confusion, intersection_union, iou, mean
 from unet.progress import track
 from unet.runs import Run
@@ -104,9 +103,7 @@ def write(
         legend=legend,
     )
     for name, figure in drawn.items():
-        with replacing(directory / "charts" / f"{name}.png") as temporary:
-            figure.savefig(temporary)
-        plt.close(figure)
+        save(figure, directory / "charts" / f"{name}.png")
     write_text(directory / "results.csv", as_csv(table, latency))
     summary.save(directory / "summary.json")
     write_text(directory / "report.md", as_markdown(summary, list(drawn)))
@@ -137,17 +134,17 @@ def quality_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
     titles += [f"pet ({rule.replace('_', ' ')})" for rule in summary.variants[0].pet_iou]
     titles += ["Boundary IoU", "pixel accuracy", *(f"band {width} px" for width in bands), "checkerboard"]
     rows = []
-    for one in _best_first(summary):
+    for one in summary.best_first():
         difference, p = "–", "–"
         if one.difference is not None and one.p_holm is not None:
-            difference = f"{100 * one.difference:+.2f}{_bracket(one.difference_low, one.difference_high, '+.2f')}"
+            difference = f"{100 * one.difference:+.2f}{bracket(one.difference_low, one.difference_high, '+.2f')}"
             p = "<0.001" if one.p_holm < 0.001 else f"{one.p_holm:.3f}"
         rank = f"{one.rank}" + (f" ({one.rank_low}–{one.rank_high})" if one.rank_low < one.rank_high else "")
         scores = [*one.iou.values(), *one.pet_iou.values(), one.mean_boundary_iou, one.pixel_accuracy]
         rows.append(
             [
                 one.name,
-                f"{100 * one.mean_iou:.2f}{_bracket(one.low, one.high, '.2f')}",
+                f"{100 * one.mean_iou:.2f}{bracket(one.low, one.high, '.2f')}",
                 difference,
                 p,
                 rank,
@@ -173,7 +170,7 @@ def cost_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
     batches = list(summary.variants[0].latency)
     titles += [f"{'1 image' if batch == '1' else f'{batch} images'}, ms (p95)" for batch in batches]
     rows = []
-    for one in _best_first(summary):
+    for one in summary.best_first():
         rows.append(
             [
                 one.name,
@@ -212,16 +209,8 @@ def as_markdown(summary: Summary, charts: list[str]) -> str:
     return "\n".join(lines)
 
 
-def _best_first(summary: Summary) -> list[Variant]:
-    return sorted(summary.variants, key=lambda variant: -variant.mean_iou)
-
-
-def _bracket(low: float | None, high: float | None, form: str) -> str:
-    return "" if low is None or high is None else f" [{100 * low:{form}}, {100 * high:{form}}]"
-
-
 def _html_table(summary: Summary, titles: list[str], rows: list[list[str]]):
-    def cell(text: str) -> str:
+    def entry(text: str) -> str:
         number, bracket, interval = html.escape(text).partition(" [")
         return f"<td>{number}" + (f' <span class="interval">[{interval}</span>' if bracket else "") + "</td>"
 
@@ -229,7 +218,7 @@ def _html_table(summary: Summary, titles: list[str], rows: list[list[str]]):
     lines = [f"<table><thead><tr>{head}</tr></thead><tbody>"]
     for row in rows:
         kind = "baseline" if row[0] == summary.baseline else "tied" if row[0] in summary.tied else ""
-        lines.append(f'<tr class="{kind}">{"".join(map(cell, row))}</tr>')
+        lines.append(f'<tr class="{kind}">{"".join(map(entry, row))}</tr>')
     return Markup("\n".join([*lines, "</tbody></table>"]))
 
 
@@ -296,7 +285,7 @@ def _telling_images(table: Table) -> list[int]:
     """Indices of test images on which variants differ most, among those that are neither lost nor easy."""
     scores = []
     for run in table.shown.values():
-        with np.load(run.counts_file("test")) as counts:
+        with np.load(run.counts_file(cell.SPLIT)) as counts:
             scores.append(mean(iou(*intersection_union(counts["confusion"])), axis=-1))
     typical, spread = np.median(scores, axis=0), np.std(scores, axis=0)
     middle = (typical >= np.nanpercentile(typical, 40)) & (typical <= np.nanpercentile(typical, 90))

@@ -92,6 +92,10 @@ class Summary:
         lists = {key: tuple(values[key]) for key in ("seeds", "tied", "warnings")}
         return cls(**(values | lists | {"variants": tuple(Variant(**variant) for variant in values["variants"])}))
 
+    def best_first(self) -> list[Variant]:
+        """The variants by falling mean IoU."""
+        return sorted(self.variants, key=lambda variant: -variant.mean_iou)
+
     def variant(self, name: str) -> Variant:
         """The variant of that name."""
         return next(variant for variant in self.variants if variant.name == name)
@@ -211,6 +215,11 @@ def as_csv(table: Table, latency: dict) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def bracket(low: float | None, high: float | None, form: str) -> str:
+    """An interval of shares in points, as it follows its estimate: `` [56.66, 58.34]``; nothing where there is none."""
+    return "" if low is None or high is None else f" [{100 * low:{form}}, {100 * high:{form}}]"
 
 
 def markdown_table(titles: list[str], rows: list[list[str]]) -> list[str]:
