@@ -60,7 +60,7 @@ $(VENV)/.$(EXTRA): pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(VENV)/$(PIP) $(TORCH)
-	$(VENV)/$(PIP) -e '.[cpu,jax,torch,ray,test]'
+	$(VENV)/$(PIP) -e '.[cpu,jax,torch,onnx,litert,openvino,demo,ray,test]'
 	@touch $@
 
 $(BARE)/.test: pyproject.toml constraints.txt | $(BARE)/bin/python

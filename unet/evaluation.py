@@ -40,8 +40,7 @@ def evaluate(run: Run, split: str = "test", native: bool = False) -> dict:
     Raises:
         InputError: The run has no trained network yet, or the split is empty.
     """
-    if not run.best_file.is_file():
-        raise InputError(f"{run.path} has no best.keras yet; train it first: python scripts/train.py {run.path}")
+    file = run.trained_network()
     config = run.config
     source = data.make_source(config.data)
     dataset = data.prepare(config.data)
@@ -49,7 +48,7 @@ def evaluate(run: Run, split: str = "test", native: bool = False) -> dict:
     if not len(arrays):
         raise InputError(f"the {split} split of {run.path} holds no image")
 
-    network = keras.saving.load_model(run.best_file, compile=False)
+    network = keras.saving.load_model(file, compile=False)
     network.jit_compile = compiles(config)
     tally = Tally(dataset.classes)
     batches = _native_batches(source, split, config.data.size) if native else _prepared_batches(arrays)

@@ -89,6 +89,16 @@ class Run:
             )
         return run
 
+    def trained_network(self) -> Path:
+        """``best.keras``.
+
+        Raises:
+            InputError: There is none yet.
+        """
+        if not self.best_file.is_file():
+            raise InputError(f"{self.path} has no best.keras yet; train it first: python scripts/train.py {self.path}")
+        return self.best_file
+
     def counts_file(self, split: str) -> Path:
         """Confusion matrices of the images of an evaluated split."""
         return self.path / f"counts_{split}.npz"

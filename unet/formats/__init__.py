@@ -1,0 +1,64 @@
+"""File formats that other runtimes load, and the registry that ``scripts/export.py`` names them by.
+
+Adding one: a class (:class:`~unet.formats.base.Format`), and a line in ``FORMATS``. Nothing here imports a runtime before
+a file of its format is written or loaded.
+"""
+
+from pathlib import Path
+
+from unet.errors import InputError
+from unet.formats.base import Format, LoadedNetwork, Metadata
+from unet.formats.keras import KerasFormat, KerasNetwork
+
+FORMATS: dict[str, Format] = {
+    "keras": KerasFormat(),
+}
+
+_LICENCES = {
+    "pets": "trained on Oxford-IIIT Pets (CC BY-SA 4.0; the photographs belong to their owners)",
+    "shapes": "Apache-2.0; trained on drawn shapes",
+}
+"""Terms of the weights, by the data they were trained on."""
+
+
+def load_network(path: str | Path) -> LoadedNetwork:
+    """Load a run directory or an exported file, each in its own runtime.
+
+    Raises:
+        InputError: It is neither, its runtime is not installed, or the run has not been trained yet.
+    """
+    from unet.runs import Run
+
+    path = Path(path)
+    if (path / "config.yaml").is_file():
+        run = Run.open(path)
+        return KerasNetwork(path, describe(run), run.trained_network())
+    for file_format in FORMATS.values():
+        if file_format.recognises(path):
+            return file_format.load(path)
+    endings = ", ".join(file_format.suffix for file_format in FORMATS.values() if file_format.suffix)
+    what = "there is no such file or directory" if not path.exists() else "is neither a run nor an exported file"
+    raise InputError(f"{path}: {what}; expected a run directory, a SavedModel directory or a file ({endings})")
+
+
+def describe(run) -> Metadata:
+    """What is known of a run's network: from pixels to logits, at any size."""
+    from unet import data, figures
+
+    config = run.config
+    classes = data.class_names(config.data)
+    return Metadata(
+        classes=classes,
+        colours=tuple(f"#{r:02X}{g:02X}{b:02X}" for r, g, b in figures.class_colours(len(classes))[: len(classes)]),
+        size=config.data.size,
+        dynamic=True,
+        activation="none",
+        quantization="none",
+        upsampler=config.model.upsampler.name,
+        normalization="pixels 0 to 255 in RGB order; the network scales them itself",
+        licence=_LICENCES.get(config.data.source, "not stated; the terms of the training images apply"),
+        config=config.model_dump(mode="json", exclude={"data": {"data_dir", "cache_dir"}}),  # nobody else's paths
+    )
+
+
+__all__ = ["FORMATS", "Format", "LoadedNetwork", "Metadata", "describe", "load_network"]

@@ -1,0 +1,63 @@
+"""Keras' own file, and run directories: loaded on whatever backend Keras runs on."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from unet.errors import InputError
+from unet.formats.base import Format, LoadedNetwork, Metadata
+
+MEMBER = "model_info.json"
+"""Name of the metadata in the archive that a .keras file is."""
+
+
+class KerasFormat(Format):
+    """``.keras``: architecture and weights, for any Keras backend."""
+
+    suffix = ".keras"
+    backend = None
+
+    def write(self, network, path, metadata, examples):
+        """Save, and put the metadata into the archive."""
+        network.save(path)
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr(MEMBER, metadata.to_json())
+
+    def load(self, path):
+        """Load on the backend of this process."""
+        try:
+            with zipfile.ZipFile(path) as archive:
+                metadata = Metadata.from_json(archive.read(MEMBER).decode())
+        except (zipfile.BadZipFile, KeyError, ValueError) as error:
+            raise InputError(
+                f"{path}: is not a .keras file exported by this project ({error}); give the run directory, or a file "
+                "that scripts/export.py wrote"
+            ) from None
+        return KerasNetwork(path, metadata)
+
+
+class KerasNetwork(LoadedNetwork):
+    """A ``.keras`` file on the backend of this process.
+
+    Args:
+        path: What is shown as the network's name.
+        metadata: What it says about itself.
+        file: The ``.keras`` file, where that is not ``path``.
+    """
+
+    def __init__(self, path: Path, metadata: Metadata, file: Path | None = None):
+        from unet import cli
+
+        cli.use_backend()
+        import keras
+
+        import unet.upsamplers  # noqa: F401, registers the layers
+
+        self.path, self.metadata = path, metadata
+        self.network = keras.saving.load_model(file or path, compile=False)
+        self.network.jit_compile = False  # sizes vary, and every new one would be compiled anew
+
+    def __call__(self, pixels):
+        """Run on the CPU or GPU that Keras uses."""
+        return np.asarray(self.network.predict_on_batch(pixels), dtype=np.float32)
