@@ -15,7 +15,8 @@ from tests.conftest import JIT
 from unet import config, data
 from unet.data.cache import native_samples, resize_image
 from unet.errors import InputError
-from unet.evaluation import enlarge_logits, evaluate, extremes
+from unet.evaluation import evaluate, extremes
+from unet.inference import enlarge
 from unet.runs import Run
 from unet.training import train
 
@@ -84,11 +85,11 @@ def test_native_scores_compare_enlarged_logits_with_the_original_masks(run):
     assert (run.figures / "predictions_test_native.png").is_file()
 
 
-def test_enlarged_logits_equal_torch(rng):
+def test_enlarged_scores_equal_torch(rng):
     logits = rng.normal(size=(9, 12, 3)).astype("float32")
     theirs = F.interpolate(torch.tensor(logits).permute(2, 0, 1)[None], size=(31, 40), mode="bilinear")
-    np.testing.assert_allclose(enlarge_logits(logits, (31, 40)), theirs[0].permute(1, 2, 0).numpy(), atol=1e-5)
-    assert enlarge_logits(logits, (9, 12)) is logits
+    np.testing.assert_allclose(enlarge(logits, (31, 40)), theirs[0].permute(1, 2, 0).numpy(), atol=1e-5)
+    assert enlarge(logits, (9, 12)) is logits
 
 
 def test_extremes_are_the_best_median_and_worst():

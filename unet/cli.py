@@ -63,7 +63,7 @@ def use_backend() -> str:
         raise InputError("no backend is installed: pip install '.[cpu]' (or '.[cuda]', '.[jax]', '.[torch]')")
     os.environ["KERAS_BACKEND"] = wanted or installed[0]
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with _quiet_stderr():
+    with quiet_stderr():
         import keras
     return keras.backend.backend()
 
@@ -103,7 +103,7 @@ def _fail(error: Exception, code: int, debug: bool) -> None:
 
 
 @contextlib.contextmanager
-def _quiet_stderr() -> Iterator[None]:
+def quiet_stderr() -> Iterator[None]:
     """Drop what libraries print to file descriptor 2 while they load; an exception still carries its message."""
     sys.stderr.flush()
     saved = os.dup(2)

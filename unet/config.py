@@ -361,6 +361,36 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = (), origins:
         raise InputError(_explain(error, path, places)) from None
 
 
+DATA_PLACES = ("data.data_dir", "data.cache_dir", "data.download", "data.source")
+
+
+def with_data_at(config: Config, overrides: list[str] | tuple[str, ...]) -> Config:
+    """The same configuration with its data in another place.
+
+    Args:
+        config: Of a trained run.
+        overrides: ``"key=value"`` for the keys in ``DATA_PLACES``.
+
+    Raises:
+        InputError: Another key, or a wrong value.
+    """
+    values = config.model_dump(mode="json")
+    places: Places = {}
+    for override in overrides:
+        key, _ = parse_override(override)
+        if key not in DATA_PLACES:
+            hint = nearest(key, DATA_PLACES)
+            raise InputError(
+                f"command line: {key}: a trained network's data can only be found elsewhere, by "
+                f"{', '.join(DATA_PLACES)}{hint}"
+            )
+        _apply_override(values, places, override, "command line")
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise InputError(_explain(error, Path("command line"), places)) from None
+
+
 class _Loader(yaml.SafeLoader):
     """YAML 1.1 as PyYAML reads it, except that 1e-3 is a number, as everyone means it."""
 

@@ -1,22 +1,26 @@
-"""Scores and figures of a trained run, at the network's resolution or at each image's own."""
+"""Scores and figures of a trained run or an exported file, at the network's resolution or at each image's own."""
 
 import csv
 import io
 import itertools
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import keras
 import numpy as np
-from PIL import Image
 
+from unet import config as configuration
 from unet import data, figures
+from unet.config import Config
 from unet.data.cache import native_samples, resize_image
 from unet.errors import InputError
 from unet.files import replacing, write_text
+from unet.formats import KerasNetwork, LoadedNetwork, describe, load_network
+from unet.inference import enlarge
 from unet.metrics import Tally, pixel_accuracy
 from unet.progress import track
-from unet.runs import Run
+from unet.runs import Run, Scores
 from unet.training import compiles
 
 log = logging.getLogger("unet")
@@ -26,13 +30,14 @@ EXAMPLES = 2
 """Images in each of the best, median and worst groups of the prediction figure."""
 
 
-def evaluate(run: Run, split: str = "test", native: bool = False) -> dict:
+def evaluate(run: Run, split: str = "test", native: bool = False, overrides: tuple[str, ...] = ()) -> dict:
     """Score ``best.keras`` on a split; write metrics.json, scores and counts of every image, and figures.
 
     Args:
         run: A trained run.
         split: ``"train"``, ``"validation"`` or ``"test"``.
         native: Enlarge the logits to each image's own size and compare with the mask there.
+        overrides: See :func:`unet.config.with_data_at`.
 
     Returns:
         Scores as in :meth:`unet.metrics.Tally.scores`, with ``size``.
@@ -40,36 +45,66 @@ def evaluate(run: Run, split: str = "test", native: bool = False) -> dict:
     Raises:
         InputError: The run has no trained network yet, or the split is empty.
     """
-    file = run.trained_network()
-    config = run.config
+    network = KerasNetwork(run.path, describe(run), run.trained_network(), jit=compiles(run.config))
+    config = configuration.with_data_at(run.config, overrides)
+    scores = _score(network, config, run, split, native)
+    if history := run.history():
+        figures.learning_curves(history, run.figures / "learning_curves.png", run.path.name)
+    return scores
+
+
+def evaluate_file(path: Path, split: str = "test", native: bool = False, overrides: tuple[str, ...] = ()) -> dict:
+    """The same for an exported file, in the runtime of its format; what is written lies in ``<file>.evaluation/``.
+
+    The data are found where the run that ``path`` was exported from (``<run>/export/``) has them, else as the file's
+    own configuration says.
+    """
+    network = load_network(path)
+    home = path.absolute().parent.parent
+    config = (
+        Run.open(home).config
+        if (home / "config.yaml").is_file()
+        else configuration.Config.model_validate(network.metadata.config)
+    )
+    config = configuration.with_data_at(config, overrides)
+    return _score(network, config, evaluation_of(path), split, native)
+
+
+def evaluation_of(path: Path) -> Scores:
+    """Where the evaluation of an exported file lies."""
+    return Scores(path.with_name(f"{path.name}.evaluation"))
+
+
+def _score(network: LoadedNetwork, config: Config, records: Scores, split: str, native: bool) -> dict:
     source = data.make_source(config.data)
     dataset = data.prepare(config.data)
+    if dataset.classes != network.metadata.classes:
+        raise InputError(
+            f"{network.path} knows the classes {', '.join(network.metadata.classes)}; the data have "
+            f"{', '.join(dataset.classes)}"
+        )
     arrays = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}[split]
     if not len(arrays):
-        raise InputError(f"the {split} split of {run.path} holds no image")
+        raise InputError(f"the {split} split of {records.path} holds no image")
 
-    network = keras.saving.load_model(file, compile=False)
-    network.jit_compile = compiles(config)
     tally = Tally(dataset.classes)
     batches = _native_batches(source, split, config.data.size) if native else _prepared_batches(arrays)
     for names, images, masks in track(batches, -(-len(arrays) // BATCH), f"evaluating {split}"):
-        logits = predict_logits(network, images)
+        logits = _logits(network, images)
         if native:
             for name, mask, scores in zip(names, masks, logits, strict=True):
-                tally.add([name], mask[None], enlarge_logits(scores, mask.shape)[None])
+                tally.add([name], mask[None], enlarge(scores, mask.shape)[None])
         else:
-            tally.add(names, masks, logits)
+            tally.add(names, masks, np.stack([enlarge(scores, masks.shape[1:]) for scores in logits]))
 
     # === What is written ===
     name = f"{split}_native" if native else split
     scores = {"size": "native" if native else list(config.data.size)} | tally.scores()
-    run.write_metrics(name, scores)
-    _write_per_image(run, name, tally)
-    _write_counts(run, name, tally)
-    title = f"{run.path.name}, {name.replace('_', ' ')}"
-    if history := run.history():
-        figures.learning_curves(history, run.figures / "learning_curves.png", run.path.name)
-    figures.confusion_matrix(tally.confusion, dataset.classes, run.figures / f"confusion_{name}.png", title)
+    records.write_metrics(name, scores)
+    _write_per_image(records, name, tally)
+    _write_counts(records, name, tally)
+    title = f"{network.path.name}, {name.replace('_', ' ')}"
+    figures.confusion_matrix(tally.confusion, dataset.classes, records.figures / f"confusion_{name}.png", title)
     chosen = extremes(tally.per_image_mean_iou())
     if native:
         wanted = {tally.names[index] for index, _ in chosen}
@@ -79,24 +114,13 @@ def evaluate(run: Run, split: str = "test", native: bool = False) -> dict:
         pairs = [(arrays.images[index], arrays.masks[index]) for index, _ in chosen]
     if chosen:
         examples = _examples(network, tally, chosen, pairs, config.data.size)
-        figures.prediction_grid(examples, dataset.classes, run.figures / f"predictions_{name}.png", title)
+        figures.prediction_grid(examples, dataset.classes, records.figures / f"predictions_{name}.png", title)
     return scores
 
 
 def predict_logits(network: keras.Model, images: np.ndarray) -> np.ndarray:
     """Logits ``(N, H, W, C)`` of uint8 images ``(N, H, W, 3)``, float32."""
     return np.asarray(network.predict_on_batch(images), dtype=np.float32)
-
-
-def enlarge_logits(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize logits ``(h, w, C)`` bilinearly to ``size`` (height, width)."""
-    if logits.shape[:2] == tuple(size):
-        return logits
-    channels = [
-        np.asarray(Image.fromarray(channel).resize(size[::-1], Image.Resampling.BILINEAR))
-        for channel in np.moveaxis(logits, -1, 0)
-    ]
-    return np.stack(channels, axis=-1)
 
 
 def extremes(scores: np.ndarray, count: int = EXAMPLES) -> list[tuple[int, str]]:
@@ -108,6 +132,13 @@ def extremes(scores: np.ndarray, count: int = EXAMPLES) -> list[tuple[int, str]]
     middle = (len(ranked) - count) // 2
     groups = {"best": ranked[:count], "median": ranked[middle : middle + count], "worst": ranked[-count:]}
     return [(index, group) for group, members in groups.items() for index in members]
+
+
+def _logits(network: LoadedNetwork, images: np.ndarray) -> np.ndarray:
+    """Scores of uint8 images ``(N, H, W, 3)``, at the size of the network's own where it takes no other."""
+    if not network.metadata.dynamic:
+        images = np.stack([resize_image(image, network.metadata.size) for image in images])
+    return network.scores(images)
 
 
 def _prepared_batches(split: data.Split) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
@@ -125,9 +156,9 @@ def _native_batches(source: data.Source, split: str, size: tuple[int, int]):
         yield [sample.name for sample in chunk], images, [sample.mask for sample in chunk]
 
 
-def _examples(network, tally: Tally, chosen, pairs, size: tuple[int, int]) -> list[dict]:
+def _examples(network: LoadedNetwork, tally: Tally, chosen, pairs, size: tuple[int, int]) -> list[dict]:
     """Examples for :func:`unet.figures.prediction_grid`."""
-    logits = predict_logits(network, np.stack([resize_image(image, size) for image, _ in pairs]))
+    logits = _logits(network, np.stack([resize_image(image, size) for image, _ in pairs]))
     scores = tally.per_image_mean_iou()
     return [
         {
@@ -136,13 +167,13 @@ def _examples(network, tally: Tally, chosen, pairs, size: tuple[int, int]) -> li
             "score": scores[index],
             "image": image,
             "truth": mask,
-            "prediction": enlarge_logits(values, mask.shape).argmax(-1),
+            "prediction": enlarge(values, mask.shape).argmax(-1),
         }
         for (index, group), (image, mask), values in zip(chosen, pairs, logits, strict=True)
     ]
 
 
-def _write_per_image(run: Run, name: str, tally: Tally) -> None:
+def _write_per_image(records: Scores, name: str, tally: Tally) -> None:
     """``per_image_<split>.csv``: mean IoU and pixel accuracy of every image, worst first."""
     scores = tally.per_image_mean_iou()
     accuracy = pixel_accuracy(tally.counts("confusion"))
@@ -151,10 +182,10 @@ def _write_per_image(run: Run, name: str, tally: Tally) -> None:
     writer.writerow(["name", "mean_iou", "pixel_accuracy"])
     for i in np.argsort(scores, kind="stable"):
         writer.writerow([tally.names[i], f"{scores[i]:.6f}", f"{accuracy[i]:.6f}"])
-    write_text(run.path / f"per_image_{name}.csv", text.getvalue())
+    write_text(records.path / f"per_image_{name}.csv", text.getvalue())
 
 
-def _write_counts(run: Run, name: str, tally: Tally) -> None:
+def _write_counts(records: Scores, name: str, tally: Tally) -> None:
     """``counts_<split>.npz``: ``names`` and ``confusion`` ``(N, C, C)`` of every image, for statistics over images."""
-    with replacing(run.counts_file(name)) as temporary:
+    with replacing(records.counts_file(name)) as temporary:
         np.savez_compressed(temporary, names=np.array(tally.names), confusion=tally.counts("confusion").astype("int32"))

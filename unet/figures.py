@@ -1,5 +1,6 @@
-"""Pictures of a run: learning curves, confusion matrix, predictions beside the truth."""
+"""Pictures of a run: learning curves, confusion matrix, predictions beside the truth; masks and overlays."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
+from PIL import Image
 
 from unet.data.sources import IGNORE
 from unet.files import replacing
@@ -40,6 +42,47 @@ def class_colours(classes: int) -> np.ndarray:
     table[: len(colours)] = colours[:255]
     table[IGNORE] = matplotlib.colors.to_rgb(IGNORE_COLOUR)
     return np.round(table * 255).astype(np.uint8)
+
+
+def colour_table(colours: Iterable[str]) -> np.ndarray:
+    """The given colours (``"#RRGGBB"``) as :func:`class_colours` gives its own: uint8 ``(256, 3)``."""
+    table = np.zeros((256, 3))
+    for index, colour in enumerate(colours):
+        table[index] = matplotlib.colors.to_rgb(colour)
+    table[IGNORE] = matplotlib.colors.to_rgb(IGNORE_COLOUR)
+    return np.round(table * 255).astype(np.uint8)
+
+
+def paletted(mask: np.ndarray, table: np.ndarray) -> Image.Image:
+    """A mask, uint8 ``(H, W)``, as an image whose pixels are the class ids and which viewers show in colours."""
+    image = Image.fromarray(mask)
+    image.putpalette(table.tobytes())
+    return image
+
+
+def overlay(image: np.ndarray, mask: np.ndarray, classes: int | np.ndarray, opacity: float = 0.5) -> np.ndarray:
+    """The colour of each pixel's class over a photograph, with contours in the full colour where classes meet.
+
+    Args:
+        image: uint8 ``(H, W, 3)``.
+        mask: uint8 ``(H, W)``: class ids.
+        classes: Number of classes, or a table of colours as :func:`class_colours` makes.
+        opacity: Of the colours, 0 to 1.
+
+    Returns:
+        uint8 ``(H, W, 3)``. Contours are a pixel wide on both sides, in large images one in 600 of the longer side.
+    """
+    table = class_colours(classes) if isinstance(classes, int) else classes
+    colours = paletted(mask, table).convert("RGB")
+    contours = np.zeros(mask.shape, bool)
+    for distance in range(1, 1 + max(1, round(max(mask.shape) / 600))):
+        for pixels, edges in ((mask, contours), (mask.T, contours.T)):
+            differs = pixels[distance:] != pixels[:-distance]
+            edges[distance:] |= differs
+            edges[:-distance] |= differs
+    blended = Image.blend(Image.fromarray(image), colours, opacity)
+    blended.paste(colours, mask=Image.fromarray(contours))
+    return np.asarray(blended)
 
 
 def prediction_strip(images: np.ndarray, masks: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:

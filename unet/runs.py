@@ -6,6 +6,7 @@ history.csv       one row an epoch
 last.keras        the whole training state after the last checkpointed epoch
 best.keras        the network with the best validation mean IoU, from pixels to logits
 metrics.json      scores of every evaluated split
+export/           the network in other formats, with their proofs
 per_image_*.csv   scores of every image of such a split
 counts_*.npz      confusion matrices of its images
 figures/          pictures
@@ -33,18 +34,37 @@ from unet.files import temporary_name, write_json, write_text
 log = logging.getLogger("unet")
 
 
-class Run:
-    """Paths and records of one run directory."""
+class Scores:
+    """Where an evaluation writes what it finds."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
+        self.metrics_file = self.path / "metrics.json"
+        self.figures = self.path / "figures"
+
+    def counts_file(self, split: str) -> Path:
+        """Confusion matrices of the images of an evaluated split."""
+        return self.path / f"counts_{split}.npz"
+
+    def metrics(self) -> dict:
+        """Scores by evaluated split; empty before the first evaluation."""
+        return json.loads(self.metrics_file.read_text(encoding="utf-8")) if self.metrics_file.is_file() else {}
+
+    def write_metrics(self, split: str, scores: dict) -> None:
+        """Add the scores of a split to metrics.json."""
+        write_json(self.metrics_file, self.metrics() | {split: scores})
+
+
+class Run(Scores):
+    """Paths and records of one run directory."""
+
+    def __init__(self, path: str | Path):
+        super().__init__(path)
         self.config_file = self.path / "config.yaml"
         self.environment_file = self.path / "environment.json"
         self.history_file = self.path / "history.csv"
         self.last_file = self.path / "last.keras"
         self.best_file = self.path / "best.keras"
-        self.metrics_file = self.path / "metrics.json"
-        self.figures = self.path / "figures"
         self.tensorboard = self.path / "tensorboard"
 
     @classmethod
@@ -99,10 +119,6 @@ class Run:
             raise InputError(f"{self.path} has no best.keras yet; train it first: python scripts/train.py {self.path}")
         return self.best_file
 
-    def counts_file(self, split: str) -> Path:
-        """Confusion matrices of the images of an evaluated split."""
-        return self.path / f"counts_{split}.npz"
-
     @property
     def config(self) -> Config:
         """The configuration it was made with."""
@@ -124,14 +140,6 @@ class Run:
             writer.writeheader()
             writer.writerows({k: int(v) if k == "epoch" else repr(float(v)) for k, v in row.items()} for row in rows)
         write_text(self.history_file, text.getvalue())
-
-    def metrics(self) -> dict:
-        """Scores by evaluated split; empty before the first evaluation."""
-        return json.loads(self.metrics_file.read_text(encoding="utf-8")) if self.metrics_file.is_file() else {}
-
-    def write_metrics(self, split: str, scores: dict) -> None:
-        """Add the scores of a split to metrics.json."""
-        write_json(self.metrics_file, self.metrics() | {split: scores})
 
     def record_environment(self, jit: bool) -> None:
         """Add an entry for this start to environment.json; ``jit`` says whether the step is compiled."""

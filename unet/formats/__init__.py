@@ -1,16 +1,26 @@
 """File formats that other runtimes load, and the registry that ``scripts/export.py`` names them by.
 
-Adding one: a class (:class:`~unet.formats.base.Format`), and a line in ``FORMATS``. Nothing here imports a runtime before
-a file of its format is written or loaded.
+Adding one: a class (:class:`~unet.formats.base.Format`), and a line in ``FORMATS``. A runtime is imported only
+when a file of its format is written or loaded.
 """
 
 from pathlib import Path
 
-from unet.errors import InputError
-from unet.formats.base import Format, LoadedNetwork, Metadata
+from unet.errors import InputError, nearest
+from unet.formats.base import ACTIVATIONS, Format, LoadedNetwork, Metadata
 from unet.formats.keras import KerasFormat, KerasNetwork
+from unet.formats.litert import LiteRT
+from unet.formats.onnx import Onnx
+from unet.formats.openvino import OpenVINO
+from unet.formats.saved_model import SavedModel
+from unet.formats.torch import ExportedProgram
 
 FORMATS: dict[str, Format] = {
+    "savedmodel": SavedModel(),
+    "onnx": Onnx(),
+    "litert": LiteRT(),
+    "openvino": OpenVINO(),
+    "torch": ExportedProgram(),
     "keras": KerasFormat(),
 }
 
@@ -19,6 +29,27 @@ _LICENCES = {
     "shapes": "Apache-2.0; trained on drawn shapes",
 }
 """Terms of the weights, by the data they were trained on."""
+
+
+def choose(name: str, activation: str = "softmax", quantize: str = "none") -> Format:
+    """The format of that name, where it can do what is asked of it.
+
+    Raises:
+        InputError: It is not known, or cannot.
+    """
+    if name not in FORMATS:
+        raise InputError(f"--format: {name!r} is not one of {', '.join(FORMATS)}{nearest(name, FORMATS)}")
+    possible = ("none", *FORMATS[name].quantizations)
+    if quantize not in possible:
+        raise InputError(f"--quantize: {quantize!r} is not possible in {name}, which knows {', '.join(possible)}")
+    if activation not in ACTIVATIONS:
+        raise InputError(f"--activation: {activation!r} is not one of {', '.join(ACTIVATIONS)}")
+    return FORMATS[name]
+
+
+def is_exported(path: Path) -> bool:
+    """Whether ``path`` looks like a file that ``scripts/export.py`` writes."""
+    return any(file_format.recognises(path) for file_format in FORMATS.values())
 
 
 def load_network(path: str | Path) -> LoadedNetwork:
@@ -61,4 +92,4 @@ def describe(run) -> Metadata:
     )
 
 
-__all__ = ["FORMATS", "Format", "LoadedNetwork", "Metadata", "describe", "load_network"]
+__all__ = ["FORMATS", "Format", "LoadedNetwork", "Metadata", "choose", "describe", "is_exported", "load_network"]

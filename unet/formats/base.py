@@ -1,12 +1,14 @@
 """What every file format shares: the metadata a file carries, how it is written, and how it runs once loaded."""
 
 import dataclasses
+import importlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from unet.errors import InputError, nearest
+from unet.errors import InputError
 
 ACTIVATIONS = ("softmax", "none")
 
@@ -49,11 +51,11 @@ class Metadata:
         """
         try:
             content = json.loads(text)
-            names = [field.name for field in dataclasses.fields(cls)]
-            values = {name: content[name] for name in names}
+            values: dict[str, Any] = {field.name: content[field.name] for field in dataclasses.fields(cls)}
         except (KeyError, TypeError) as error:
             raise ValueError(f"no metadata of this project ({error})") from None
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        return cls(**values)
 
 
 class LoadedNetwork:
@@ -78,6 +80,14 @@ class LoadedNetwork:
         """
         raise NotImplementedError
 
+    def scores(self, pixels: np.ndarray) -> np.ndarray:
+        """Logits, or logarithms of the probabilities, which are logits less a number of each pixel's own.
+
+        Resized, blended or averaged, both lead to the same mask. Arguments and shape as in the call.
+        """
+        output = self(pixels)
+        return logarithm(output) if self.metadata.activation == "softmax" else output
+
 
 class Format:
     """One file format. Adding one: a class with these members, and a line in ``unet.formats.FORMATS``.
@@ -87,14 +97,14 @@ class Format:
         backend: Keras backend that the network must be on to be written; ``None``: any.
         extra: Extra of this project that installs what the format needs.
         quantizations: What ``write`` can reduce the numbers to.
-        fixed_size: Why a file takes one height and width only, by quantisation; no entry where it takes any.
+        fixed_size: Why a file takes one height and width only; empty where it can take any.
     """
 
     suffix: str
     backend: str | None = "tensorflow"
     extra: str | None = None
     quantizations: tuple[str, ...] = ()
-    fixed_size: dict[str, str] = {}
+    fixed_size: str = ""
 
     def write(self, network, path: Path, metadata: Metadata, examples: np.ndarray) -> None:
         """Write ``network`` with ``metadata`` to ``path``.
@@ -118,3 +128,28 @@ class Format:
     def recognises(self, path: Path) -> bool:
         """Whether ``path`` looks like this format."""
         return path.suffix == self.suffix and path.is_file()
+
+
+def logarithm(probabilities: np.ndarray) -> np.ndarray:
+    """Of probabilities down to 1e-7: what lies below says nothing in float32."""
+    return np.log(np.maximum(probabilities, 1e-7))
+
+
+def input_signature(metadata: Metadata) -> list:
+    """What the network is traced for: float32 pixels of any batch, at one size or any."""
+    import keras
+
+    size = (None, None) if metadata.dynamic else metadata.size
+    return [keras.InputSpec(shape=(None, *size, 3), dtype="float32", name="pixels")]
+
+
+def runtime(module: str, extra: str, path: Path):
+    """Import what writes or runs ``path``.
+
+    Raises:
+        InputError: It is not installed; the message says how to install it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise InputError(f"{path}: needs {error.name or module}: pip install '.[{extra}]'") from None

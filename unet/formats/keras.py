@@ -44,9 +44,10 @@ class KerasNetwork(LoadedNetwork):
         path: What is shown as the network's name.
         metadata: What it says about itself.
         file: The ``.keras`` file, where that is not ``path``.
+        jit: Whether the network is compiled, anew for every size. By default only on JAX, which is slow without.
     """
 
-    def __init__(self, path: Path, metadata: Metadata, file: Path | None = None):
+    def __init__(self, path: Path, metadata: Metadata, file: Path | None = None, jit: bool | None = None):
         from unet import cli
 
         cli.use_backend()
@@ -56,7 +57,7 @@ class KerasNetwork(LoadedNetwork):
 
         self.path, self.metadata = path, metadata
         self.network = keras.saving.load_model(file or path, compile=False)
-        self.network.jit_compile = False  # sizes vary, and every new one would be compiled anew
+        self.network.jit_compile = keras.backend.backend() == "jax" if jit is None else jit
 
     def __call__(self, pixels):
         """Run on the CPU or GPU that Keras uses."""

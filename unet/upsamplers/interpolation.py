@@ -84,7 +84,9 @@ class Bicubic(Upsampler):
 
 def nearest(x):
     """Copy every pixel into a 2×2 cell: ``(B, h, w, C)`` to ``(B, 2h, 2w, C)``."""
-    return ops.repeat(ops.repeat(x, 2, axis=1), 2, axis=2)
+    height, width, channels = ops.shape(x)[1:]
+    y = ops.repeat(ops.repeat(x, 2, axis=1), 2, axis=2)
+    return ops.reshape(y, (-1, 2 * height, 2 * width, channels))  # where sizes are open, repeat forgets the channels
 
 
 def separable_multiply_adds(x_shape, taps: int) -> int:

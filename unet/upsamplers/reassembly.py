@@ -187,7 +187,7 @@ class Fade(Reassembly):
         height, width = ops.shape(x)[1:3]
         fine = pixel_unshuffle(fill(self.encoder(self.skip_compressor(skip)), height, width))
         fine = ops.reshape(fine, (-1, height, width, 4, self.k_up**2))
-        coarse = self.encoder(self.compressor(x))[..., None, :]  # the same for the four pixels of a cell
+        coarse = ops.expand_dims(self.encoder(self.compressor(x)), 3)  # the same for the four pixels of a cell
         y = reassemble(ops.softmax(fine + coarse), x)
         gate = nearest(ops.sigmoid(self.gate(x)))
         return y + gate * (fill(skip, height, width) - y)
@@ -225,7 +225,8 @@ def fill(x, height, width):
 #
 # All come from the trilinear form Σ m[h, w, g, s, Δ] · x[(h, w) + Δ, g·] · y[h, w, g, s, ·], g the group of channels
 # and s the place in the 2×2 cell. They go through the neighbourhood row by row: one row of k shifted copies of x
-# exists at a time, where automatic differentiation would keep all k².
+# exists at a time, where automatic differentiation would keep all k². The helpers take the size from the map x itself:
+# tf2onnx misreads sizes asked of a tensor that has just been reshaped.
 
 
 def reassemble(kernels, x):
@@ -241,12 +242,14 @@ def reassemble(kernels, x):
     groups, taps = kernels.shape[-2] // 4, kernels.shape[-1]
 
     def forward(kernels, x):
-        return _from_cells(_reassemble(_grouped(kernels, groups), x))
+        return _from_cells(_reassemble(_grouped(kernels, groups, x), x), x)
 
     def backward(dy, kernels, x):
         dy = _to_cells(dy, groups)
         dm = _correlate(dy, x, round(taps**0.5))
-        return ops.reshape(dm, (-1, *ops.shape(x)[1:3], groups * 4, taps)), _scatter(_grouped(kernels, groups), dy)
+        return ops.reshape(dm, (-1, *ops.shape(x)[1:3], groups * 4, taps)), _scatter(
+            _grouped(kernels, groups, x), dy, x
+        )
 
     return differentiable(forward, backward)(kernels, x)
 
@@ -264,11 +267,11 @@ def correlate(queries, keys, size: int):
     """
 
     def forward(queries, keys):
-        return _correlate(_grouped(queries, 1), keys, size)[..., 0, :, :]
+        return _ungrouped(_correlate(_grouped(queries, 1, keys), keys, size), keys)
 
     def backward(dm, queries, keys):
-        dm = _grouped(dm, 1)
-        return _reassemble(dm, keys)[..., 0, :, :], _scatter(dm, _grouped(queries, 1))
+        dm = _grouped(dm, 1, keys)
+        return _ungrouped(_reassemble(dm, keys), keys), _scatter(dm, _grouped(queries, 1, keys), keys)
 
     return differentiable(forward, backward)(queries, keys)
 
@@ -276,26 +279,35 @@ def correlate(queries, keys, size: int):
 def _reassemble(kernels, x):
     """Sum m·x over Δ: ``(B, h, w, groups, 4, C/groups)``."""
     rows = ops.split(kernels, round(kernels.shape[-1] ** 0.5), axis=-1)
-    return sum(ops.matmul(row, near) for row, near in zip(rows, _neighbours(x, len(rows), kernels.shape[-3])))
+    return sum(_product(row, near, x) for row, near in zip(rows, _neighbours(x, len(rows), kernels.shape[-3])))
 
 
 def _correlate(cells, x, size):
     """Sum y·x over the channels of a group: ``(B, h, w, groups, 4, k²)``."""
     neighbours = _neighbours(x, size, cells.shape[-3])
-    return ops.concatenate([ops.matmul(cells, ops.swapaxes(near, -1, -2)) for near in neighbours], axis=-1)
+    return ops.concatenate([_product(cells, ops.swapaxes(near, -1, -2), x) for near in neighbours], axis=-1)
 
 
-def _scatter(kernels, cells):
+def _scatter(kernels, cells, x):
     """Sum m·y over target pixels, back to the source pixel that each tap looked at: ``(B, h, w, C)``."""
     size = round(kernels.shape[-1] ** 0.5)
-    height, width = ops.shape(kernels)[1:3]
+    height, width = ops.shape(x)[1:3]
     half, total = size // 2, 0
     for i, row in enumerate(ops.split(kernels, size, axis=-1)):
-        near = ops.matmul(ops.swapaxes(row, -1, -2), cells)  # (B, h, w, groups, k, C/groups)
+        near = _product(ops.swapaxes(row, -1, -2), cells, x)  # (B, h, w, groups, k, C/groups)
         for j in range(size):
             part = ops.reshape(near[..., j, :], (-1, height, width, cells.shape[-3] * cells.shape[-1]))
             total = total + _shift(part, i - half, j - half)
     return total
+
+
+def _product(a, b, x):
+    """``ops.matmul`` of ``(B, h, w, groups, i, j)`` and ``(B, h, w, groups, j, k)``; LiteRT's has five axes at most."""
+    height, width = ops.shape(x)[1:3]
+    groups, rows, inner = a.shape[-3:]
+    columns = b.shape[-1]
+    y = ops.matmul(ops.reshape(a, (-1, rows, inner)), ops.reshape(b, (-1, inner, columns)))
+    return ops.reshape(y, (-1, height, width, groups, rows, columns))
 
 
 def _neighbours(x, size, groups):
@@ -317,17 +329,23 @@ def _shift(x, down, right):
     return x[:, top : top + height, left : left + width]
 
 
-def _grouped(cells, groups):
+def _grouped(cells, groups, x):
     """``(B, h, w, groups·4, n)`` to ``(B, h, w, groups, 4, n)``."""
-    return ops.reshape(cells, (-1, *ops.shape(cells)[1:3], groups, 4, cells.shape[-1]))
+    return ops.reshape(cells, (-1, *ops.shape(x)[1:3], groups, 4, cells.shape[-1]))
 
 
-def _from_cells(cells):
+def _ungrouped(cells, x):
+    """``(B, h, w, groups, 4, n)`` to ``(B, h, w, groups·4, n)``."""
+    groups, _, n = cells.shape[-3:]
+    return ops.reshape(cells, (-1, *ops.shape(x)[1:3], 4 * groups, n))
+
+
+def _from_cells(cells, x):
     """``(B, h, w, groups, 4, C/groups)`` to ``(B, 2h, 2w, C)``."""
     groups, _, depth = cells.shape[-3:]
     if groups > 1:
         cells = ops.swapaxes(cells, -2, -3)
-    return pixel_shuffle(ops.reshape(cells, (-1, *ops.shape(cells)[1:3], 4 * groups * depth)))
+    return pixel_shuffle(ops.reshape(cells, (-1, *ops.shape(x)[1:3], 4 * groups * depth)))
 
 
 def _to_cells(y, groups):

@@ -58,14 +58,16 @@ class DySample(Upsampler):
             source = pixel_shuffle(ops.reshape(ops.transpose(source, (0, 1, 2, 4, 3)), (-1, height, width, channels)))
         offsets = self.offset(source) * (0.5 * ops.sigmoid(self.scope(source)) if self.dynamic_scope else 0.25)
         if self.style == "lp":
-            offsets = ops.reshape(offsets, (-1, height, width, 2, self.groups, 4))
-            offsets = ops.transpose(offsets, (3, 0, 1, 2, 5, 4))
+            axes = [
+                ops.transpose(ops.reshape(part, (-1, height, width, self.groups, 4)), (0, 1, 2, 4, 3))
+                for part in ops.split(offsets, 2, axis=-1)
+            ]
         else:
-            offsets = ops.reshape(pixel_unshuffle(offsets), (-1, height, width, 4, 2, self.groups))
-            offsets = ops.transpose(offsets, (4, 0, 1, 2, 3, 5))
+            offsets = ops.reshape(pixel_unshuffle(offsets), (-1, height, 4 * width, 2 * self.groups))
+            axes = [ops.reshape(part, (-1, height, width, 4, self.groups)) for part in ops.split(offsets, 2, axis=-1)]
         # Half precision cannot tell far pixels apart.
         dtype = "float64" if self.compute_dtype == "float64" else "float32"
-        right, down = ops.cast(offsets[0], dtype), ops.cast(offsets[1], dtype)  # (B, h, w, 4, groups)
+        right, down = (ops.cast(part, dtype) for part in axes)  # (B, h, w, 4, groups)
         row = ops.arange(height, dtype=dtype)[:, None] + ops.cast([-0.25, -0.25, 0.25, 0.25], dtype)
         column = ops.arange(width, dtype=dtype)[:, None] + ops.cast([-0.25, 0.25, -0.25, 0.25], dtype)
         return sample(x, down + row[:, None, :, None], right + column[:, :, None])
@@ -122,14 +124,14 @@ def sample(x, rows, columns):
     def forward(x, rows, columns):
         total = 0
         for index, weight_y, weight_x, _, _ in corners(rows, columns):
-            total = total + take(x, index) * ops.cast(weight_y * weight_x, x.dtype)[..., None]
+            total = total + take(x, index) * ops.expand_dims(ops.cast(weight_y * weight_x, x.dtype), -1)
         return pixel_shuffle(ops.reshape(total, (-1, height, width, 4 * channels)))
 
     def backward(dy, x, rows, columns):
         dy = ops.reshape(pixel_unshuffle(dy), pixels)
         dx, drows, dcolumns = 0, 0, 0
         for index, weight_y, weight_x, sign_y, sign_x in corners(rows, columns):
-            share = ops.cast(dy, rows.dtype) * (weight_y * weight_x)[..., None]
+            share = ops.cast(dy, rows.dtype) * ops.expand_dims(weight_y * weight_x, -1)
             dx = dx + ops.segment_sum(ops.reshape(share, (-1, depth)), index, ops.shape(x)[0] * height * width * groups)
             slope = ops.sum(ops.cast(dy * take(x, index), rows.dtype), axis=-1)
             drows, dcolumns = drows + sign_y * weight_x * slope, dcolumns + sign_x * weight_y * slope

@@ -78,7 +78,7 @@ class MaxPoolWithArgmax(keras.Layer):
                 ]
                 offset = ops.where(ops.equal(candidate, maximum), i * width + j, offset)
         origin = _origins(rows, columns, width, stride, before)
-        return pooled, ops.cast(offset, "int32") + origin[None, :, :, None]
+        return pooled, ops.cast(offset, "int32") + ops.reshape(origin, (1, rows, columns, 1))
 
     def _windows(self, n):
         """How many windows fit along an axis of ``n`` pixels, an int or a scalar tensor."""
@@ -221,8 +221,11 @@ def _fit(x, axis, before, length, n):
     after = length - before - n
     paddings = [[0, 0]] * 4
     paddings[axis] = [before, max(after, 0) if isinstance(after, int) else ops.maximum(after, 0)]
+    sizes = [*ops.shape(x)]
+    sizes[axis] = length
     x = ops.pad(x, paddings, constant_values=float("-inf"))
-    return x[:, :length] if axis == 1 else x[:, :, :length]
+    x = x[:, :length] if axis == 1 else x[:, :, :length]
+    return ops.reshape(x, (-1, *sizes[1:]))  # where sizes are open, padding forgets the channels
 
 
 def _scatter(x, argmax, height, width):

@@ -1,0 +1,560 @@
+"""Masks of images of any size: resized and tiled, from every kind of input, in Python and on the command line."""
+
+import itertools
+import os
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from scipy import ndimage
+
+import unet
+from scripts import predict
+from tests.conftest import BACKEND, JIT, ROOT
+from unet import config, data, figures
+from unet.data.cache import native_samples
+from unet.errors import InputError, RunError
+from unet.evaluation import evaluate
+from unet.formats import LoadedNetwork, Metadata
+from unet.inference import Predictor, enlarge, enlarged_argmax, softmax, spans
+from unet.model import build_unet
+from unet.runs import Run
+from unet.training import train
+
+CLASSES = ("sky", "ground", "tree")
+COLOURS = ("#102030", "#FF0000", "#00FF7F")
+
+
+class Network(LoadedNetwork):
+    """Any function as a network; it remembers what shapes it was given."""
+
+    def __init__(self, function, size=(32, 48), depth=2, dynamic=True, activation="none", classes=CLASSES):
+        self.path = Path("stand-in.onnx")
+        self.function = function
+        self.shapes = []
+        self.metadata = Metadata(
+            classes, COLOURS, size, dynamic, activation, "none", "nearest", "", "", {"model": {"depth": depth}}
+        )
+
+    def __call__(self, pixels):
+        self.shapes.append(pixels.shape)
+        return self.function(pixels)
+
+
+def blur(pixels, radius=4):
+    """Each channel's mean over ``radius`` pixels to all sides, with zeros beyond the edge as convolutions have them."""
+    size = (1, 2 * radius + 1, 2 * radius + 1, 1)
+    return ndimage.uniform_filter(pixels.astype(np.float64), size, mode="constant").astype(np.float32)
+
+
+def colour(pixels):
+    """The class of a pixel is its brightest channel."""
+    return pixels.astype(np.float32) / 25
+
+
+def noise(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (*shape, 3)).astype(np.uint8)
+
+
+def smooth(*shape, seed=0):
+    """Patches of red, green and blue."""
+    field = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(*shape, 3)), (6, 6, 0))
+    return np.uint8(255 * (field - field.min()) / np.ptp(field))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A tiny trained run."""
+    root = tmp_path_factory.mktemp("runs")
+    path = root / "tiny.yaml"
+    path.write_text(
+        "data: {source: shapes, size: [24, 32], shapes: {train: 20, test: 8}}\nmodel: {width: 4, depth: 2}\n"
+        f"training: {{epochs: 2, batch_size: 4, warmup: 0, jit: {JIT}}}\n"
+    )
+    run = Run.create(config.load(path), root)
+    train(run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def predictor(run):
+    return unet.load(run.path)
+
+
+# === Resized as a whole ===
+
+
+def test_a_loaded_run_gives_the_masks_that_native_evaluation_scores(run, predictor):
+    evaluate(run, "test", native=True)
+    with np.load(run.counts_file("test_native")) as counts:
+        names, confusion = counts["names"].tolist(), counts["confusion"]
+    samples = {sample.name: sample for sample in native_samples(data.make_source(run.config.data), "test")}
+    masks = predictor.predict([samples[name].image for name in names], batch_size=32)
+    for name, mask, expected in zip(names, masks, confusion, strict=True):
+        truth = samples[name].mask
+        counted = truth != 255
+        found = np.bincount(truth[counted] * 3 + mask[counted], minlength=9).reshape(3, 3)
+        np.testing.assert_array_equal(found, expected)
+    assert len({mask.shape for mask in masks}) > 1
+
+
+def test_resizing_equals_the_same_by_hand(run, predictor):
+    photo = smooth(50, 70)
+    small = np.asarray(Image.fromarray(photo).resize((32, 24), Image.Resampling.BILINEAR))
+    network = keras.saving.load_model(run.best_file, compile=False)
+    logits = torch.tensor(np.asarray(network.predict_on_batch(small[None]))).permute(0, 3, 1, 2)
+    enlarged = F.interpolate(logits, size=(50, 70), mode="bilinear", align_corners=False)[0]
+    shares = predictor.probabilities(photo)
+    assert shares.dtype == np.float32
+    np.testing.assert_allclose(shares, enlarged.softmax(0).permute(1, 2, 0).numpy(), atol=1e-4)
+    mask = predictor.predict(photo)
+    assert mask.dtype == np.uint8
+    assert (mask == enlarged.argmax(0).numpy()).mean() > 0.999
+    np.testing.assert_array_equal(mask, shares.argmax(-1))
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize("size", [(31, 40), (9, 12), (5, 30)])
+def test_the_enlarged_argmax_needs_no_enlarged_channels(rng, size):
+    scores = rng.normal(size=(9, 12, 5)).astype(np.float32)
+    scores[..., 3] = scores[..., 1]  # of equal scores the first wins, as in argmax
+    np.testing.assert_array_equal(enlarged_argmax(scores, size), enlarge(scores, size).argmax(-1))
+    np.testing.assert_allclose(softmax(scores), torch.softmax(torch.tensor(scores), -1).numpy(), atol=1e-6)
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize("options", [{}, {"large": "tile"}, {"flip": True}, {"large": "tile", "flip": True}])
+def test_probabilities_and_logits_lead_to_the_same_mask(options):
+    photo = smooth(90, 130)
+    by_logits, by_probabilities = (
+        Predictor(Network(function, activation=activation))
+        for function, activation in ((colour, "none"), (lambda pixels: softmax(colour(pixels)), "softmax"))
+    )
+    mask = by_logits.predict(photo, **options)
+    np.testing.assert_array_equal(by_probabilities.predict(photo, **options), mask)
+    assert len(np.unique(mask)) == 3
+    shares = [predictor.probabilities(photo, **options) for predictor in (by_logits, by_probabilities)]
+    np.testing.assert_allclose(*shares, atol=1e-5)
+    np.testing.assert_allclose(shares[0].sum(-1), 1, atol=1e-5)
+
+
+@pytest.mark.backend_free
+def test_flipping_averages_the_scores_of_an_image_and_its_mirror_image():
+    ramp = np.linspace(0, 3, 48, dtype=np.float32)[:, None]
+
+    def lopsided(pixels):
+        return colour(pixels) * ramp
+
+    photo = noise(32, 48)
+    expected = softmax((lopsided(photo) + lopsided(photo[:, ::-1])[:, ::-1]) / 2)
+    found = Predictor(Network(lopsided)).probabilities(photo, flip=True)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert np.abs(found - softmax(lopsided(photo))).max() > 0.1
+
+
+# === In tiles ===
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize(
+    ("length", "tile", "overlap", "stride"),
+    [
+        (300, 64, 0.25, 16),
+        (1000, 96, 0.5, 16),
+        (65, 64, 0.25, 16),
+        (333, 40, 0.8, 8),
+        (50, 64, 0.25, 16),
+        (90, 16, 0, 16),
+    ],
+)
+def test_tiles_cover_a_side_with_weights_that_add_up_to_one(length, tile, overlap, stride):
+    found = spans(length, tile, overlap, stride)
+    total = np.zeros(found[-1].stop)
+    for span in found:
+        assert span.start % stride == 0
+        assert span.stop - span.start == len(span.weights) == tile
+        assert span.weights.min() >= 0
+        total[span.start : span.stop] += span.weights
+    np.testing.assert_allclose(total, 1, atol=1e-6)
+    assert found[0].weights[0] == found[-1].weights[-1] == 1  # true edges count in full
+    assert length <= found[-1].stop < max(length + stride, tile + 1)
+    for before, after in itertools.pairwise(found):
+        shared = before.stop - after.start
+        assert shared >= overlap * tile
+        quarter = shared // 4
+        assert not after.weights[:quarter].any()
+        assert not before.weights[len(before.weights) - quarter :].any()
+        assert (np.diff(after.weights[:shared]) >= 0).all() or len(found) > 2
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize("size", [(97, 211), (40, 150), (150, 40), (20, 30), (32, 48), (33, 49), (1, 100)])
+def test_tiles_equal_the_whole_image_where_the_network_sees_no_further_than_their_margin(size):
+    network = Network(blur)
+    photo = noise(*size)
+    found = Predictor(network).probabilities(photo, large="tile", overlap=0.5, batch_size=3)
+    np.testing.assert_allclose(found, softmax(blur(photo[None])[0]), atol=2e-5)
+    assert max(shape[0] for shape in network.shapes) <= 3
+    assert len({shape[1:] for shape in network.shapes}) == 1  # compiled once for an image
+    assert network.shapes[0][1] <= 32 + 3
+    if size == (97, 211):
+        cut = Predictor(network).probabilities(photo, large="tile", overlap=0)
+        assert np.abs(cut - softmax(blur(photo[None])[0])).max() > 0.1
+
+
+def reach(network):
+    """How many pixels away from a changed pixel the output changes."""
+    furthest = 0
+    for seed in range(3):
+        photo = noise(1, 128, 128, seed=seed)
+        for place in range(60, 64):
+            changed = photo.copy()
+            changed[0, place, place] = 255 - changed[0, place, place]
+            rows, columns = np.nonzero(np.any(network(photo)[0] != network(changed)[0], -1))
+            furthest = max(furthest, *np.abs(rows - place), *np.abs(columns - place))
+    return furthest
+
+
+@pytest.mark.parametrize("upsampler", ["bilinear", "max_unpool"])
+def test_tiles_of_a_real_network_equal_the_whole_image(upsampler):
+    model = build_unet(3, width=2, depth=2, upsampler=upsampler, normalization="none", activation="tanh")
+    network = Network(lambda pixels: keras.ops.convert_to_numpy(model(pixels, training=False)), size=(128, 128))
+    furthest = reach(network)
+    assert 8 < furthest <= 28  # 128 × 7/8 = 112 shared pixels, a quarter of which is 28
+    photo = noise(190, 231)
+    whole = softmax(network(photo[None])[0])
+    found = Predictor(network).probabilities(photo, large="tile", overlap=7 / 8)
+    np.testing.assert_allclose(found, whole, atol=1e-5)
+    assert np.abs(Predictor(network).probabilities(photo, large="tile", overlap=0) - whole).max() > 1e-3
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize("size", [(97, 211), (20, 30), (31, 300), (1, 1)])
+def test_a_network_of_one_size_sees_nothing_but_that_size(size):
+    network = Network(blur, dynamic=False)
+    photo = noise(*size)
+    found = Predictor(network).probabilities(photo, large="tile", overlap=0.5)
+    assert {shape[1:3] for shape in network.shapes} == {(32, 48)}
+    inside = [slice(None, max(side - 8, 0)) for side in size]  # beyond the bottom and right edge it sees reflections
+    np.testing.assert_allclose(found[*inside], softmax(blur(photo[None])[0])[*inside], atol=2e-5)
+    assert Predictor(network).predict(photo).shape == size
+    assert {shape[1:3] for shape in network.shapes} == {(32, 48)}
+
+
+@pytest.mark.backend_free
+def test_memory_does_not_grow_with_the_images_height():
+    predictor = Predictor(Network(lambda pixels: np.repeat(colour(pixels), 4, -1), classes=tuple("abcdefghijkl")))
+    peaks = []
+    for height in (500, 4000):
+        photo = noise(height, 200)
+        tracemalloc.start()
+        mask = predictor.predict(photo, large="tile")
+        peaks.append(tracemalloc.get_traced_memory()[1] - mask.nbytes)
+        tracemalloc.stop()
+    assert peaks[1] < 1.5 * peaks[0]  # scores of the whole image would be 38 MB instead of 5 MB
+
+
+# === What is given, what comes back ===
+
+
+@pytest.mark.backend_free
+def test_every_way_to_give_images_leads_to_the_same_masks(tmp_path):
+    predictor = Predictor(Network(colour))
+    photo = noise(32, 48)
+    expected = photo.argmax(-1)
+    grey = noise(20, 30)[..., 0]
+    Image.fromarray(photo).save(tmp_path / "photo.png")
+    for single in (photo, Image.fromarray(photo), tmp_path / "photo.png", str(tmp_path / "photo.png")):
+        mask = predictor.predict(single)
+        assert isinstance(mask, np.ndarray)
+        np.testing.assert_array_equal(mask, expected)
+    np.testing.assert_array_equal(predictor.predict(torch.tensor(photo)), expected)
+    for several in ([photo, tmp_path / "photo.png"], iter([photo] * 2), (photo, photo), np.stack([photo, photo])):
+        masks = predictor.predict(several, batch_size=3)
+        assert isinstance(masks, list)
+        assert len(masks) == 2
+        np.testing.assert_array_equal(masks[1], expected)
+    assert predictor.predict([]) == []
+    assert predictor.predict(grey).shape == (20, 30)
+    sizes = [(10, 20), (70, 30), (32, 48)] * 3
+    assert [mask.shape for mask in predictor.predict([noise(*size) for size in sizes], batch_size=2)] == sizes
+    clear = np.dstack([photo, np.zeros((32, 48), np.uint8)])
+    assert not predictor.predict(clear).any()  # transparency is laid over black
+    assert not predictor.predict(Image.fromarray(clear)).any()
+
+
+@pytest.mark.backend_free
+def test_images_are_read_one_by_one_as_predictions_are_asked_for():
+    given = []
+
+    def photos():
+        for index in range(100):
+            given.append(index)
+            yield noise(8, 8)
+
+    for large in ("resize", "tile"):
+        given.clear()
+        predictions = Predictor(Network(colour)).segment(photos(), large=large, batch_size=4)
+        assert next(predictions).probabilities is None
+        assert len(given) <= 4
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize(
+    ("image", "options", "expected"),
+    [
+        (np.zeros((4, 4, 3)), {}, r"uint8 array \(H, W\).*received float64; if the values are 0 to 1: np.uint8"),
+        (np.zeros((4, 4, 3), np.int64), {}, "received int64"),
+        (np.zeros((4, 4, 2), np.uint8), {}, r"received shape \(4, 4, 2\)"),
+        (np.zeros((5, 4, 4, 2), np.uint8), {}, r"received shape \(4, 4, 2\)"),
+        (np.zeros((0, 4, 3), np.uint8), {}, r"received shape \(0, 4, 3\)"),
+        (3, {}, "expected a path, a PIL image or .* received int"),
+        ([None], {}, "received NoneType"),
+        ("nowhere.jpg", {}, "nowhere.jpg: there is no such file"),
+        (__file__, {}, r"test_inference.py: cannot be read as an image \(cannot identify"),
+        (Image.new("F", (4, 4)), {}, "F-mode pixels have no agreed range"),
+        (noise(4, 4), {"large": "tiles"}, "large: 'tiles' is not one of resize, tile; did you mean tile?"),
+        (noise(4, 4), {"tile": (32, 48)}, "tile: goes with large='tile'"),
+        (noise(4, 4), {"large": "tile", "tile": (2, 48)}, "tile: must be 4 pixels or more"),
+        (noise(4, 4), {"large": "tile", "overlap": 1.0}, "overlap: must be at least 0 and below 1"),
+        (noise(4, 4), {"batch_size": 0}, "batch_size: must be 1 or more"),
+    ],
+)
+def test_what_cannot_be_used_is_told(image, options, expected):
+    with pytest.raises(InputError, match=expected):
+        Predictor(Network(colour)).predict(image, **options)
+
+
+@pytest.mark.backend_free
+def test_a_tile_that_the_file_cannot_take_is_told():
+    with pytest.raises(InputError, match=r"stand-in.onnx takes 32×48 pixels only \(height × width\), received 64×64"):
+        Predictor(Network(colour, dynamic=False)).predict(noise(4, 4), large="tile", tile=(64, 64))
+
+
+@pytest.mark.backend_free
+def test_importing_the_package_imports_next_to_nothing():
+    code = (
+        "import sys, unet; light = {'numpy', 'keras', 'PIL'} & set(sys.modules); assert not light, light\n"
+        "import unet.inference; assert 'keras' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+# === Overlays ===
+
+
+@pytest.mark.backend_free
+def test_an_overlay_is_a_blend_with_contours_in_full_colour():
+    photo = noise(20, 30)
+    mask = np.zeros((20, 30), np.uint8)
+    mask[5:12, 8:20] = 1
+    table = figures.colour_table(COLOURS)
+    found = figures.overlay(photo, mask, table, opacity=0.25)
+    edge = ndimage.grey_dilation(mask, footprint=CROSS) != ndimage.grey_erosion(mask, footprint=CROSS)
+    np.testing.assert_array_equal(found[edge], table[mask][edge])
+    blend = 0.75 * photo + 0.25 * table[mask]
+    np.testing.assert_allclose(found[~edge], blend[~edge], atol=1)
+    np.testing.assert_array_equal(table[:3], [[16, 32, 48], [255, 0, 0], [0, 255, 127]])
+    np.testing.assert_array_equal(
+        figures.overlay(photo, mask, 3), figures.overlay(photo, mask, figures.class_colours(3))
+    )
+
+
+CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]])
+
+
+# === On the command line ===
+
+
+def save(image, path, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path, **options)
+    return path
+
+
+def command(*arguments, **environment):
+    """Run scripts/predict.py; return exit code, standard output, standard error."""
+    with subprocess.Popen(
+        [sys.executable, str(ROOT / "scripts" / "predict.py"), *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def test_predict_writes_masks_beside_a_broken_image_and_exits_with_1(run, predictor, tmp_path):
+    photos = tmp_path / "photos"
+    first, second = smooth(40, 60, seed=1), smooth(50, 30, seed=2)
+    exif = Image.Exif()
+    exif[274] = 6  # to be turned by 90° clockwise
+    save(first, photos / "a.png")
+    save(second, photos / "day" / "a.PNG", exif=exif)
+    (photos / "day" / "broken.jpg").write_text("no image")
+    (photos / "notes.txt").write_text("nor this")
+    out = photos / "masks"
+    for _ in range(2):  # what the first call wrote is no image of the second
+        code, printed, err = command(run.path, photos, "--out", out, "--probabilities", "--flip")
+        assert code == 1
+        assert f"{photos}/day/broken.jpg: cannot be read as an image (cannot identify" in err
+        assert "error: 1 of 3 images could not be read" in err
+        assert "Traceback" not in err
+        assert f"masks: {out} (2 images)" in printed
+        assert f"{photos}/day/a.PNG" in printed
+    written = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
+    endings = (".png", "_overlay.jpg", "_probabilities.npz")
+    assert written == sorted(f"{name}{ending}" for name in ("a", "day/a") for ending in endings)
+    for name, photo in (("a", first), ("day/a", np.rot90(second, -1))):
+        expected = predictor.predict(photo, flip=True)
+        with Image.open(out / f"{name}.png") as mask:
+            assert mask.mode == "P"
+            np.testing.assert_array_equal(np.asarray(mask), expected)
+            table = figures.colour_table(predictor.metadata.colours)
+            np.testing.assert_array_equal(np.asarray(mask.convert("RGB")), table[expected])
+        with Image.open(out / f"{name}_overlay.jpg") as overlay:
+            painted = figures.overlay(photo, expected, 3).astype(float)
+            assert np.abs(np.asarray(overlay) - painted).mean() < 12
+        with np.load(out / f"{name}_probabilities.npz") as file:
+            assert file["probabilities"].dtype == np.float16
+            np.testing.assert_allclose(file["probabilities"], predictor.probabilities(photo, flip=True), atol=2e-3)
+            assert file["classes"].tolist() == ["pet", "background", "border"]
+
+
+def test_predict_in_tiles_of_a_given_size(run, predictor, tmp_path, capsys):
+    photo = save(smooth(70, 90), tmp_path / "a.png")
+    predict.main(run.path, [str(photo)], tmp_path / "out", large="tile", tile="40x48", overlay=False)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png"]
+    expected = predictor.predict(photo, large="tile", tile=(40, 48))
+    with Image.open(tmp_path / "out" / "a.png") as mask:
+        np.testing.assert_array_equal(np.asarray(mask), expected)
+    shares = [f"{share:.1%}" for share in np.bincount(expected.ravel(), minlength=3) / expected.size]
+    printed = capsys.readouterr().out
+    assert "90×70" in printed
+    assert all(share in printed for share in shares)
+
+
+@pytest.mark.backend_free
+def test_predict_imports_no_keras_for_a_file_of_another_runtime(tmp_path):
+    save(noise(20, 30), tmp_path / "a.png")
+    code = f"""
+import sys
+for name in ("keras", "tensorflow", "jax", "torch"):
+    sys.modules[name] = None
+import numpy as np
+import unet.formats
+from pathlib import Path
+from unet.formats import LoadedNetwork, Metadata
+
+class Network(LoadedNetwork):
+    path = Path("x.onnx")
+    metadata = Metadata(("a", "b", "c"), ("#000000",) * 3, (8, 8), False, "none", "none", "", "", "", {{}})
+    def __call__(self, pixels):
+        return pixels.astype(np.float32)
+
+unet.formats.load_network = lambda path: Network()
+from scripts import predict
+predict.main(Path("x.onnx"), ["{tmp_path}"], Path("{tmp_path}/out"))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    assert (tmp_path / "out" / "a_overlay.jpg").is_file()
+
+
+@pytest.mark.backend_free
+def test_patterns_and_folders_keep_relative_paths(tmp_path, monkeypatch):
+    for name in ("a.jpg", "b/a.jpg", "b/c/x.png", "b/c/x.txt", "b/.hidden.jpg", "[1].jpg"):
+        save(noise(4, 4), tmp_path / "in" / name, format="PNG")
+    monkeypatch.chdir(tmp_path)
+    out = Path("out")
+
+    def planned(*images, **options):
+        jobs = predict.plan(list(images), out, **{"overlay": False, "probabilities": False} | options)
+        return {str(path): str(files["mask"]) for path, files in jobs.items()}
+
+    below = {"in/a.jpg": "out/a.png", "in/b/a.jpg": "out/b/a.png", "in/b/c/x.png": "out/b/c/x.png"}
+    assert planned("in") == below | {"in/[1].jpg": "out/[1].png"}
+    assert planned("in/**/*.jpg", "in/b/c") == {
+        "in/[1].jpg": "out/[1].png",
+        "in/a.jpg": "out/a.png",
+        "in/b/a.jpg": "out/b/a.png",
+        "in/b/c/x.png": "out/x.png",
+    }
+    assert planned("in/a.jpg", "in/[1].jpg", "in/a.jpg", "in/*.jpg") == {
+        "in/a.jpg": "out/a.png",
+        "in/[1].jpg": "out/[1].png",
+    }
+    assert planned(str(tmp_path / "in" / "b" / "?.jpg")) == {str(tmp_path / "in" / "b" / "a.jpg"): "out/a.png"}
+    files = predict.plan(["in/a.jpg"], out, overlay=True, probabilities=True)[Path("in/a.jpg")]
+    assert [str(file) for file in files.values()] == ["out/a.png", "out/a_overlay.jpg", "out/a_probabilities.npz"]
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize(
+    ("images", "out", "expected"),
+    [
+        (["one/x.jpg", "two/x.jpg"], "out", r"one/x.jpg and two/x.jpg: both would be written to out/x.png"),
+        (["one"], "out", r"one/x.jpg and one/x.png: both would be written to out/x.png"),
+        (["three"], "three", r"three/y.png: is one of the images and would be overwritten; choose another --out"),
+        (["three/y.png"], "link", r"link/y.png: is one of the images and would be overwritten"),
+        (["three/y_overlay.jpg", "three/y.png"], "three", "is one of the images and would be overwritten"),
+        (["four/*.jpg"], "out", r"four/\*.jpg: no image is called so \(.jpg, "),
+        (["four"], "out", r"four: holds no image \(.jpg, "),
+        (["one/z.jpg"], "out", r"one/z.jpg: there is no such file or folder; did you mean one/x.jpg?"),
+        (["one/x.jpg"], "one/x.png", "--out: one/x.png is a file; name a folder"),
+    ],
+)
+def test_what_would_be_lost_or_is_missing_is_told_before_anything_is_written(
+    images, out, expected, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("one/x.jpg", "one/x.png", "two/x.jpg", "three/y.png", "three/y_overlay.jpg"):
+        save(noise(4, 4), Path(name))
+    Path("four").mkdir()
+    Path("link").symlink_to("three", target_is_directory=True)
+    with pytest.raises(InputError, match=expected):
+        predict.main(Path("no run is loaded"), images, Path(out))
+    assert not Path("out").exists()
+
+
+@pytest.mark.backend_free
+def test_wrong_options_are_told_before_anything_is_written(tmp_path, monkeypatch):
+    photo = str(save(noise(40, 60), tmp_path / "a.png"))
+    monkeypatch.setattr(unet, "load", lambda path: Predictor(Network(colour)))
+    for options, expected in (
+        ({"tile": "40"}, r"--tile: expected height and width in pixels, as 512x512, received '40'"),
+        ({"large": "tiled"}, "did you mean tile?"),
+        ({"large": "tile", "tile": "2x2"}, "tile: must be 4 pixels or more"),
+    ):
+        with pytest.raises(InputError, match=expected):
+            predict.main(Path("x"), [photo], tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+    Path(photo).write_bytes(Path(photo).read_bytes()[:100])
+    with pytest.raises(RunError, match="1 of 1 images could not be read"):
+        predict.main(Path("x"), [photo], tmp_path / "out")
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow" or sys.platform != "linux", reason="measured with TensorFlow on Linux")
+@pytest.mark.parametrize("options", [["--probabilities"], ["--large", "tile", "--tile", "256x256"]])
+def test_a_photograph_of_12_megapixels_takes_less_than_2_gibibytes(run, tmp_path, options):
+    photo = save(np.tile(smooth(300, 400), (10, 10, 1)), tmp_path / "large.jpg")
+    code = f"""
+import resource, runpy, sys
+sys.argv = ["predict.py", {str(run.path)!r}, {str(photo)!r}, "--out", {str(tmp_path)!r}, *{options}]
+try:
+    runpy.run_path({str(ROOT / "scripts" / "predict.py")!r}, run_name="__main__")
+finally:
+    print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True, text=True)
+    with Image.open(tmp_path / "large.png") as mask:
+        assert mask.size == (4000, 3000)
+    assert int(done.stdout.split("peak ")[1]) < 2 * 2**20

@@ -1,0 +1,93 @@
+"""LiteRT (TensorFlow Lite), for telephones and small devices."""
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unet.errors import InputError
+from unet.formats.base import Format, LoadedNetwork, Metadata, input_signature, runtime
+
+MEMBER = "model_info.json"
+LABELS = "labels.txt"
+"""Files in the archive that LiteRT's metadata are: a zip at the end of the file."""
+
+
+class LiteRT(Format):
+    """``.tflite`` of LiteRT's built-in operations alone; also with float16 weights, or with int8 throughout."""
+
+    suffix = ".tflite"
+    extra = "litert"
+    quantizations = ("float16", "int8")
+
+    def write(self, network, path, metadata, examples):
+        """Convert, with or without quantisation, and append the metadata."""
+        import tensorflow as tf
+
+        options: dict[str, Any] = {}
+        target: dict[str, Any] = {}
+        operations = tf.lite.OpsSet.TFLITE_BUILTINS
+        if metadata.quantization != "none":
+            options["optimizations"] = [tf.lite.Optimize.DEFAULT]
+        if metadata.quantization == "float16":
+            target["supported_types"] = [tf.float16]
+        if metadata.quantization == "int8":
+            operations = tf.lite.OpsSet.TFLITE_BUILTINS_INT8
+            options["representative_dataset"] = lambda: ([image[None].astype(np.float32)] for image in examples)
+            options["inference_input_type"] = options["inference_output_type"] = tf.uint8
+        target["supported_ops"] = [operations]
+        network.export(
+            path,
+            format="litert",
+            verbose=False,
+            input_signature=input_signature(metadata),
+            target_spec=target,
+            **options,
+        )
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr(MEMBER, metadata.to_json())
+            archive.writestr(LABELS, "\n".join(metadata.classes) + "\n")
+
+    def load(self, path):
+        """Load with ``ai_edge_litert.interpreter.Interpreter``."""
+        try:
+            with zipfile.ZipFile(path) as archive:
+                metadata = Metadata.from_json(archive.read(MEMBER).decode())
+        except (zipfile.BadZipFile, KeyError, ValueError) as error:
+            raise InputError(f"{path}: carries no metadata, so scripts/export.py did not write it ({error})") from None
+        return _LiteRTNetwork(path, metadata)
+
+
+class _LiteRTNetwork(LoadedNetwork):
+    def __init__(self, path: Path, metadata: Metadata):
+        interpreter = runtime("ai_edge_litert.interpreter", "litert", path)
+        self.path, self.metadata = path, metadata
+        self._interpreter = interpreter.Interpreter(str(path))
+        (self._input,) = self._interpreter.get_input_details()
+        (self._output,) = self._interpreter.get_output_details()
+        self._shape: tuple[int, ...] | None = None
+
+    def __call__(self, pixels):
+        """Invoke the interpreter; pixels are rounded and probabilities or logits rescaled where they are 8-bit."""
+        if pixels.shape != self._shape:
+            self._interpreter.resize_tensor_input(self._input["index"], pixels.shape)
+            self._interpreter.allocate_tensors()
+            self._shape = pixels.shape
+        self._interpreter.set_tensor(self._input["index"], _quantized(np.asarray(pixels), self._input))
+        self._interpreter.invoke()
+        return _dequantized(self._interpreter.get_tensor(self._output["index"]), self._output)
+
+
+def _quantized(pixels, details):
+    if details["dtype"] == np.float32:
+        return pixels.astype(np.float32)
+    scale, zero = details["quantization"]
+    return np.clip(np.round(pixels / scale + zero), 0, 255).astype(details["dtype"])
+
+
+def _dequantized(values, details):
+    if details["dtype"] == np.float32:
+        return values
+    scale, zero = details["quantization"]
+    return (values.astype(np.float32) - zero) * np.float32(scale)

@@ -1,0 +1,91 @@
+"""ONNX, for ONNX Runtime and the many others that read it."""
+
+import contextlib
+import json
+import logging
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from unet.errors import InputError
+from unet.formats.base import Format, LoadedNetwork, Metadata, input_signature, runtime
+
+KEY = "model_info"
+"""Key of the metadata among the file's ``metadata_props``."""
+
+
+class Onnx(Format):
+    """``.onnx``: one file, written by tf2onnx; int8 by ONNX Runtime's own quantiser."""
+
+    suffix = ".onnx"
+    extra = "onnx"
+    quantizations = ("int8",)
+
+    def write(self, network, path, metadata, examples):
+        """Convert, quantise if asked for, and add the metadata."""
+        onnx = runtime("onnx", "onnx", path)
+        runtime("tf2onnx", "onnx", path)
+        logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Keras asks numpy whether it is old
+            network.export(path, format="onnx", verbose=False, input_signature=input_signature(metadata))
+        if metadata.quantization == "int8":
+            _quantize(path, examples)
+        model = onnx.load(path)
+        onnx.helper.set_model_props(model, {KEY: metadata.to_json(), "classes": json.dumps(metadata.classes)})
+        onnx.save(model, path)
+
+    def load(self, path):
+        """Load with ``onnxruntime.InferenceSession``, on the CPU."""
+        return _OnnxNetwork(path)
+
+
+class _OnnxNetwork(LoadedNetwork):
+    def __init__(self, path: Path):
+        onnxruntime = runtime("onnxruntime", "onnx", path)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime has a class of its own for every failure
+            raise InputError(f"{path}: ONNX Runtime cannot load it ({str(error).splitlines()[0]})") from error
+        properties = self._session.get_modelmeta().custom_metadata_map
+        if KEY not in properties:
+            raise InputError(f"{path}: has no {KEY} among its metadata, so scripts/export.py did not write it")
+        self.path, self.metadata = path, Metadata.from_json(properties[KEY])
+
+    def __call__(self, pixels):
+        """Run the session."""
+        (scores,) = self._session.run(None, {"pixels": np.asarray(pixels, np.float32)})
+        return scores
+
+
+def _quantize(path: Path, examples: np.ndarray) -> None:
+    """Turn weights and activations into int8, with ranges found on the examples."""
+    from onnxruntime import quantization
+
+    class Reader(quantization.CalibrationDataReader):
+        def __init__(self):
+            self.batches = iter(examples[:, None])
+
+        def get_next(self):
+            batch = next(self.batches, None)
+            return None if batch is None else {"pixels": batch.astype(np.float32)}
+
+    logging.getLogger().setLevel(logging.ERROR)  # it gives advice on preprocessing that is followed here
+    prepared = path.with_name(f"prepared-{path.name}")
+    try:
+        with contextlib.suppress(Exception):  # an optimisation, which not every graph can have
+            quantization.quant_pre_process(path, prepared, skip_symbolic_shape=True)
+        quantization.quantize_static(
+            prepared if prepared.is_file() else path,
+            path,
+            Reader(),
+            quant_format=quantization.QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+        )
+    finally:
+        prepared.unlink(missing_ok=True)

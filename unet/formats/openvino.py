@@ -1,0 +1,59 @@
+"""OpenVINO's intermediate representation, for Intel's processors."""
+
+from pathlib import Path
+
+import numpy as np
+
+from unet.errors import InputError
+from unet.formats.base import Format, LoadedNetwork, Metadata, input_signature, runtime
+
+INFO = ["model_info", "metadata"]
+"""Where the metadata lie in the model's ``rt_info``; ``model_info/labels`` is OpenVINO Model API's list of classes."""
+
+
+class OpenVINO(Format):
+    """``.xml`` with the graph, and ``.bin`` beside it with the weights."""
+
+    suffix = ".xml"
+    extra = "openvino"
+
+    def write(self, network, path, metadata, examples):
+        """Convert, then add the metadata."""
+        openvino = runtime("openvino", "openvino", path)
+        unmarked = path.with_name(f"unmarked-{path.name}")
+        network.export(str(unmarked), format="openvino", verbose=False, input_signature=input_signature(metadata))
+        try:
+            model = openvino.Core().read_model(unmarked)
+            model.set_rt_info(metadata.to_json(), INFO)
+            model.set_rt_info(" ".join(name.replace(" ", "_") for name in metadata.classes), ["model_info", "labels"])
+            openvino.serialize(model, path)
+            del model
+        finally:
+            for part in (unmarked, unmarked.with_suffix(".bin")):
+                part.unlink(missing_ok=True)
+
+    def load(self, path):
+        """Load with ``openvino.Core().compile_model``, on the CPU."""
+        return _OpenVINONetwork(path)
+
+    def recognises(self, path):
+        """An .xml file with its weights beside it."""
+        return super().recognises(path) and path.with_suffix(".bin").is_file()
+
+
+class _OpenVINONetwork(LoadedNetwork):
+    def __init__(self, path: Path):
+        openvino = runtime("openvino", "openvino", path)
+        try:
+            model = openvino.Core().read_model(path)
+        except RuntimeError as error:
+            raise InputError(f"{path}: OpenVINO cannot read it ({str(error).strip().splitlines()[-1]})") from error
+        if not model.has_rt_info(INFO):
+            raise InputError(f"{path}: has no {'/'.join(INFO)} in its rt_info, so scripts/export.py did not write it")
+        self.path, self.metadata = path, Metadata.from_json(model.get_rt_info(INFO).astype(str))
+        # Else OpenVINO counts in bfloat16, unasked, where the processor can.
+        self._compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+    def __call__(self, pixels):
+        """Run the compiled model."""
+        return self._compiled(np.asarray(pixels, np.float32))[0]

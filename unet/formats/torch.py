@@ -1,0 +1,57 @@
+"""PyTorch's exported program (``.pt2``), for PyTorch without Keras."""
+
+from pathlib import Path
+
+import numpy as np
+
+from unet.errors import InputError
+from unet.formats.base import Format, LoadedNetwork, Metadata, input_signature, runtime
+
+MEMBER = "model_info.json"
+"""Name of the metadata among the file's ``extra_files``."""
+
+
+class ExportedProgram(Format):
+    """``.pt2``: ATen operations and weights, traced by ``torch.export``."""
+
+    suffix = ".pt2"
+    backend = "torch"
+    extra = "torch"
+    fixed_size = "torch.export follows one path through the code, and padding and cropping depend on the size"
+
+    def write(self, network, path, metadata, examples):
+        """Trace at one height and width for any batch."""
+        import torch
+
+        network.export(
+            path,
+            format="torch",
+            verbose=False,
+            input_signature=input_signature(metadata),
+            dynamic_shapes={0: torch.export.Dim("batch")},
+        )
+        program = torch.export.load(path)
+        torch.export.save(program, path, extra_files={MEMBER: metadata.to_json()})
+
+    def load(self, path):
+        """Load with ``torch.export.load``."""
+        return _ExportedNetwork(path)
+
+
+class _ExportedNetwork(LoadedNetwork):
+    def __init__(self, path: Path):
+        torch = runtime("torch", "torch", path)
+        extra = {MEMBER: ""}
+        try:
+            program = torch.export.load(path, extra_files=extra)
+        except Exception as error:  # zip, pickle and torch errors alike
+            raise InputError(f"{path}: PyTorch cannot load it ({str(error).splitlines()[0]})") from error
+        if not extra[MEMBER]:
+            raise InputError(f"{path}: has no {MEMBER} among its extra files, so scripts/export.py did not write it")
+        self.path, self.metadata = path, Metadata.from_json(extra[MEMBER])
+        self._torch, self._module = torch, program.module()
+
+    def __call__(self, pixels):
+        """Run the program's module."""
+        with self._torch.no_grad():
+            return self._module(self._torch.from_numpy(np.array(pixels, np.float32))).numpy()

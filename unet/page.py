@@ -1,0 +1,381 @@
+"""The page to try networks on photographs of one's own: ``scripts/demo.py``."""
+
+import base64
+import errno
+import importlib.util
+import io
+import ipaddress
+import os
+import signal
+import socket
+import sys
+import tempfile
+import time
+import warnings
+import webbrowser
+from pathlib import Path
+
+import jinja2
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+import unet
+from unet import figures
+from unet.data.folder import read_image
+from unet.errors import InputError
+
+TITLE = "Try a segmentation network"
+MAX_PIXELS = 50_000_000
+"""Photographs of more pixels are refused before they are decoded."""
+SHOWN = 1600
+"""Longest side in pixels of the pictures sent to the browser; areas are counted at full size."""
+KEPT = 3600
+"""Seconds after which an uploaded file is deleted; when the server ends, all are."""
+
+
+def require_gradio() -> None:
+    """Raise :class:`InputError` where Gradio, an optional extra, is not installed."""
+    if importlib.util.find_spec("gradio") is None:
+        raise InputError("the page needs gradio, which is not installed: pip install '.[demo]'")
+
+
+def load(path: str | Path):
+    """Load a network, and run it once: that takes longer than any photograph after it.
+
+    Raises:
+        InputError: As :func:`unet.load`.
+    """
+    predictor = unet.load(path)
+    predictor.predict(np.zeros((*predictor.metadata.size, 3), np.uint8))
+    return predictor
+
+
+# === From a photograph to what is shown of it ===
+
+
+def read_photograph(path: str | Path) -> np.ndarray:
+    """Read an uploaded file as uint8 ``(H, W, 3)``, upright, as training images are read.
+
+    Raises:
+        InputError: It is no image, a broken one, or one of too many pixels; the message is for whoever uploaded it.
+    """
+    path = Path(path)
+    try:
+        with Image.open(path) as file:
+            if file.width * file.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
+        return read_image(path)
+    except FileNotFoundError:
+        raise InputError(f"{path.name} has been deleted in the meantime; choose it again.") from None
+    except UnidentifiedImageError:
+        raise InputError(f"{path.name} is not an image. JPEG, PNG, WebP, TIFF and BMP files can be read.") from None
+    except Image.DecompressionBombError:
+        limit = f"{MAX_PIXELS // 10**6} million pixels"
+        raise InputError(f"{path.name} has more than {limit}, the most that is taken; scale it down.") from None
+    except Exception as error:  # decoders raise anything where a file is broken
+        raise InputError(f"{path.name} cannot be read: {error or type(error).__name__}.") from None
+
+
+def segment(predictors, path: str | Path, large: str = "resize", flip: bool = False) -> str:
+    """What the page shows of a photograph, as HTML: the mask of each network over it, areas and times.
+
+    Args:
+        predictors: As :func:`unet.load` returns them.
+        path: The photograph.
+        large: ``"resize"`` or ``"tile"``: what is done with photographs larger than the network's size.
+        flip: Whether to average with the mirrored photograph.
+
+    Raises:
+        InputError: The file cannot be used.
+    """
+    pixels = read_photograph(path)
+    photograph = Image.fromarray(pixels)
+    shown = photograph.copy()
+    shown.thumbnail((SHOWN, SHOWN))
+    networks, masks = [], []
+    for predictor in predictors:
+        start = time.perf_counter()
+        mask = np.asarray(predictor.predict(pixels, large=large, flip=flip))
+        seconds = time.perf_counter() - start
+        shares = 100 * np.bincount(mask.ravel(), minlength=len(predictor.metadata.classes)) / mask.size
+        layer = figures.paletted(mask, figures.colour_table(predictor.metadata.colours))
+        networks.append(_describe(predictor, shares) | {"mask": _layer(layer, shown.size), "seconds": seconds})
+        masks.append(mask)
+    result = {"name": Path(path).name, "size": photograph.size, "photograph": _data_url(shown, "JPEG", quality=90)}
+    if len(masks) > 1 and len({predictor.metadata.classes for predictor in predictors}) == 1:
+        same = np.all([mask == masks[0] for mask in masks[1:]], axis=0)
+        layer = Image.fromarray(same.astype(np.uint8))
+        layer.putpalette([0, 0, 0, 0, 0, 0, 0, 255], "RGBA")  # see-through where they differ, black elsewhere
+        result |= {"agreement": 100 * same.mean(), "agreement_mask": _layer(layer, shown.size)}
+    return _TEMPLATE.render(networks=networks, **result)
+
+
+def _describe(predictor, shares=None) -> dict:
+    """What is said of a network, and the share of each class in per cent."""
+    metadata = predictor.metadata
+    shares = [None] * len(metadata.classes) if shares is None else shares
+    return {
+        "name": predictor.name,
+        "upsampler": metadata.upsampler,
+        "trained_at": metadata.size,
+        "areas": list(zip(metadata.classes, metadata.colours, shares, strict=True)),
+    }
+
+
+def _layer(classes: Image.Image, size: tuple[int, int]) -> str:
+    return _data_url(classes.resize(size, Image.Resampling.NEAREST), "PNG")
+
+
+def _data_url(picture: Image.Image, file_format: str, **options) -> str:
+    """A picture as part of the page, so that none is written to a disk."""
+    file = io.BytesIO()
+    picture.save(file, file_format, **options)
+    return f"data:image/{file_format.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+# === The page ===
+
+
+def build(predictors, max_upload_mb: int = 20):
+    """The page as a ``gradio.Blocks``.
+
+    Args:
+        predictors: As :func:`unet.load` returns them; shown side by side.
+        max_upload_mb: Said beside the place to drop a photograph; :func:`serve` sees to it.
+    """
+    import gradio
+
+    networks = [_describe(predictor) for predictor in predictors]
+
+    def show(dropped, chosen, large, flip):
+        """The result, the file it is of, and an empty place for the next one."""
+        path = dropped or chosen
+        if not path:
+            return _TEMPLATE.render(networks=networks), None, None
+        try:
+            return segment(predictors, path, large, flip), path, None
+        except InputError as error:
+            return _TEMPLATE.render(networks=networks, message=str(error)), path, None
+
+    cleaning = (KEPT // 10, KEPT)
+    with gradio.Blocks(title=TITLE, analytics_enabled=False, delete_cache=cleaning, fill_width=True) as blocks:
+        chosen = gradio.State()
+        gradio.HTML(_HEADER, apply_default_css=False)
+        with gradio.Row(equal_height=True):
+            photograph = gradio.File(label=f"Photograph, up to {max_upload_mb} MB", height=150, elem_id="photograph")
+            with gradio.Column():
+                large = gradio.Radio(
+                    [("the whole photograph, resized", "resize"), ("tiles at full resolution", "tile")],
+                    value="resize",
+                    label="What a network sees",
+                )
+                flip = gradio.Checkbox(label="Average with the mirror image (twice the time)")
+        empty, *_ = show(None, None, None, None)
+        result = gradio.HTML(empty, apply_default_css=False, js_on_load=_SCRIPT, elem_id="result")
+        gradio.on(
+            [photograph.upload, large.input, flip.input],
+            show,
+            [photograph, chosen, large, flip],
+            [result, chosen, photograph],
+            show_progress_on=result,
+            concurrency_limit=1,  # one photograph at a time, whoever asks
+            trigger_mode="always_last",
+            api_visibility="private",
+        )
+    return blocks
+
+
+def listen(host: str = "127.0.0.1", port: int = 7860) -> socket.socket:
+    """A socket to serve the page on; port 0 is any free one.
+
+    Raises:
+        InputError: It cannot listen there; the message names the option to change.
+    """
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        option = "--port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "--host"
+        reason = str(error.strerror).partition(" (")[0]
+        raise InputError(f"{option}: cannot listen on port {port} of {host} ({reason}); choose another") from None
+
+
+def serve(predictors, listener: socket.socket, max_upload_mb: int = 20, open_browser: bool = False) -> None:
+    """Serve the page until Ctrl-C, which is raised as KeyboardInterrupt.
+
+    Args:
+        predictors: As :func:`load` returns them.
+        listener: As :func:`listen` returns it.
+        max_upload_mb: Larger files are refused.
+        open_browser: Whether to open the page.
+
+    Raises:
+        InputError: Gradio is not installed.
+    """
+    require_gradio()
+    with tempfile.TemporaryDirectory(prefix="unet-page-") as uploads:
+        # Read when Gradio is imported: nothing about this page goes to anybody, and nothing stays.
+        os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False", "GRADIO_TEMP_DIR": uploads}
+        import fastapi
+        import gradio
+        import uvicorn
+
+        app = gradio.mount_gradio_app(
+            fastapi.FastAPI(openapi_url=None),
+            build(predictors, max_upload_mb),
+            path="/",
+            footer_links=[],
+            max_file_size=f"{max_upload_mb}mb",
+            enable_monitoring=False,
+            theme=gradio.themes.Default(
+                primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+            ),
+            css=_CSS,
+            head=_HEAD,
+        )
+        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the uploads are deleted then too
+        host, port, *_ = listener.getsockname()
+        address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        if not ipaddress.ip_address(host).is_loopback:
+            print(f"warning: everybody who reaches port {port} of this machine can upload photographs", file=sys.stderr)
+        print(f"page: {address} (Ctrl-C ends it)", flush=True)
+        if open_browser:
+            webbrowser.open(address)
+        server.run([listener])
+
+
+_HEAD = """
+<meta http-equiv="Content-Security-Policy" content="default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:">
+"""
+"""Whatever Gradio's own page may ask for, the browser fetches nothing from elsewhere."""
+
+_HEADER = f"""
+<header>
+  <h1>{TITLE}</h1>
+  <p>Drop a photograph, and every pixel of it is coloured by the class that the network finds most likely.
+  It is used for nothing else, and deleted after an hour at the latest.</p>
+</header>
+"""
+
+_TEMPLATE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""
+{% macro picture(mask, title) %}
+<div class="stage">
+  <img class="photograph" src="{{ photograph }}" alt="{{ name }}">
+  <img class="mask" src="{{ mask }}" alt="{{ title }}">
+  <input class="wipe" type="range" name="wipe" min="0" max="1" step="0.005" value="0"
+    aria-label="How much of the photograph is laid bare: {{ title }}">
+  <span class="line"></span><span class="knob">◂▸</span>
+</div>
+{% endmacro %}
+{% macro duration(seconds) %}
+{{ "%.1f s" % seconds if seconds >= 1 else "%.0f ms" % (1000 * seconds) }}
+{%- endmacro %}
+{% if message %}
+<p class="message" role="alert">{{ message }}</p>
+{% endif %}
+{% if photograph %}
+<div class="tools">
+  <label>Mask opacity
+    <input type="range" name="opacity" min="0" max="1" step="0.05" value="0.5"></label>
+  <span>Drag across a picture to lay the photograph bare.</span>
+  <span class="name">{{ name }}, {{ "{:,}×{:,}".format(*size) }} pixels</span>
+</div>
+{% endif %}
+<div class="networks" style="--ratio: {{ size[0] / size[1] if size else 1 }}">
+{% for network in networks %}
+  <article>
+    <h2>{{ network.name }}</h2>
+    <p>upsampler {{ network.upsampler }} · trained at {{ "%d×%d" % (network.trained_at[1], network.trained_at[0]) }}</p>
+    {% if network.mask %}
+    {{ picture(network.mask, "mask of " ~ network.name) }}
+    <div class="strip">
+      {% for class, colour, share in network.areas %}
+      <i style="flex-grow: {{ share }}; background: {{ colour }}"></i>
+      {% endfor %}
+    </div>
+    {% endif %}
+    <ul>
+      {% for class, colour, share in network.areas if share or share is none or network.areas|length <= 8 %}
+      <li><i style="background: {{ colour }}"></i>{{ class }}
+      {%- if share is not none %} <b>{{ "%.1f" % share }} %</b>{% endif %}</li>
+      {% endfor %}
+      {% if network.mask %}
+      <li class="time">time <b>{{ duration(network.seconds) }}</b></li>
+      {% endif %}
+    </ul>
+  </article>
+{% endfor %}
+{% if agreement is defined %}
+  <article>
+    <h2>Agreement</h2>
+    <p>dimmed where all find the same class</p>
+    {{ picture(agreement_mask, "where the networks agree") }}
+    <ul><li>the same class <b>{{ "%.1f" % agreement }} %</b></li></ul>
+  </article>
+{% endif %}
+</div>
+""")
+
+_SCRIPT = """
+// All pictures are wiped and faded together, and stay so when the next photograph comes.
+const state = {wipe: 0, opacity: 0.5};
+const apply = () => {
+  for (const [name, value] of Object.entries(state)) {
+    element.style.setProperty(`--${name}`, value);
+    for (const input of element.querySelectorAll(`[name=${name}]`)) input.value = value;
+  }
+};
+element.addEventListener("input", ({target}) => { state[target.name] = target.value; apply(); });
+watch("value", apply);
+apply();
+"""
+
+_CSS = """
+.gradio-container { --quiet: var(--neutral-600); }
+.dark .gradio-container { --quiet: var(--neutral-400); }
+.gradio-container > .main { padding: clamp(0.75rem, 3vw, 2rem) !important; }
+.gradio-container main { max-width: 100rem; padding: 0 !important; }
+.html-container { padding: 0 !important; }
+header h1 { font-size: 1.75rem; line-height: 1.2; font-weight: 650; margin: 0 0 0.5rem; }
+header p { max-width: 44rem; margin: 0; color: var(--quiet); }
+#result .message { border-left: 4px solid #D55E00; padding: 0.75rem 1rem; margin: 0.25rem 0 1rem;
+  background: var(--block-background-fill); overflow-wrap: anywhere; }
+#photograph [data-testid=status-tracker] { display: none; }
+#result .tools { display: flex; flex-wrap: wrap; gap: 0.25rem 2rem; align-items: center; margin: 0.25rem 0 1rem; }
+#result .tools span { color: var(--quiet); overflow-wrap: anywhere; }
+#result .tools label { display: flex; gap: 0.75rem; align-items: center; }
+#result .tools input { width: 10rem; accent-color: var(--slider-color); }
+#result .networks { display: grid; gap: 1.5rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 18rem), 1fr)); }
+#result article { min-width: 0; max-width: max(18rem, 75vh * var(--ratio)); }
+#result h2 { font-size: 1.1rem; font-weight: 650; overflow-wrap: anywhere; margin: 0; }
+#result article > p { color: var(--quiet); margin: 0 0 0.5rem; }
+#result .stage { position: relative; overflow: hidden; aspect-ratio: var(--ratio); max-height: 90vh;
+  border-radius: 6px; }
+#result .stage > img { position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; object-fit: contain; }
+#result .mask { opacity: var(--opacity); clip-path: inset(0 0 0 calc(100% * var(--wipe))); }
+#result .wipe { position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; opacity: 0; cursor: ew-resize;
+  touch-action: pan-y; }
+#result .wipe::-webkit-slider-thumb { width: 1px; }
+#result .wipe::-moz-range-thumb { width: 1px; }
+#result .line { position: absolute; inset: 0 auto 0 calc(100% * var(--wipe) - 2px); width: 2px; background: #fff;
+  box-shadow: 0 0 4px #0008; pointer-events: none; }
+#result .knob { position: absolute; top: 50%; left: clamp(1.1rem, 100% * var(--wipe), 100% - 1.1rem); width: 1.8rem;
+  height: 1.8rem; translate: -50% -50%; border-radius: 50%; background: #fff; color: #222; text-align: center;
+  font: 0.8rem/1.8rem sans-serif; box-shadow: 0 0 4px #0008; pointer-events: none; }
+#result .wipe:focus-visible ~ .knob { outline: 3px solid var(--slider-color); }
+#result ul { list-style: none; padding: 0; margin: 0.5rem 0 0; }
+#result li { display: flex; align-items: center; gap: 0.5rem; margin: 0; }
+#result li b { margin-left: auto; white-space: nowrap; font-variant-numeric: tabular-nums; }
+#result li i { flex: none; width: 0.9em; height: 0.9em; border-radius: 2px; }
+#result .time { color: var(--quiet); }
+#result .time b { font-weight: inherit; }
+#result .strip { display: flex; height: 8px; margin-top: 0.5rem; border-radius: 4px; overflow: hidden; }
+@media (min-width: 50rem) {
+  #result article:only-child:has(.stage) { max-width: none; display: grid; column-gap: 2rem;
+    grid-template: auto auto auto 1fr / minmax(0, calc(75vh * var(--ratio))) minmax(14rem, 22rem); }
+  #result article:only-child .stage { grid-area: 1 / 1 / span 4 / 1; }
+  #result article:only-child .stage ~ *, #result article:only-child > :has(~ .stage) { grid-column: 2; }
+}
+"""
