@@ -17,18 +17,20 @@ from unet.errors import InputError, RunError, nearest
 
 log = logging.getLogger("unet")
 
-TABLE = 10
-"""Up to so many images their class areas are printed."""
+LISTED = 10
+"""Up to so many images the share of each class is printed."""
 
 
 def main(
     network: Annotated[Path, typer.Argument(metavar="RUN_OR_FILE", help="A run directory, or an exported file.")],
     images: Annotated[
         list[str],
-        typer.Argument(metavar="IMAGES...", help="Files, folders with all that is below, patterns ('**/*.jpg')."),
+        typer.Argument(metavar="IMAGES", help="Files, folders with all that is below, patterns ('**/*.jpg')."),
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where masks and overlays are written.")],
-    large: Annotated[str, typer.Option(help="resize: as in training; tile: in overlapping tiles.")] = "resize",
+    large: Annotated[
+        str, typer.Option(help="resize: as in training; tile: overlapping tiles in own pixels.")
+    ] = "resize",
     tile: Annotated[str | None, typer.Option(metavar="HxW", help="Size of the tiles; default: as in training.")] = None,
     overlap: Annotated[float, typer.Option(help="Share of a tile that its neighbour covers too.")] = 0.25,
     flip: Annotated[bool, typer.Option("--flip", help="Average with the mirror image: twice the time.")] = False,
@@ -54,15 +56,21 @@ def main(
     from unet import figures
     from unet.data.folder import read_image
     from unet.files import replacing
+    from unet.inference import Options
     from unet.progress import track
-    from unet.tables import rows_table
 
     classes = predictor.metadata.classes
     colours = figures.colour_table(predictor.metadata.colours)
-    options = {"large": large, "tile": _size(tile), "overlap": overlap, "flip": flip, "batch_size": batch_size}
+    options: Options = {
+        "large": large,
+        "tile": _size(tile),
+        "overlap": overlap,
+        "flip": flip,
+        "batch_size": batch_size,
+    }
     predictor.segment([], **options)  # complains now of what is wrong with them
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-    rows = []
+    lines = []
     for source, files in track(jobs.items(), len(jobs), "segmenting"):
         try:
             image = read_image(source)
@@ -75,17 +83,17 @@ def main(
         if overlay:
             with replacing(files["overlay"]) as temporary:
                 Image.fromarray(figures.overlay(image, found.mask, colours)).save(temporary, quality=90)
-        if probabilities:
+        if found.probabilities is not None:
             with replacing(files["probabilities"]) as temporary:
                 np.savez_compressed(temporary, probabilities=found.probabilities.astype(np.float16), classes=classes)
         areas = np.bincount(found.mask.ravel(), minlength=len(classes)) / found.mask.size
-        rows.append([str(source), "×".join(map(str, image.shape[1::-1])), *(f"{area:.1%}" for area in areas)])
+        shares = ", ".join(f"{name} {area:.1%}" for name, area in zip(classes, areas) if area)
+        lines.append(f"{source}: {image.shape[1]}×{image.shape[0]}, {shares}")
 
-    if 0 < len(rows) <= TABLE:
-        rows_table(["image", "size", *classes], rows, f"{predictor.name}: share of each class")
-    if rows:
-        print(f"masks: {out} ({len(rows)} image{'s' * (len(rows) > 1)})")
-    if failed := len(jobs) - len(rows):
+    if len(lines) <= LISTED:
+        print(*lines, sep="\n")
+    print(f"masks: {out} ({len(lines)} image{'s' * (len(lines) != 1)})")
+    if failed := len(jobs) - len(lines):
         raise RunError(f"{failed} of {len(jobs)} images could not be read")
 
 
@@ -100,7 +108,7 @@ def plan(images: list[str], out: Path, overlay: bool, probabilities: bool) -> di
     endings = {"mask": ".png"}
     endings |= {"overlay": "_overlay.jpg"} if overlay else {}
     endings |= {"probabilities": "_probabilities.npz"} if probabilities else {}
-    places = {}
+    places: dict[Path, tuple[Path, Path]] = {}
     for argument in images:
         for path, name in _named(argument, out):
             places.setdefault(path.absolute(), (path, out / name))
@@ -128,22 +136,23 @@ def _named(argument: str, out: Path) -> list[tuple[Path, Path]]:
     if path.is_file():
         return [(path, Path(path.stem))]
     if path.is_dir():
-        root, candidates = path, path.rglob("*")
+        root, candidates = path, list(path.rglob("*"))
     elif glob.has_magic(str(path)):
         fixed = next(index for index, part in enumerate(path.parts) if glob.has_magic(part))
-        root, candidates = Path(*path.parts[:fixed]), map(Path, glob.iglob(str(path), recursive=True))
+        root, candidates = Path(*path.parts[:fixed]), list(map(Path, glob.glob(str(path), recursive=True)))
     else:
         there = [str(other) for other in path.parent.glob("*")]
         raise InputError(f"{argument}: there is no such file or folder{nearest(str(path), there)}")
     earlier = out.resolve() if root.resolve() != out.resolve() else None  # masks of an earlier call are no images
-    found = sorted(
-        (candidate, candidate.relative_to(root).with_suffix(""))
-        for candidate in candidates
+    named = sorted((candidate, candidate.relative_to(root).with_suffix("")) for candidate in candidates)
+    found = [
+        (candidate, name)
+        for candidate, name in named
         if candidate.suffix.lower() in IMAGE_ENDINGS
-        and candidate.is_file()
-        and not candidate.name.startswith(".")
+        and not candidate.is_dir()
+        and not any(part.startswith(".") for part in name.parts)
         and earlier not in candidate.resolve().parents
-    )
+    ]
     if not found:
         what = "holds no image" if path.is_dir() else "no image is called so"
         raise InputError(f"{argument}: {what} ({', '.join(IMAGE_ENDINGS)})")

@@ -71,6 +71,7 @@ def export(
         RunError: The file does not do what the network does; it is not left behind.
     """
     file_format = choose(name, activation, quantize)
+    run.trained_network()
     config = configuration.with_data_at(run.config, overrides)
     metadata = _metadata(run, file_format, size, activation, quantize)
     dataset = data.prepare(config.data)
@@ -88,13 +89,13 @@ def export(
         file = Path(temporary) / target.name
         examples = _spread(dataset.train.images, CALIBRATION_IMAGES)
         log.info("writing %s", target)
-        with cli.quiet_stderr():
-            file_format.write(complete, file, metadata, examples)
-            loaded = file_format.load(file)
         split = dataset.test if len(dataset.test) else dataset.train
-        proof = (
-            prove(loaded, network, split) if quantize == "none" else prove_quantized(loaded, network, split, dataset)
-        )
+        with cli.quiet_stderr():
+            loaded = write(file_format, complete, file, metadata, examples)
+            if quantize == "none":
+                proof = prove(loaded, network, _spread(split.images, PROOF_IMAGES))
+            else:
+                proof = prove_quantized(loaded, network, split, dataset.classes)
         del loaded  # before its files move
         entry = _entry(name, file_format, file, metadata) | {"proof": proof}
         _judge(target, proof)
@@ -102,6 +103,23 @@ def export(
     _record(directory, target.name, entry)
     write_text(directory / CARD, model_card(run, directory))
     return target, entry
+
+
+def write(file_format: Format, network: keras.Model, file: Path, metadata: Metadata, examples) -> LoadedNetwork:
+    """Write a file and load it in its own runtime; arguments as in :meth:`unet.formats.Format.write`.
+
+    Raises:
+        InputError: What the format needs is not installed.
+        RunError: The converter or the runtime refused the network.
+    """
+    try:
+        file_format.write(network, file, metadata, examples)
+        return file_format.load(file)
+    except InputError:
+        raise
+    except Exception as error:  # every converter has its own
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise RunError(f"{file.name}: could not be converted: {type(error).__name__}: {(lines or [''])[-1]}") from error
 
 
 def rebuild(run: Run, metadata: Metadata) -> keras.Model:
@@ -200,11 +218,12 @@ def _judge(target: Path, proof: dict) -> None:
 
 def _metadata(run: Run, file_format: Format, size, activation: str, quantize: str) -> Metadata:
     described = describe(run)
-    dynamic = size == "dynamic" or (size is None and not file_format.fixed_size)
-    if size == "dynamic" and file_format.fixed_size:
-        raise InputError(f"--size: this format takes one size only ({file_format.fixed_size}); give HxW, as 128x128")
-    if size is None and not dynamic:
-        log.info("height and width are fixed at %d×%d: %s", *described.size, file_format.fixed_size)
+    reason = file_format.fixed_size(quantize)
+    dynamic = size == "dynamic" or (size is None and not reason)
+    if size == "dynamic" and reason:
+        raise InputError(f"--size: such a file takes one size only ({reason}); give HxW, as 128x128")
+    if size is None and reason:
+        log.info("height and width are fixed at %d×%d: %s", *described.size, reason)
     return dataclasses.replace(
         described,
         size=described.size if dynamic or size is None else tuple(size),
@@ -264,7 +283,7 @@ def _entry(name: str, file_format: Format, file: Path, metadata: Metadata) -> di
         "format": name,
         "bytes": _bytes(file),
         "size": "dynamic" if metadata.dynamic else list(metadata.size),
-        "fixed_because": "" if metadata.dynamic else file_format.fixed_size,
+        "fixed_because": "" if metadata.dynamic else file_format.fixed_size(metadata.quantization),
         "activation": metadata.activation,
         "quantization": metadata.quantization,
         "backend": keras.backend.backend(),

@@ -6,10 +6,11 @@ lead to the same mask. Everything is averaged as scores, before the softmax.
 """
 
 import itertools
+import operator
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict, Unpack
+from typing import Any, NamedTuple, TypedDict, Unpack, cast
 
 import numpy as np
 from PIL import Image
@@ -27,7 +28,8 @@ class Options(TypedDict, total=False):
 
     large: str
     """``"resize"``: every image is resized to the size the network was trained at, as in training, and the scores are
-    enlarged. ``"tile"``: the network sees every image in its own pixels, larger ones in overlapping tiles."""
+    enlarged. ``"tile"``: the network sees every image in its own pixels, larger ones in overlapping tiles; what is in
+    them should be as many pixels large as in training."""
     tile: tuple[int, int] | None
     """Height and width of the tiles in pixels (less than ``2**depth`` may be added, for the last one to end with the
     image); ``None``: the size the network was trained at, the only one where a network takes no other."""
@@ -78,8 +80,9 @@ class Predictor:
     def probabilities(self, images: Any, **options: Unpack[Options]) -> np.ndarray | list[np.ndarray]:
         """Probabilities, float32 ``(H, W, classes)``, of one image, or a list of such arrays."""
         images, single = _listed(images)
-        found = [prediction.probabilities for prediction in self.segment(images, probabilities=True, **options)]
-        return found[0] if single else found
+        predictions = self.segment(images, probabilities=True, **options)
+        shares = [cast(np.ndarray, prediction.probabilities) for prediction in predictions]
+        return shares[0] if single else shares
 
     def segment(
         self,
@@ -128,7 +131,10 @@ class Predictor:
 
     def _checked_tile(self, tile, overlap: float) -> tuple[int, int]:
         size = tuple(self.metadata.size)
-        height, width = tile = size if tile is None else tuple(tile)
+        try:
+            height, width = tile = size if tile is None else tuple(map(operator.index, tile))
+        except (TypeError, ValueError):
+            raise InputError(f"tile: expected height and width in pixels, as (512, 512), received {tile!r}") from None
         if not self.metadata.dynamic and tile != size:
             raise InputError(
                 f"tile: {self.name} takes {size[0]}×{size[1]} pixels only (height × width), received {height}×{width}"
@@ -204,7 +210,7 @@ def enlarge(scores: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def enlarged_argmax(scores: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """``enlarge(scores, size).argmax(-1)`` as uint8, with no more than two channels of that size at a time."""
+    """``enlarge(scores, size).argmax(-1)`` as uint8, without holding all channels at that size."""
     best = _enlarged_channel(scores, 0, size)
     mask = np.zeros(size, np.uint8)
     for index in range(1, scores.shape[-1]):
@@ -259,17 +265,21 @@ def spans(length: int, tile: int, overlap: float, stride: int) -> list[Span]:
     strides = -(-max(length - tile, 0) // stride)  # to the last tile
     count = -(-strides // max(int(tile * (1 - overlap)) // stride, 1))  # of steps from tile to tile
     starts = [stride * (index * strides // max(count, 1)) for index in range(count + 1)]
-    places = np.arange(starts[-1] + tile) + 0.5
-    taken = [np.ones_like(places)]  # how far each tile has taken over from those before it
-    for before, start in itertools.pairwise(starts):
-        shared = before + tile - start
-        share = np.clip((places - start - shared / 4) / max(shared / 2, 1e-9), 0, 1)
-        taken.append(np.sin(np.pi / 2 * share) ** 2)
-    taken.append(np.zeros_like(places))
-    return [
-        Span(start, start + tile, (mine - following)[start : start + tile].astype(np.float32))
-        for start, (mine, following) in zip(starts, itertools.pairwise(taken))
-    ]
+
+    def taken(index: int, places: np.ndarray) -> np.ndarray:
+        """How far the tile has taken over there from those before it."""
+        if index in (0, len(starts)):
+            return np.full(tile, 1.0 if index == 0 else 0.0)
+        shared = starts[index - 1] + tile - starts[index]
+        share = np.clip((places - starts[index] - shared / 4) / max(shared / 2, 1e-9), 0, 1)
+        return np.sin(np.pi / 2 * share) ** 2
+
+    found = []
+    for index, start in enumerate(starts):
+        places = np.arange(start, start + tile) + 0.5
+        weights = taken(index, places) - taken(index + 1, places)
+        found.append(Span(start, start + tile, weights.astype(np.float32)))
+    return found
 
 
 # === What is given as an image ===

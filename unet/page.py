@@ -6,10 +6,12 @@ import importlib.util
 import io
 import ipaddress
 import os
+import shutil
 import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
 import warnings
 import webbrowser
@@ -30,7 +32,7 @@ MAX_PIXELS = 50_000_000
 SHOWN = 1600
 """Longest side in pixels of the pictures sent to the browser; areas are counted at full size."""
 KEPT = 3600
-"""Seconds after which an uploaded file is deleted; when the server ends, all are."""
+"""Seconds after which an uploaded file has been deleted at the latest; when the server ends, all are."""
 
 
 def require_gradio() -> None:
@@ -76,7 +78,7 @@ def read_photograph(path: str | Path) -> np.ndarray:
         raise InputError(f"{path.name} cannot be read: {error or type(error).__name__}.") from None
 
 
-def segment(predictors, path: str | Path, large: str = "resize", flip: bool = False) -> str:
+def segment(predictors, path: str | Path, large: str = "resize", flip: bool = False, begins=lambda *_: None) -> str:
     """What the page shows of a photograph, as HTML: the mask of each network over it, areas and times.
 
     Args:
@@ -84,6 +86,7 @@ def segment(predictors, path: str | Path, large: str = "resize", flip: bool = Fa
         path: The photograph.
         large: ``"resize"`` or ``"tile"``: what is done with photographs larger than the network's size.
         flip: Whether to average with the mirrored photograph.
+        begins: Called with the share of the networks that are done and the name of the next one.
 
     Raises:
         InputError: The file cannot be used.
@@ -93,7 +96,8 @@ def segment(predictors, path: str | Path, large: str = "resize", flip: bool = Fa
     shown = photograph.copy()
     shown.thumbnail((SHOWN, SHOWN))
     networks, masks = [], []
-    for predictor in predictors:
+    for index, predictor in enumerate(predictors):
+        begins(index / len(predictors), predictor.name)
         start = time.perf_counter()
         mask = np.asarray(predictor.predict(pixels, large=large, flip=flip))
         seconds = time.perf_counter() - start
@@ -147,17 +151,17 @@ def build(predictors, max_upload_mb: int = 20):
 
     networks = [_describe(predictor) for predictor in predictors]
 
-    def show(dropped, chosen, large, flip):
+    def show(dropped, chosen, large, flip, progress=gradio.Progress()):  # noqa: B008, how Gradio finds it
         """The result, the file it is of, and an empty place for the next one."""
         path = dropped or chosen
         if not path:
             return _TEMPLATE.render(networks=networks), None, None
         try:
-            return segment(predictors, path, large, flip), path, None
+            return segment(predictors, path, large, flip, progress), path, None
         except InputError as error:
             return _TEMPLATE.render(networks=networks, message=str(error)), path, None
 
-    cleaning = (KEPT // 10, KEPT)
+    cleaning = (KEPT // 10, KEPT - KEPT // 10)  # how often, and what is older
     with gradio.Blocks(title=TITLE, analytics_enabled=False, delete_cache=cleaning, fill_width=True) as blocks:
         chosen = gradio.State()
         gradio.HTML(_HEADER, apply_default_css=False)
@@ -200,7 +204,7 @@ def listen(host: str = "127.0.0.1", port: int = 7860) -> socket.socket:
 
 
 def serve(predictors, listener: socket.socket, max_upload_mb: int = 20, open_browser: bool = False) -> None:
-    """Serve the page until Ctrl-C, which is raised as KeyboardInterrupt.
+    """Serve the page until Ctrl-C or SIGTERM, which are raised as KeyboardInterrupt and SystemExit.
 
     Args:
         predictors: As :func:`load` returns them.
@@ -212,42 +216,65 @@ def serve(predictors, listener: socket.socket, max_upload_mb: int = 20, open_bro
         InputError: Gradio is not installed.
     """
     require_gradio()
+    ip, port, *_ = listener.getsockname()
+    address = ipaddress.ip_address(ip)
+    host = "localhost" if address.is_unspecified else f"[{ip}]" if address.version == 6 else ip
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     with tempfile.TemporaryDirectory(prefix="unet-page-") as uploads:
-        # Read when Gradio is imported: nothing about this page goes to anybody, and nothing stays.
-        os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False", "GRADIO_TEMP_DIR": uploads}
-        import fastapi
-        import gradio
-        import uvicorn
-
-        app = gradio.mount_gradio_app(
-            fastapi.FastAPI(openapi_url=None),
-            build(predictors, max_upload_mb),
-            path="/",
-            footer_links=[],
-            max_file_size=f"{max_upload_mb}mb",
-            enable_monitoring=False,
-            theme=gradio.themes.Default(
-                primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
-            ),
-            css=_CSS,
-            head=_HEAD,
-        )
-        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the uploads are deleted then too
-        host, port, *_ = listener.getsockname()
-        address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        if not ipaddress.ip_address(host).is_loopback:
+        server = _server(predictors, max_upload_mb, uploads)
+        if not address.is_loopback:
             print(f"warning: everybody who reaches port {port} of this machine can upload photographs", file=sys.stderr)
-        print(f"page: {address} (Ctrl-C ends it)", flush=True)
+        print(f"page: http://{host}:{port} (Ctrl-C ends it)", flush=True)
         if open_browser:
-            webbrowser.open(address)
-        server.run([listener])
+            webbrowser.open(f"http://{host}:{port}")
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        thread = threading.Thread(target=server.run, args=[[listener]], daemon=True)
+        thread.start()
+        try:
+            while thread.is_alive():
+                thread.join(1)
+        except (KeyboardInterrupt, SystemExit) as stop:
+            server.should_exit = True
+            thread.join(3)
+            if thread.is_alive():  # a network in the middle of a photograph: it would be waited for
+                shutil.rmtree(uploads, ignore_errors=True)
+                os._exit(143 if isinstance(stop, SystemExit) else 130)
+            raise
 
 
-_HEAD = """
-<meta http-equiv="Content-Security-Policy" content="default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:">
-"""
+def _server(predictors, max_upload_mb: int, uploads: str):
+    """The page as a ``uvicorn.Server``, which keeps what is uploaded in the folder ``uploads``."""
+    # Gradio reads these when it is imported: nothing is told to anybody, or stays in the browser.
+    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False", "GRADIO_TEMP_DIR": uploads}
+    import fastapi
+    import gradio
+    import uvicorn
+
+    app = gradio.mount_gradio_app(
+        fastapi.FastAPI(openapi_url=None),
+        build(predictors, max_upload_mb),
+        path="/",
+        footer_links=[],
+        max_file_size=f"{max_upload_mb}mb",
+        enable_monitoring=False,
+        theme=gradio.themes.Default(
+            primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+        ),
+        css=_CSS,
+    )
+
+    async def with_policy(scope, receive, send):
+        async def send_with_policy(message):
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"content-security-policy", _POLICY)]
+            await send(message)
+
+        await app(scope, receive, send_with_policy)
+
+    return uvicorn.Server(uvicorn.Config(with_policy, log_level="critical", timeout_graceful_shutdown=1))
+
+
+_POLICY = b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
 """Whatever Gradio's own page may ask for, the browser fetches nothing from elsewhere."""
 
 _HEADER = f"""
@@ -342,6 +369,7 @@ header p { max-width: 44rem; margin: 0; color: var(--quiet); }
 #result .message { border-left: 4px solid #D55E00; padding: 0.75rem 1rem; margin: 0.25rem 0 1rem;
   background: var(--block-background-fill); overflow-wrap: anywhere; }
 #photograph [data-testid=status-tracker] { display: none; }
+#result .progress-level { background: var(--body-background-fill); padding: 1rem; border-radius: 6px; }
 #result .tools { display: flex; flex-wrap: wrap; gap: 0.25rem 2rem; align-items: center; margin: 0.25rem 0 1rem; }
 #result .tools span { color: var(--quiet); overflow-wrap: anywhere; }
 #result .tools label { display: flex; gap: 0.75rem; align-items: center; }

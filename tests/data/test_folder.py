@@ -1,7 +1,11 @@
 """Your own images and masks: layouts, conversions, and every fault told at once."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from unet import config, data
@@ -146,6 +150,94 @@ def test_every_kind_of_image_becomes_upright_rgb(tmp_path):
     np.testing.assert_allclose(read_image(tmp_path / "palette.png").astype(int), rgb, atol=90)
     np.testing.assert_array_equal(read_image(tmp_path / "alpha.png"), np.where(alpha[..., None] > 0, rgb, 0))
     np.testing.assert_array_equal(read_image(tmp_path / "turned.png"), np.rot90(rgb, -1))
+
+
+UPRIGHT = {
+    1: lambda stored: stored,
+    2: lambda stored: stored[:, ::-1],
+    3: lambda stored: stored[::-1, ::-1],
+    4: lambda stored: stored[::-1],
+    5: lambda stored: stored.swapaxes(0, 1),
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: np.rot90(stored, 2).swapaxes(0, 1),
+    8: lambda stored: np.rot90(stored),
+}
+"""What each value of the EXIF tag Orientation asks for (EXIF 2.32, 4.6.4 A)."""
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_images_of_every_orientation_become_upright(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    rgb = photo(0)
+    grey = rgb[..., 0]
+    big_endian = Image.frombytes("I;16B", SIZE[::-1], (grey.astype(">u2") * 257).tobytes())
+    images = {
+        "rgb.png": Image.fromarray(rgb),
+        "rgb.tif": Image.fromarray(rgb),
+        "grey.tif": Image.fromarray(grey),
+        "grey16.tif": Image.fromarray(grey.astype("uint16") * 257),
+        "big_endian.tif": big_endian,
+    }
+    for name, image in images.items():
+        image.save(tmp_path / name, exif=exif)
+        stored = rgb if name.startswith("rgb") else np.dstack([grey] * 3)
+        np.testing.assert_array_equal(read_image(tmp_path / name), UPRIGHT[orientation](stored), err_msg=name)
+
+
+def png16(path, pixels, colour_type):
+    """Write uint16 ``(H, W, C)``, which Pillow cannot, by the PNG specification."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 16, colour_type, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    )
+
+
+def test_depths_palettes_and_transparency_are_right(tmp_path):
+    rgb, ids = photo(0), mask(0, ids=range(8))
+    grey, colours = rgb[..., 0], photo(1, (1, 8))[0]
+    alpha = np.resize(np.array([0, 128, 255], "uint8"), SIZE)
+    deep = np.random.default_rng(2).integers(0, 65536, (*SIZE, 3))
+    expected = {}
+
+    def over_black(pixels, opacity):
+        return np.round(pixels * (opacity[..., None] / 255))
+
+    png16(tmp_path / "rgb16.png", deep, 2)
+    expected["rgb16.png"] = deep / 257
+    png16(tmp_path / "rgba16.png", np.dstack([rgb, alpha]).astype("uint16") * 257, 6)
+    expected["rgba16.png"] = over_black(rgb, alpha)
+    png16(tmp_path / "la16.png", np.dstack([grey, alpha]).astype("uint16") * 257, 4)
+    Image.fromarray(np.dstack([grey, alpha])).save(tmp_path / "la.png")
+    expected["la16.png"] = expected["la.png"] = over_black(np.dstack([grey] * 3), alpha)
+    Image.fromarray(np.dstack([rgb, alpha])).save(tmp_path / "rgba.tif")
+    expected["rgba.tif"] = over_black(rgb, alpha)
+    palette = Image.fromarray(ids)
+    palette.putpalette(colours.tobytes())
+    palette.save(tmp_path / "palette.png")
+    expected["palette.png"] = colours[ids]
+    palette.save(tmp_path / "one_clear_colour.png", transparency=3)
+    expected["one_clear_colour.png"] = np.where(ids[..., None] == 3, 0, colours[ids])
+    opacities = np.array([0, 255, 128, 255, 0, 255, 255, 255], "uint8")
+    palette.save(tmp_path / "clear_colours.png", transparency=opacities.tobytes())
+    expected["clear_colours.png"] = over_black(colours[ids], opacities[ids])
+    Image.fromarray(ids > 3).save(tmp_path / "bits.png")
+    Image.fromarray(ids > 3).save(tmp_path / "bits.tif")
+    expected["bits.png"] = expected["bits.tif"] = np.dstack([ids > 3] * 3) * 255
+    tifffile.imwrite(tmp_path / "white_is_zero.tif", 65535 - grey.astype("uint16") * 257, photometric="miniswhite")
+    expected["white_is_zero.tif"] = np.dstack([grey] * 3)
+    plain = np.full((*SIZE, 3), (200, 100, 50), "uint8")
+    Image.fromarray(plain).convert("CMYK").save(tmp_path / "cmyk.jpg")
+    expected["cmyk.jpg"] = plain
+    for name, pixels in expected.items():
+        found = read_image(tmp_path / name)
+        assert found.dtype == np.uint8
+        np.testing.assert_allclose(found, pixels, atol=2 if name == "cmyk.jpg" else 1, err_msg=name)
 
 
 def test_the_official_pets_archive_is_recognised(tmp_path, load):

@@ -97,14 +97,16 @@ class Format:
         backend: Keras backend that the network must be on to be written; ``None``: any.
         extra: Extra of this project that installs what the format needs.
         quantizations: What ``write`` can reduce the numbers to.
-        fixed_size: Why a file takes one height and width only; empty where it can take any.
     """
 
     suffix: str
     backend: str | None = "tensorflow"
     extra: str | None = None
     quantizations: tuple[str, ...] = ()
-    fixed_size: str = ""
+
+    def fixed_size(self, quantization: str) -> str:
+        """Why a file takes one height and width only; empty where it can take any."""
+        return ""
 
     def write(self, network, path: Path, metadata: Metadata, examples: np.ndarray) -> None:
         """Write ``network`` with ``metadata`` to ``path``.

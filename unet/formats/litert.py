@@ -21,6 +21,11 @@ class LiteRT(Format):
     extra = "litert"
     quantizations = ("float16", "int8")
 
+    def fixed_size(self, quantization):
+        """Where everything is to be integers."""
+        integers = "positions and interpolation weights, constants at one size, would be computed in float32 for any"
+        return integers if quantization == "int8" else ""
+
     def write(self, network, path, metadata, examples):
         """Convert, with or without quantisation, and append the metadata."""
         import tensorflow as tf

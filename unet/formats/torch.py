@@ -17,7 +17,10 @@ class ExportedProgram(Format):
     suffix = ".pt2"
     backend = "torch"
     extra = "torch"
-    fixed_size = "torch.export follows one path through the code, and padding and cropping depend on the size"
+
+    def fixed_size(self, quantization):
+        """Always."""
+        return "torch.export follows one path through the code, and padding and cropping depend on the size"
 
     def write(self, network, path, metadata, examples):
         """Trace at one height and width for any batch."""

@@ -1,0 +1,208 @@
+"""Every upsampler in every format: does it work, how closely, how large, how fast. ``make export-matrix`` writes it.
+
+``python -m tests.export_matrix`` measures the formats that this process's backend writes, adds them to
+docs/results/export/matrix.json, and writes docs/results/export.md from what is there.
+"""
+
+import json
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from unet import cli, data, device
+from unet.config import DataConfig
+from unet.export import prove, with_softmax, write
+from unet.files import write_json, write_text
+from unet.formats import FORMATS, Metadata
+from unet.model import build_unet
+from unet.upsamplers import UPSAMPLERS
+
+HERE = Path(__file__).parent.parent / "docs" / "results"
+FLOAT = [(name, "none") for name in FORMATS]
+QUANTIZED = [(name, kind) for name, file_format in FORMATS.items() for kind in file_format.quantizations]
+WIDTH, DEPTH, SIZE = 16, 4, (128, 128)
+CALLS = 21
+"""Timed calls for each file, after three that do not count."""
+
+
+def writable(name: str) -> bool:
+    """Whether this backend writes the format."""
+    return FORMATS[name].backend in (None, keras.backend.backend())
+
+
+def scenes(size, count=4) -> np.ndarray:
+    """Drawn scenes, uint8 ``(count, *size, 3)``."""
+    shapes = {"train": 2 * count, "test": 1}
+    config = DataConfig.model_validate({"source": "shapes", "size": list(size), "shapes": shapes})
+    return np.array(data.prepare(config).train.images[:count])
+
+
+def make_network(upsampler: str, width: int, depth: int, seed: int = 0) -> keras.Model:
+    """A network of any size whose normalisation has seen something, so that no part of it is trivial."""
+    keras.utils.clear_session()
+    network = build_unet(3, width=width, depth=depth, upsampler=upsampler, seed=seed, dtype="float32")
+    rng = np.random.default_rng(seed)
+    for variable in network.variables:
+        if "norm" in variable.path:
+            variable.assign(np.abs(np.array(variable) + rng.normal(0, 0.1, variable.shape)))
+    return network
+
+
+def try_out(network, upsampler: str, name: str, quantization: str, size, folder: Path, images) -> dict:
+    """Write a format, load it in its runtime, compare; ``file`` holds the loaded network."""
+    file_format = FORMATS[name]
+    metadata = Metadata(
+        classes=("pet", "background", "border"),
+        colours=("#E69F00", "#0072B2", "#F0E442"),
+        size=size,
+        dynamic=not file_format.fixed_size(quantization),
+        activation="softmax",
+        quantization=quantization,
+        upsampler=upsampler,
+        normalization="",
+        licence="",
+        config={"model": {"depth": 1}},
+    )
+    if not metadata.dynamic:
+        weights = network.get_weights()
+        network = build_unet(
+            3,
+            width=network.get_layer("encoder_1_conv_1").filters,
+            depth=sum(layer.name.endswith("_up") for layer in network.layers),
+            upsampler=upsampler,
+            input_shape=(*size, 3),
+            dtype="float32",
+        )
+        network.set_weights(weights)
+    path = folder / f"{upsampler}_{quantization}{file_format.suffix or '_savedmodel'}"
+    with cli.quiet_stderr():
+        loaded = write(file_format, with_softmax(network), path, metadata, images)
+        proof = prove(loaded, network, images)
+    parts = [p for p in folder.iterdir() if p.stem == path.stem and (p == path or p.suffix == ".bin")]
+    sizes = [p.stat().st_size for part in parts for p in ([part] if part.is_file() else part.rglob("*"))]
+    return {"file": loaded, "bytes": sum(sizes), "dynamic": metadata.dynamic} | proof
+
+
+def latency(loaded, image) -> float:
+    """Median seconds of a call with one image."""
+    times = []
+    for index in range(3 + CALLS):
+        start = time.perf_counter()
+        loaded(image[None])
+        if index >= 3:
+            times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def measure() -> None:
+    """Fill matrix.json with what this backend writes."""
+    path = HERE / "export" / "matrix.json"
+    found = json.loads(path.read_text()) if path.is_file() else {"machine": {}, "cells": {}}
+    found["machine"] = {"device": device.name(), "python": platform.python_version()}
+    images = scenes(SIZE, 8)
+    for upsampler in UPSAMPLERS:
+        network = make_network(upsampler, WIDTH, DEPTH)
+        for name, quantization in FLOAT + QUANTIZED:
+            if not writable(name) or (name == "keras" and keras.backend.backend() != "tensorflow"):
+                continue
+            key = name if quantization == "none" else f"{name} {quantization}"
+            with tempfile.TemporaryDirectory() as folder:
+                try:
+                    cell = try_out(network, upsampler, name, quantization, SIZE, Path(folder), images)
+                    with cli.quiet_stderr():
+                        cell["seconds"] = latency(cell.pop("file"), images[0])
+                except Exception as error:
+                    cell = {"error": str(error)}
+            found["cells"].setdefault(upsampler, {})[key] = cell
+            print(upsampler, key, cell, file=sys.stderr)
+            write_json(path, found)
+    write_text(HERE / "export.md", as_markdown(found))
+
+
+def as_markdown(found: dict) -> str:
+    """The page docs/results/export.md."""
+    cells = found["cells"]
+    floats = [name for name, _ in FLOAT]
+    quantized = [f"{name} {kind}" for name, kind in QUANTIZED]
+
+    def table(columns, show):
+        head = f"| upsampler | {' | '.join(columns)} |\n| --- |{' ---: |' * len(columns)}"
+        rows = (
+            f"| `{upsampler}` | {' | '.join(show(cells[upsampler].get(c)) for c in columns)} |" for upsampler in cells
+        )
+        return "\n".join([head, *rows])
+
+    def correct(cell):
+        if cell is None or "error" in cell:
+            return "not measured" if cell is None else f"fails: {cell['error']}"
+        return f"{cell['largest_logit_difference']:.1e}{'' if cell['dynamic'] else ', fixed size'}"
+
+    def cost(cell):
+        if cell is None or "error" in cell:
+            return "–"
+        return f"{cell['bytes'] / 2**20:.2f} MiB, {1000 * cell['seconds']:.1f} ms"
+
+    reasons = {f"{name} {kind}": FORMATS[name].fixed_size(kind) for name, kind in FLOAT + QUANTIZED}
+    limits = "\n".join(f"- `{name.removesuffix(' none')}`: {reason}." for name, reason in reasons.items() if reason)
+    return f"""# Export: every upsampler in every format
+
+Written by `make export-matrix`: a U-Net of width {WIDTH} and depth {DEPTH} with each upsampler is written in each
+format, loaded in the runtime of that format, and run on drawn scenes of {SIZE[0]}×{SIZE[1]} pixels, and of an odd size
+where the file takes any. All take any batch.
+
+## Does it work?
+The largest difference in logits to the network in Keras. At most 1e-3 is allowed, and
+99.9 % of the pixels must get the same class.
+
+{table(floats, correct)}
+
+One height and width only:
+{limits}
+
+## What does it cost?
+Size of the file, and time for one image of {SIZE[0]}×{SIZE[1]} on {found["machine"]["device"]} (median of {CALLS}
+calls). Times of one column compare upsamplers, times of one row runtimes; on another machine they differ.
+
+{table(floats, cost)}
+
+Quantised, with ranges found on {8} drawn scenes:
+
+{table(quantized, cost)}
+{_runs()}"""
+
+
+def _runs() -> str:
+    """The table of a run trained on real photographs, where it has been measured."""
+    path = HERE / "export" / "pets_cpu.json"
+    if not path.is_file():
+        return ""
+    found = json.loads(path.read_text())
+    rows = [
+        f"| `{file}` | {entry['runtime']} | {100 * entry['mean_iou']:.2f} | "
+        f"{100 * (entry['mean_iou'] - found['keras']['mean_iou']):+.2f} | {entry['bytes'] / 2**20:.2f} |"
+        for file, entry in found["files"].items()
+    ]
+    return "\n".join(
+        [
+            "",
+            "## A run trained on Oxford-IIIT Pets",
+            f"`configs/pets_cpu.yaml`, exported with `scripts/export.py` and scored on the {found['images']:,} images of the",
+            "official test split through each runtime with `scripts/evaluate.py FILE`. The run itself, in Keras: mean IoU",
+            f"{100 * found['keras']['mean_iou']:.2f} %.",
+            "",
+            "| file | runtime | mean IoU, % | minus Keras | MiB |",
+            "| --- | --- | ---: | ---: | ---: |",
+            *rows,
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    measure()
