@@ -17,9 +17,7 @@ def main(
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Where the data are now, as data.data_dir=pets."),
     ] = None,
-    name: Annotated[
-        str, typer.Option("--format", help="savedmodel, onnx, litert, openvino, torch or keras.")
-    ] = "onnx",
+    name: Annotated[str, typer.Option("--format", help="savedmodel, onnx, litert, openvino, torch or keras.")] = "onnx",
     size: Annotated[
         str | None, typer.Option(help="HxW, or dynamic for any; default: dynamic where the format can.")
     ] = None,

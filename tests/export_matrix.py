@@ -192,9 +192,9 @@ def _runs() -> str:
         [
             "",
             "## A run trained on Oxford-IIIT Pets",
-            f"`configs/pets_cpu.yaml`, exported with `scripts/export.py` and scored on the {found['images']:,} images of the",
-            "official test split through each runtime with `scripts/evaluate.py FILE`. The run itself, in Keras: mean IoU",
-            f"{100 * found['keras']['mean_iou']:.2f} %.",
+            "`configs/pets_cpu.yaml`, exported with `scripts/export.py`, and scored on the official test split",
+            f"({found['images']:,} images) through each runtime with `scripts/evaluate.py FILE`.",
+            f"The run itself, in Keras: mean IoU {100 * found['keras']['mean_iou']:.2f} %.",
             "",
             "| file | runtime | mean IoU, % | minus Keras | MiB |",
             "| --- | --- | ---: | ---: | ---: |",

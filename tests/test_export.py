@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -308,6 +309,13 @@ def test_a_file_that_fails_its_proof_is_not_left_behind(run, monkeypatch):
         export(run, "wrong", out=run.path / "kept")
     assert ((run.path / "kept" / "tiny.keras").read_bytes(), (run.path / "kept" / "export.json").read_text()) == before
     assert {path.name for path in (run.path / "kept").iterdir()} == {"tiny.keras", "export.json", "model_card.md"}
+
+
+def test_a_network_that_is_not_the_configured_one_is_refused(run, tmp_path):
+    other = Run(shutil.copytree(run.path, tmp_path / "other"))
+    other.config_file.write_text(other.config_file.read_text().replace("name: bilinear", "name: bicubic"))
+    with pytest.raises(RunError, match=r"best.keras is not the network that config.yaml describes"):
+        export(other, "keras")
 
 
 def test_a_converter_that_fails_is_told_in_one_message(run, monkeypatch):

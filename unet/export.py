@@ -130,9 +130,15 @@ def rebuild(run: Run, metadata: Metadata) -> keras.Model:
     fixed = config.data.model_copy(update={"size": metadata.size})
     config = config.model_copy(update={"training": training, "data": fixed})
     network = make_network(config, len(metadata.classes), fixed_size=not metadata.dynamic)
+    if _layers(network) != _layers(trained):
+        raise RunError(f"{run.path}: best.keras is not the network that config.yaml describes")
     network.set_weights(trained.get_weights())
     network.jit_compile = False
     return network
+
+
+def _layers(network: keras.Model) -> list[tuple]:
+    return [(layer.name, type(layer)) for layer in network.layers]
 
 
 # === Proof ===
