@@ -11,7 +11,7 @@ BARE := .venv-no-tensorflow
 PIP := bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PYTEST := bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: demo test lint notebooks parity figures schema clean
+.PHONY: demo test lint notebooks parity export-matrix figures schema clean
 
 demo: $(VENV)/.$(EXTRA)
 	$(VENV)/bin/python scripts/train.py configs/demo.yaml
@@ -37,6 +37,10 @@ notebooks: $(VENV)/.test
 # How closely the upsamplers agree with independent references, on every backend: docs/results/parity.md.
 parity: $(VENV)/.test
 	for backend in tensorflow jax torch; do KERAS_BACKEND=$$backend $(VENV)/bin/python -m tests.upsamplers.parity || exit 1; done
+
+# Every upsampler in every format, and what that costs on this machine: docs/results/export.md.
+export-matrix: $(VENV)/.test
+	for backend in tensorflow torch; do KERAS_BACKEND=$$backend $(VENV)/bin/python -m tests.export_matrix || exit 1; done
 
 # Draw the README's figures and write its table from the committed results.
 figures: $(VENV)/.$(EXTRA)

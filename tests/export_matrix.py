@@ -1,7 +1,8 @@
 """Every upsampler in every format: does it work, how closely, how large, how fast. ``make export-matrix`` writes it.
 
 ``python -m tests.export_matrix`` measures the formats that this process's backend writes, adds them to
-docs/results/export/matrix.json, and writes docs/results/export.md from what is there.
+docs/results/export/matrix.json, and writes docs/results/export.md from what is there. With a run as its argument it
+measures nothing, but copies the scores that ``scripts/evaluate.py`` found for the run and for its exported files.
 """
 
 import json
@@ -17,10 +18,12 @@ import numpy as np
 
 from unet import cli, data, device
 from unet.config import DataConfig
-from unet.export import prove, with_softmax, write
+from unet.evaluation import evaluation_of
+from unet.export import prove, records, with_softmax, write
 from unet.files import write_json, write_text
 from unet.formats import FORMATS, Metadata
 from unet.model import build_unet
+from unet.runs import Run
 from unet.upsamplers import UPSAMPLERS
 
 HERE = Path(__file__).parent.parent / "docs" / "results"
@@ -122,7 +125,6 @@ def measure() -> None:
             found["cells"].setdefault(upsampler, {})[key] = cell
             print(upsampler, key, cell, file=sys.stderr)
             write_json(path, found)
-    write_text(HERE / "export.md", as_markdown(found))
 
 
 def as_markdown(found: dict) -> str:
@@ -174,29 +176,56 @@ calls). Times of one column compare upsamplers, times of one row runtimes; on an
 Quantised, with ranges found on {8} drawn scenes:
 
 {table(quantized, cost)}
-{_runs()}"""
+{_scores()}"""
 
 
-def _runs() -> str:
+RUNTIMES = {
+    "savedmodel": "TensorFlow",
+    "onnx": "ONNX Runtime",
+    "litert": "LiteRT",
+    "openvino": "OpenVINO",
+    "torch": "PyTorch",
+    "keras": "Keras",
+}
+
+
+def copy_scores(run: Run) -> None:
+    """Write docs/results/export/scores.json: mean IoU of the run and of each of its files on the test split."""
+    directory = run.path / "export"
+    files = {}
+    for file, entry in records(directory).items():
+        scores = evaluation_of(directory / file).metrics()["test"]
+        files[file] = {
+            "runtime": RUNTIMES[entry["format"]],
+            "images": scores["images"],
+            "mean_iou": scores["mean_iou"]["dataset"],
+            "bytes": entry["bytes"],
+        }
+    network = run.metrics()["test"]
+    found = {"run": run.path.name, "images": network["images"], "mean_iou": network["mean_iou"]["dataset"]}
+    write_json(HERE / "export" / "scores.json", found | {"files": files})
+
+
+def _scores() -> str:
     """The table of a run trained on real photographs, where it has been measured."""
-    path = HERE / "export" / "pets_cpu.json"
+    path = HERE / "export" / "scores.json"
     if not path.is_file():
         return ""
     found = json.loads(path.read_text())
     rows = [
         f"| `{file}` | {entry['runtime']} | {100 * entry['mean_iou']:.2f} | "
-        f"{100 * (entry['mean_iou'] - found['keras']['mean_iou']):+.2f} | {entry['bytes'] / 2**20:.2f} |"
+        f"{100 * (entry['mean_iou'] - found['mean_iou']):+.2f} | {entry['bytes'] / 2**20:.2f} |"
         for file, entry in found["files"].items()
     ]
     return "\n".join(
         [
             "",
             "## A run trained on Oxford-IIIT Pets",
-            "`configs/pets_cpu.yaml`, exported with `scripts/export.py`, and scored on the official test split",
+            f"`{found['run']}`, exported with `scripts/export.py`, and scored on the official test split",
             f"({found['images']:,} images) through each runtime with `scripts/evaluate.py FILE`.",
-            f"The run itself, in Keras: mean IoU {100 * found['keras']['mean_iou']:.2f} %.",
+            f"The run itself, in Keras: mean IoU {100 * found['mean_iou']:.2f} %.",
             "",
-            "| file | runtime | mean IoU, % | minus Keras | MiB |",
+            "| file | runtime | mean IoU, % | minus the run | MiB |",
             "| --- | --- | ---: | ---: | ---: |",
             *rows,
             "",
@@ -205,4 +234,8 @@ def _runs() -> str:
 
 
 if __name__ == "__main__":
-    measure()
+    if sys.argv[1:]:
+        copy_scores(Run.open(sys.argv[1]))
+    else:
+        measure()
+    write_text(HERE / "export.md", as_markdown(json.loads((HERE / "export" / "matrix.json").read_text())))

@@ -1,5 +1,6 @@
 """LiteRT (TensorFlow Lite), for telephones and small devices."""
 
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ class _LiteRTNetwork(LoadedNetwork):
     def __init__(self, path: Path, metadata: Metadata):
         interpreter = runtime("ai_edge_litert.interpreter", "litert", path)
         self.path, self.metadata = path, metadata
-        self._interpreter = interpreter.Interpreter(str(path))
+        self._interpreter = interpreter.Interpreter(str(path), num_threads=os.cpu_count())
         (self._input,) = self._interpreter.get_input_details()
         (self._output,) = self._interpreter.get_output_details()
         self._shape: tuple[int, ...] | None = None
