@@ -245,6 +245,19 @@ def test_the_command_rebuilds_the_network_on_the_backend_of_the_format(run):
         assert (network(images).argmax(-1) == mine).mean() > 0.99
 
 
+def test_a_run_trained_on_jax_is_written_by_tensorflow(tmp_path):
+    needs("onnx")
+    pytest.importorskip("jax")
+    settings = "data: {source: shapes, size: 16, shapes: {train: 8, test: 4}}\nmodel: {width: 4, depth: 1}\n"
+    (tmp_path / "tiny.yaml").write_text(settings + "training: {epochs: 1, batch_size: 4, jit: true}\n")
+    code, said = script("train", tmp_path / "tiny.yaml", "--root", tmp_path, KERAS_BACKEND="jax")
+    assert code == 0, said
+    code, said = script("export", tmp_path / "tiny", "--format", "onnx", KERAS_BACKEND="jax")
+    assert code == 0, said
+    assert "trained on jax; rebuilt on tensorflow with the same weights" in said
+    assert "100.000%" in said
+
+
 def test_the_command_scores_a_file(run):
     export(run, "keras")
     code, said = script("evaluate", run.path / "export" / "tiny.keras", "--split", "validation")

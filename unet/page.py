@@ -126,6 +126,10 @@ def _describe(predictor, shares=None) -> dict:
     }
 
 
+def _text(name: str) -> str:
+    return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
+
+
 def _layer(classes: Image.Image, size: tuple[int, int]) -> str:
     return _data_url(classes.resize(size, Image.Resampling.NEAREST), "PNG")
 
@@ -175,7 +179,7 @@ def build(predictors, max_upload_mb: int = 20):
                 )
                 flip = gradio.Checkbox(label="Average with the mirror image (twice the time)")
         empty, *_ = show(None, None, None, None)
-        result = gradio.HTML(empty, apply_default_css=False, js_on_load=_SCRIPT, elem_id="result")
+        result = gradio.HTML(empty, apply_default_css=False, js_on_load=_text("page.js"), elem_id="result")
         gradio.on(
             [photograph.upload, large.input, flip.input],
             show,
@@ -260,7 +264,7 @@ def _server(predictors, max_upload_mb: int, uploads: str):
         theme=gradio.themes.Default(
             primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
         ),
-        css=_CSS,
+        css=_text("page.css"),
     )
 
     async def with_policy(scope, receive, send):
@@ -285,125 +289,7 @@ _HEADER = f"""
 </header>
 """
 
-_TEMPLATE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""
-{% macro picture(mask, title) %}
-<div class="stage">
-  <img class="photograph" src="{{ photograph }}" alt="{{ name }}">
-  <img class="mask" src="{{ mask }}" alt="{{ title }}">
-  <input class="wipe" type="range" name="wipe" min="0" max="1" step="0.005" value="0"
-    aria-label="How much of the photograph is laid bare: {{ title }}">
-  <span class="line"></span><span class="knob">◂▸</span>
-</div>
-{% endmacro %}
-{% macro duration(seconds) %}
-{{ "%.1f s" % seconds if seconds >= 1 else "%.0f ms" % (1000 * seconds) }}
-{%- endmacro %}
-{% if message %}
-<p class="message" role="alert">{{ message }}</p>
-{% endif %}
-{% if photograph %}
-<div class="tools">
-  <label>Mask opacity
-    <input type="range" name="opacity" min="0" max="1" step="0.05" value="0.5"></label>
-  <span>Drag across a picture to lay the photograph bare.</span>
-  <span class="name">{{ name }}, {{ "{:,}×{:,}".format(*size) }} pixels</span>
-</div>
-{% endif %}
-<div class="networks" style="--ratio: {{ size[0] / size[1] if size else 1 }}">
-{% for network in networks %}
-  <article>
-    <h2>{{ network.name }}</h2>
-    <p>upsampler {{ network.upsampler }} · trained at {{ "%d×%d" % (network.trained_at[1], network.trained_at[0]) }}</p>
-    {% if network.mask %}
-    {{ picture(network.mask, "mask of " ~ network.name) }}
-    <div class="strip">
-      {% for class, colour, share in network.areas %}
-      <i style="flex-grow: {{ share }}; background: {{ colour }}"></i>
-      {% endfor %}
-    </div>
-    {% endif %}
-    <ul>
-      {% for class, colour, share in network.areas if share or share is none or network.areas|length <= 8 %}
-      <li><i style="background: {{ colour }}"></i>{{ class }}
-      {%- if share is not none %} <b>{{ "%.1f" % share }} %</b>{% endif %}</li>
-      {% endfor %}
-      {% if network.mask %}
-      <li class="time">time <b>{{ duration(network.seconds) }}</b></li>
-      {% endif %}
-    </ul>
-  </article>
-{% endfor %}
-{% if agreement is defined %}
-  <article>
-    <h2>Agreement</h2>
-    <p>dimmed where all find the same class</p>
-    {{ picture(agreement_mask, "where the networks agree") }}
-    <ul><li>the same class <b>{{ "%.1f" % agreement }} %</b></li></ul>
-  </article>
-{% endif %}
-</div>
-""")
-
-_SCRIPT = """
-// All pictures are wiped and faded together, and stay so when the next photograph comes.
-const state = {wipe: 0, opacity: 0.5};
-const apply = () => {
-  for (const [name, value] of Object.entries(state)) {
-    element.style.setProperty(`--${name}`, value);
-    for (const input of element.querySelectorAll(`[name=${name}]`)) input.value = value;
-  }
-};
-element.addEventListener("input", ({target}) => { state[target.name] = target.value; apply(); });
-watch("value", apply);
-apply();
-"""
-
-_CSS = """
-.gradio-container { --quiet: var(--neutral-600); }
-.dark .gradio-container { --quiet: var(--neutral-400); }
-.gradio-container > .main { padding: clamp(0.75rem, 3vw, 2rem) !important; }
-.gradio-container main { max-width: 100rem; padding: 0 !important; }
-.html-container { padding: 0 !important; }
-header h1 { font-size: 1.75rem; line-height: 1.2; font-weight: 650; margin: 0 0 0.5rem; }
-header p { max-width: 44rem; margin: 0; color: var(--quiet); }
-#result .message { border-left: 4px solid #D55E00; padding: 0.75rem 1rem; margin: 0.25rem 0 1rem;
-  background: var(--block-background-fill); overflow-wrap: anywhere; }
-#photograph [data-testid=status-tracker] { display: none; }
-#result .progress-level { background: var(--body-background-fill); padding: 1rem; border-radius: 6px; }
-#result .tools { display: flex; flex-wrap: wrap; gap: 0.25rem 2rem; align-items: center; margin: 0.25rem 0 1rem; }
-#result .tools span { color: var(--quiet); overflow-wrap: anywhere; }
-#result .tools label { display: flex; gap: 0.75rem; align-items: center; }
-#result .tools input { width: 10rem; accent-color: var(--slider-color); }
-#result .networks { display: grid; gap: 1.5rem;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 18rem), 1fr)); }
-#result article { min-width: 0; max-width: max(18rem, 75vh * var(--ratio)); }
-#result h2 { font-size: 1.1rem; font-weight: 650; overflow-wrap: anywhere; margin: 0; }
-#result article > p { color: var(--quiet); margin: 0 0 0.5rem; }
-#result .stage { position: relative; overflow: hidden; aspect-ratio: var(--ratio); max-height: 90vh;
-  border-radius: 6px; }
-#result .stage > img { position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; object-fit: contain; }
-#result .mask { opacity: var(--opacity); clip-path: inset(0 0 0 calc(100% * var(--wipe))); }
-#result .wipe { position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; opacity: 0; cursor: ew-resize;
-  touch-action: pan-y; }
-#result .wipe::-webkit-slider-thumb { width: 1px; }
-#result .wipe::-moz-range-thumb { width: 1px; }
-#result .line { position: absolute; inset: 0 auto 0 calc(100% * var(--wipe) - 2px); width: 2px; background: #fff;
-  box-shadow: 0 0 4px #0008; pointer-events: none; }
-#result .knob { position: absolute; top: 50%; left: clamp(1.1rem, 100% * var(--wipe), 100% - 1.1rem); width: 1.8rem;
-  height: 1.8rem; translate: -50% -50%; border-radius: 50%; background: #fff; color: #222; text-align: center;
-  font: 0.8rem/1.8rem sans-serif; box-shadow: 0 0 4px #0008; pointer-events: none; }
-#result .wipe:focus-visible ~ .knob { outline: 3px solid var(--slider-color); }
-#result ul { list-style: none; padding: 0; margin: 0.5rem 0 0; }
-#result li { display: flex; align-items: center; gap: 0.5rem; margin: 0; }
-#result li b { margin-left: auto; white-space: nowrap; font-variant-numeric: tabular-nums; }
-#result li i { flex: none; width: 0.9em; height: 0.9em; border-radius: 2px; }
-#result .time { color: var(--quiet); }
-#result .time b { font-weight: inherit; }
-#result .strip { display: flex; height: 8px; margin-top: 0.5rem; border-radius: 4px; overflow: hidden; }
-@media (min-width: 50rem) {
-  #result article:only-child:has(.stage) { max-width: none; display: grid; column-gap: 2rem;
-    grid-template: auto auto auto 1fr / minmax(0, calc(75vh * var(--ratio))) minmax(14rem, 22rem); }
-  #result article:only-child .stage { grid-area: 1 / 1 / span 4 / 1; }
-  #result article:only-child .stage ~ *, #result article:only-child > :has(~ .stage) { grid-column: 2; }
-}
-"""
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.PackageLoader("unet"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+)
+_TEMPLATE = _TEMPLATES.get_template("page.html.j2")

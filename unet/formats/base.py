@@ -95,13 +95,11 @@ class Format:
     Attributes:
         suffix: Ending of the file's name; of a directory where it is empty.
         backend: Keras backend that the network must be on to be written; ``None``: any.
-        extra: Extra of this project that installs what the format needs.
         quantizations: What ``write`` can reduce the numbers to.
     """
 
     suffix: str
     backend: str | None = "tensorflow"
-    extra: str | None = None
     quantizations: tuple[str, ...] = ()
 
     def fixed_size(self, quantization: str) -> str:

@@ -19,7 +19,6 @@ class LiteRT(Format):
     """``.tflite`` of LiteRT's built-in operations alone; also with float16 weights, or with int8 throughout."""
 
     suffix = ".tflite"
-    extra = "litert"
     quantizations = ("float16", "int8")
 
     def fixed_size(self, quantization):

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import os
 import warnings
 from pathlib import Path
 
@@ -19,7 +20,6 @@ class Onnx(Format):
     """``.onnx``: one file, written by tf2onnx; int8 by ONNX Runtime's own quantiser."""
 
     suffix = ".onnx"
-    extra = "onnx"
     quantizations = ("int8",)
 
     def write(self, network, path, metadata, examples):
@@ -43,6 +43,7 @@ class Onnx(Format):
 
 class _OnnxNetwork(LoadedNetwork):
     def __init__(self, path: Path):
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # segmenting a photograph is nobody else's business
         onnxruntime = runtime("onnxruntime", "onnx", path)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
@@ -63,6 +64,7 @@ class _OnnxNetwork(LoadedNetwork):
 
 def _quantize(path: Path, examples: np.ndarray) -> None:
     """Turn weights and activations into int8, with ranges found on the examples."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     from onnxruntime import quantization
 
     class Reader(quantization.CalibrationDataReader):

@@ -15,7 +15,6 @@ class OpenVINO(Format):
     """``.xml`` with the graph, and ``.bin`` beside it with the weights."""
 
     suffix = ".xml"
-    extra = "openvino"
 
     def write(self, network, path, metadata, examples):
         """Convert, then add the metadata."""

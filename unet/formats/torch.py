@@ -16,7 +16,6 @@ class ExportedProgram(Format):
 
     suffix = ".pt2"
     backend = "torch"
-    extra = "torch"
 
     def fixed_size(self, quantization):
         """Always."""
