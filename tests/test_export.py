@@ -93,11 +93,11 @@ def test_every_upsampler_in_every_format(upsampler, tmp_path):
         assert cell["dynamic"] == (name != "torch"), name
 
 
-@pytest.mark.parametrize("upsampler", ["conv_transpose", "max_unpool", "sapa"])
-def test_quantised_files_find_mostly_the_same_classes(upsampler, tmp_path):
+@pytest.mark.parametrize("upsampler", ["conv_transpose", "max_unpool"])
+def test_int8_files_find_mostly_the_same_classes_at_an_odd_size(upsampler, tmp_path):
     network = make_network(upsampler, 4, 1)
-    for name, kind in here(QUANTIZED):
-        cell = try_out(network, upsampler, name, kind, SIZE, tmp_path, scenes(SIZE))
+    for name, kind in here([pair for pair in QUANTIZED if pair[1] == "int8"]):
+        cell = try_out(network, upsampler, name, kind, (21, 27), tmp_path, scenes((21, 27)))
         assert cell["same_class"] > 0.9, (name, kind)
 
 
@@ -263,7 +263,7 @@ def test_the_command_scores_a_file(run):
     code, said = script("evaluate", run.path / "export" / "tiny.keras", "--split", "validation")
     assert code == 0, said
     metrics = json.loads((run.path / "export" / "tiny.keras.evaluation" / "metrics.json").read_text())
-    assert metrics["validation"]["images"] == 4
+    assert metrics["validation"]["images"] == 8
 
 
 @pytest.mark.parametrize(

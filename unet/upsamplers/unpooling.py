@@ -65,8 +65,11 @@ class MaxPoolWithArgmax(keras.Layer):
         size, stride, before = self.pool_size, self.strides, self.padding
         height, width = ops.shape(x)[1:3]
         rows, columns = self._windows(height), self._windows(width)
-        x = _fit(x, 1, before, (rows - 1) * stride + size, height)
-        x = _fit(x, 2, before, (columns - 1) * stride + size, width)
+        if (size, stride, before, self.ceil_mode) == (2, 2, 0, True):
+            x = _repeat_last(_repeat_last(x, 1, 2 * rows - height), 2, 2 * columns - width)
+        else:
+            x = _fit(x, 1, before, (rows - 1) * stride + size, height)
+            x = _fit(x, 2, before, (columns - 1) * stride + size, width)
         pooled = ops.max_pool(x, size, strides=stride, padding="valid")
 
         maximum, candidates = ops.stop_gradient(pooled), ops.stop_gradient(x)
@@ -212,6 +215,18 @@ def _places(argmax, rows, columns, width, channels):
 def size_of_cells(size) -> tuple:
     """Height and width of the 2×2 pooling of an image of ``size``."""
     return tuple((n + 1) // 2 for n in size)
+
+
+def _repeat_last(x, axis, count):
+    """Add the last row (axis 1) or column (axis 2) once more, or not: ``count`` 1 or 0, an int or a scalar tensor.
+
+    A window that sees a pixel twice finds the same maximum as one cut short, and the first of equals is the pixel
+    itself. Unlike −∞, it has an 8-bit form.
+    """
+    if isinstance(count, int) and count == 0:
+        return x
+    first = ops.shape(x)[axis] - count
+    return ops.concatenate([x, x[:, first:] if axis == 1 else x[:, :, first:]], axis=axis)
 
 
 def _fit(x, axis, before, length, n):
