@@ -6,6 +6,7 @@ import re
 import pytest
 
 from scripts import figures
+from tests import export_matrix
 from tests.conftest import ROOT
 from unet import upsamplers
 from unet.ablation.results import Summary
@@ -51,6 +52,20 @@ def test_the_readme_shows_the_committed_ablation():
     assert summary.verdict in report
 
 
+def test_the_page_on_export_is_made_from_the_committed_results():
+    matrix = json.loads((RESULTS / "export" / "matrix.json").read_text(encoding="utf-8"))
+    written = (RESULTS / "export.md").read_text(encoding="utf-8")
+    assert written == export_matrix.as_markdown(matrix), "run `make export-matrix`"
+    assert matrix["cells"].keys() == upsamplers.UPSAMPLERS.keys()
+    for cells in matrix["cells"].values():
+        assert len(cells) == len(export_matrix.FLOAT + export_matrix.QUANTIZED)
+        for cell in cells.values():
+            assert "error" not in cell
+        for name, _ in export_matrix.FLOAT:
+            assert cells[name]["largest_logit_difference"] <= 1e-3
+            assert cells[name]["same_class"] >= 0.999
+
+
 @pytest.mark.parametrize(("name", "folder"), [("demo", "demo"), ("pets_cpu", "pets_cpu/conv_transpose")])
 def test_the_table_of_configurations_shows_the_committed_scores(name, folder):
     row = next(line for line in README.splitlines() if line.startswith(f"| [`{name}.yaml`]"))
@@ -69,6 +84,7 @@ def test_the_configuration_tells_the_committed_score():
         "README.md",
         "CONTRIBUTING.md",
         "docs/results/README.md",
+        "docs/results/export.md",
         "docs/results/upsamplers_cpu/report.md",
         "docs/adding-an-upsampler.md",
     ],
