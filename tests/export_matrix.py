@@ -178,8 +178,8 @@ calls). Times of one column compare upsamplers, times of one row runtimes; on an
 
 Keras writes each weight twice into `savedmodel` and `torch` files.
 
-Quantised, with ranges found on 8 drawn scenes; the share is that of the pixels which get the same class as in float32, in
-networks that have learned nothing and often have two classes nearly equal:
+Quantised, with ranges found on 8 drawn scenes; the share is that of the pixels which get the same class as in float32,
+in networks that have learned nothing and often have two classes nearly equal:
 
 {table(quantized, lambda cell: cost(cell) + agreement(cell))}
 {_scores()}"""

@@ -26,13 +26,14 @@ class Onnx(Format):
         """Convert, quantise if asked for, and add the metadata."""
         onnx = runtime("onnx", "onnx", path)
         runtime("tf2onnx", "onnx", path)
-        logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+        logging.getLogger("tf2onnx").setLevel(logging.ERROR)  # it tells of every pass it makes
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Keras asks numpy whether it is old
             network.export(path, format="onnx", verbose=False, input_signature=input_signature(metadata))
         if metadata.quantization == "int8":
             _quantize(path, examples)
         model = onnx.load(path)
+        _name(model, metadata)
         onnx.helper.set_model_props(model, {KEY: metadata.to_json(), "classes": json.dumps(metadata.classes)})
         onnx.save(model, path)
 
@@ -62,6 +63,20 @@ class _OnnxNetwork(LoadedNetwork):
         return scores
 
 
+def _name(model, metadata: Metadata) -> None:
+    """Call the output what it is, and open sizes batch, height and width."""
+    (output,) = model.graph.output
+    before, output.name = output.name, "probabilities" if metadata.activation == "softmax" else "logits"
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [output.name if name == before else name for name in names]
+    for tensor in (model.graph.input[0], output):
+        axes = zip(("batch", "height", "width"), tensor.type.tensor_type.shape.dim, strict=False)
+        for name, axis in axes:
+            if not axis.dim_value:
+                axis.dim_param = name
+
+
 def _quantize(path: Path, examples: np.ndarray) -> None:
     """Turn weights and activations into int8, with ranges found on the examples."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -75,7 +90,9 @@ def _quantize(path: Path, examples: np.ndarray) -> None:
             batch = next(self.batches, None)
             return None if batch is None else {"pixels": batch.astype(np.float32)}
 
-    logging.getLogger().setLevel(logging.ERROR)  # it gives advice on preprocessing that is followed here
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)  # it gives advice on preprocessing that is followed here
     prepared = path.with_name(f"prepared-{path.name}")
     try:
         with contextlib.suppress(Exception):  # an optimisation, which not every graph can have
@@ -91,3 +108,4 @@ def _quantize(path: Path, examples: np.ndarray) -> None:
         )
     finally:
         prepared.unlink(missing_ok=True)
+        root.setLevel(level)
