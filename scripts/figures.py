@@ -17,7 +17,10 @@ def main(
     ),
     readme: Annotated[Path, typer.Option(help="The file with the two marks to write between.")] = Path("README.md"),
 ):
-    """Draw charts/ from DIRECTORY/summary.json, and write verdict and table into the README."""
+    """Draw charts/ from DIRECTORY/summary.json, and write verdict and table into the README.
+
+    python scripts/figures.py
+    """
     from unet.ablation import charts
     from unet.ablation.results import Summary
     from unet.errors import InputError

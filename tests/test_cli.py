@@ -125,7 +125,7 @@ def test_an_unknown_or_missing_backend_is_told():
     assert (code, err) == (2, "error: KERAS_BACKEND: 'pytorch' is not one of tensorflow, jax, torch\n")
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "summary", "check_data"])
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "scripts").glob("[!_]*.py")))
 @pytest.mark.backend_free
 def test_help_shows_how_to_call_it(name):
     code, out, _ = script(name, "--help")

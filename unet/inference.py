@@ -34,7 +34,8 @@ class Options(TypedDict, total=False):
     """Height and width of the tiles in pixels (less than ``2**depth`` may be added, for the last one to end with the
     image); ``None``: the size the network was trained at, the only one where a network takes no other."""
     overlap: float
-    """Share of a tile that its neighbour covers at least, 0 to below 1."""
+    """Share of a tile that its neighbour covers at least, 0 to below 1. Of what two tiles share, a quarter at each end
+    is left to the tile whose edge is further off; a network that sees no further gives what it gives for the whole."""
     flip: bool
     """Average the scores of each image, or tile, and its mirror image: twice the time."""
     batch_size: int
