@@ -396,6 +396,14 @@ def test_a_file_of_somebody_else_is_refused(tmp_path, ending):
         load_network(file)
 
 
+def test_foreign_metadata_are_refused(tmp_path):
+    (tmp_path / "saved_model.pb").touch()
+    (tmp_path / "assets.extra").mkdir()
+    (tmp_path / "assets.extra" / "model_info.json").write_text('{"classes": ["pet"]}')
+    with pytest.raises(InputError, match="its metadata are not what"):
+        load_network(tmp_path)
+
+
 def test_an_untrained_run_cannot_be_exported(tmp_path):
     path = tmp_path / "fresh.yaml"
     path.write_text("data: {source: shapes}")

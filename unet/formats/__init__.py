@@ -68,7 +68,10 @@ def load_network(path: str | Path) -> LoadedNetwork:
         return KerasNetwork(path, describe(run), run.trained_network())
     for file_format in FORMATS.values():
         if file_format.recognises(path):
-            return file_format.load(path)
+            try:
+                return file_format.load(path)
+            except ValueError as error:
+                raise InputError(f"{path}: its metadata are not what scripts/export.py writes: {error}") from error
     endings = ", ".join(file_format.suffix for file_format in FORMATS.values() if file_format.suffix)
     what = "there is no such file or directory" if not path.exists() else "is neither a run nor an exported file"
     raise InputError(f"{path}: {what}; expected a run directory, a SavedModel directory or a file ({endings})")
