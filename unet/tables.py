@@ -61,6 +61,8 @@ def export_table(file: Path, entry: dict) -> None:
         rows["mean IoU"] = f"{proof['mean_iou']:.4f} (float32: {proof['mean_iou_float']:.4f})"
     else:
         rows["largest difference in logits"] = f"{proof['largest_logit_difference']:.2g}"
+        if proof["within"] < 1:  # max-unpooling jumps where two values of a window are equal but for rounding
+            rows["pixels that differ by 0.001 or less"] = f"{proof['within']:.3%}"
     rows["pixels with the same class"] = f"{proof['same_class']:.3%}"
     for name, value in rows.items():
         table.add_row(name, value)
