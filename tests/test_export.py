@@ -164,6 +164,16 @@ def test_activation(run, activation):
     assert np.allclose(total, 1, atol=1e-5) == (activation == "softmax")
 
 
+def test_a_run_is_exported_from_within_and_again(run, monkeypatch):
+    name = "savedmodel" if BACKEND == "tensorflow" else "keras"
+    monkeypatch.chdir(run.path)
+    first, _ = export(Run.open("."), name, out=Path("again"))
+    second, _ = export(Run.open("."), name, out=Path("again"))
+    assert first == second
+    assert first.name.startswith("tiny")
+    assert {path.name for path in first.parent.iterdir()} == {first.name, "export.json", "model_card.md"}
+
+
 def test_fixed_size(run):
     needs("onnx")
     file, entry = export(run, "onnx", size=(16, 40), out=run.path / "fixed")

@@ -5,7 +5,6 @@ import dataclasses
 import json
 import logging
 import os
-import shutil
 import tempfile
 from importlib import metadata as packages
 from pathlib import Path
@@ -80,7 +79,7 @@ def export(
     metadata = _metadata(run, file_format, size, activation, quantize)
     dataset = data.prepare(config.data)
     directory = Path(out or run.path / "export")
-    target = directory / (run.path.name + ("" if quantize == "none" else f"_{quantize}") + _ending(file_format))
+    target = directory / (run.name + ("" if quantize == "none" else f"_{quantize}") + _ending(file_format))
     trained_on = json.loads(run.environment_file.read_text(encoding="utf-8"))["starts"][-1]["backend"]
     if file_format.backend not in (None, trained_on):
         log.info("trained on %s; rebuilt on %s with the same weights", trained_on, file_format.backend)
@@ -272,8 +271,8 @@ def _parts(file: Path) -> list[Path]:
 def _move(file: Path, target: Path) -> None:
     for part in _parts(file):
         place = target.with_name(part.name)
-        if place.is_dir():
-            shutil.rmtree(place)
+        if place.is_dir():  # which cannot be replaced in one step; what is left here is deleted
+            os.replace(place, part.with_name(f"before-{part.name}"))
         os.replace(part, place)
 
 
@@ -326,7 +325,7 @@ def model_card(run: Run, directory: Path) -> str:
         loader=PackageLoader("unet"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     return environment.get_template("model_card.md.j2").render(
-        name=run.path.name,
+        name=run.name,
         about=describe(run),
         config=run.config,
         metrics=run.metrics(),

@@ -109,6 +109,11 @@ class Run(Scores):
             )
         return run
 
+    @property
+    def name(self) -> str:
+        """Of the directory."""
+        return self.path.absolute().name
+
     def trained_network(self) -> Path:
         """``best.keras``.
 
