@@ -19,7 +19,7 @@ import numpy as np
 from unet import cli, data, device
 from unet.config import DataConfig
 from unet.evaluation import evaluation_of
-from unet.export import prove, records, with_softmax, write
+from unet.export import prove, records, size_of, with_softmax, write
 from unet.files import write_json, write_text
 from unet.formats import FORMATS, Metadata
 from unet.model import build_unet
@@ -83,13 +83,12 @@ def try_out(network, upsampler: str, name: str, quantization: str, size, folder:
             dtype="float32",
         )
         network.set_weights(weights)
-    path = folder / f"{upsampler}_{quantization}{file_format.suffix or '_savedmodel'}"
+    path = folder / f"{name}_{quantization}" / f"{upsampler}{file_format.ending}"
+    path.parent.mkdir()
     with cli.quiet_stderr():
         loaded = write(file_format, with_softmax(network), path, metadata, images)
         proof = prove(loaded, network, images)
-    parts = [p for p in folder.iterdir() if p.stem == path.stem and (p == path or p.suffix == ".bin")]
-    sizes = [p.stat().st_size for part in parts for p in ([part] if part.is_file() else part.rglob("*"))]
-    return {"file": loaded, "bytes": sum(sizes), "dynamic": metadata.dynamic} | proof
+    return {"file": loaded, "bytes": size_of(path), "dynamic": metadata.dynamic} | proof
 
 
 def latency(loaded, image) -> float:

@@ -79,7 +79,7 @@ def export(
     metadata = _metadata(run, file_format, size, activation, quantize)
     dataset = data.prepare(config.data)
     directory = Path(out or run.path / "export")
-    target = directory / (run.name + ("" if quantize == "none" else f"_{quantize}") + _ending(file_format))
+    target = directory / (run.name + ("" if quantize == "none" else f"_{quantize}") + file_format.ending)
     trained_on = json.loads(run.environment_file.read_text(encoding="utf-8"))["starts"][-1]["backend"]
     if file_format.backend not in (None, trained_on):
         log.info("trained on %s; rebuilt on %s with the same weights", trained_on, file_format.backend)
@@ -254,10 +254,6 @@ def with_softmax(network: keras.Model) -> keras.Model:
     return keras.Model(network.input, probabilities, name=network.name)
 
 
-def _ending(file_format: Format) -> str:
-    return file_format.suffix or "_savedmodel"
-
-
 def _spread(images: np.ndarray, count: int) -> np.ndarray:
     """At most ``count`` images, evenly spread."""
     return np.stack([images[i] for i in np.linspace(0, len(images) - 1, min(count, len(images))).astype(int)])
@@ -276,7 +272,8 @@ def _move(file: Path, target: Path) -> None:
         os.replace(part, place)
 
 
-def _bytes(file: Path) -> int:
+def size_of(file: Path) -> int:
+    """Bytes of everything that a written file consists of, in a directory of its own."""
     return sum(p.stat().st_size for part in _parts(file) for p in (part.rglob("*") if part.is_dir() else [part]))
 
 
@@ -296,7 +293,7 @@ def _entry(name: str, file_format: Format, file: Path, metadata: Metadata) -> di
             versions[package] = packages.version(package)
     return {
         "format": name,
-        "bytes": _bytes(file),
+        "bytes": size_of(file),
         "size": "dynamic" if metadata.dynamic else list(metadata.size),
         "fixed_because": "" if metadata.dynamic else file_format.fixed_size(metadata.quantization),
         "activation": metadata.activation,

@@ -35,17 +35,12 @@ STYLE: dict[Any, Any] = {
 
 def class_colours(classes: int) -> np.ndarray:
     """Colour of each class id 0..255, uint8 ``(256, 3)``; ignored pixels (255) are grey."""
-    colours = [matplotlib.colors.to_rgb(colour) for colour in PALETTE]
-    if classes > len(colours):
-        colours += [matplotlib.colormaps["hsv"](i / classes)[:3] for i in range(classes - len(colours))]
-    table = np.zeros((256, 3))
-    table[: len(colours)] = colours[:255]
-    table[IGNORE] = matplotlib.colors.to_rgb(IGNORE_COLOUR)
-    return np.round(table * 255).astype(np.uint8)
+    hues = [matplotlib.colormaps["hsv"](i / classes)[:3] for i in range(classes - len(PALETTE))]
+    return colour_table([*PALETTE, *hues][:255])
 
 
-def colour_table(colours: Iterable[str]) -> np.ndarray:
-    """The given colours (``"#RRGGBB"``) as :func:`class_colours` gives its own: uint8 ``(256, 3)``."""
+def colour_table(colours: Iterable) -> np.ndarray:
+    """Colours, ``"#RRGGBB"`` or three numbers 0 to 1, as a table by class id: uint8 ``(256, 3)``; 255 is grey."""
     table = np.zeros((256, 3))
     for index, colour in enumerate(colours):
         table[index] = matplotlib.colors.to_rgb(colour)

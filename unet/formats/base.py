@@ -102,6 +102,11 @@ class Format:
     backend: str | None = "tensorflow"
     quantizations: tuple[str, ...] = ()
 
+    @property
+    def ending(self) -> str:
+        """What is added to a run's name."""
+        return self.suffix
+
     def fixed_size(self, quantization: str) -> str:
         """Why a file takes one height and width only; empty where it can take any."""
         return ""

@@ -15,6 +15,7 @@ class SavedModel(Format):
     """A directory with a graph, its weights and the signature ``serving_default``."""
 
     suffix = ""
+    ending = "_savedmodel"
 
     def write(self, network, path, metadata, examples):
         """Trace the network for its size, or any."""

@@ -247,9 +247,7 @@ def reassemble(kernels, x):
     def backward(dy, kernels, x):
         dy = _to_cells(dy, groups)
         dm = _correlate(dy, x, round(taps**0.5))
-        return ops.reshape(dm, (-1, *ops.shape(x)[1:3], groups * 4, taps)), _scatter(
-            _grouped(kernels, groups, x), dy, x
-        )
+        return _ungrouped(dm, x), _scatter(_grouped(kernels, groups, x), dy, x)
 
     return differentiable(forward, backward)(kernels, x)
 
