@@ -82,7 +82,9 @@ class TestCommittedTables:
         plain = [one for one in compared if one.upsampler == "max_unpool"]
         fused = self.measurements("max_unpool_xla")
         assert max(one.rule_by_torch for one in fused) <= 1
+        assert max(one.rule_by_nearest for one in fused) <= 1.3
         assert max(one.step_by_nearest for one in fused) <= 1.3
         for found in (plain, fused):
             assert " and ".join(f"{one.rule_by_torch:.2f}" for one in found) in text
             assert " and ".join(f"{one.step_by_nearest:.2f}" for one in found) in text
+        assert " and ".join(f"{one.rule_by_nearest:.2f}" for one in fused) in text

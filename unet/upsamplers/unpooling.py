@@ -5,8 +5,6 @@ from keras import ops
 
 from unet.gradients import differentiable
 from unet.upsamplers.base import Upsampler, check_positive
-from unet.upsamplers.interpolation import nearest
-from unet.upsamplers.sub_pixel import pixel_shuffle
 
 
 @keras.saving.register_keras_serializable("unet")
@@ -155,19 +153,30 @@ class MaxUnpool(Upsampler):
             raise ValueError("in a decoder the pooling is 2×2 with stride 2, and the skip gives the output size")
 
     def upsample(self, x, skip=None, argmax=None):
-        """Compare every target pixel's position with its window's argmax; scatter where windows are not cells."""
+        """Compare the argmax with the four places of its cell; scatter where windows are not cells."""
         rows, columns, channels = ops.shape(x)[1:]
         size = self._size(rows, columns) if skip is None else ops.shape(skip)[1:3]
         is_cells = self._is_default_pooling() and (self.output_size is None or size_of_cells(size) == (rows, columns))
         if not is_cells:
             return _scatter(x, argmax, *size)
-        found = _places(argmax, rows, columns, size[1], channels)
+        width = size[1]
+        origin = ops.repeat(ops.reshape(_origins(rows, columns, width), (-1,)), channels)
+        within = ops.reshape(argmax, (-1, rows * columns * channels)) - origin  # its cell: i·W + j
+        within = ops.reshape(within, (-1, 1, columns, 1, channels))
+        cell = [[0, 1], [width, width + 1]]
 
         def forward(x):
-            return ops.where(found, nearest(x), ops.cast(0, x.dtype))
+            places = ops.reshape(ops.convert_to_tensor(cell, "int32"), (2, 1, 2, 1))
+            x = ops.reshape(x, (-1, 1, columns, 1, channels))
+            y = ops.where(ops.equal(within, places), x, ops.cast(0, x.dtype))
+            return ops.reshape(y, (-1, 2 * rows, 2 * columns, channels))
 
         def backward(dy, x):
-            return 4 * ops.average_pool(ops.where(found, dy, ops.cast(0, dy.dtype)), 2, strides=2)
+            dy = ops.reshape(dy, (-1, 2, columns, 2, channels))
+            dx = dy[:, 1, :, 1]
+            for i, j in ((0, 1), (1, 0), (0, 0)):  # in an image one pixel wide, (1, 0) and (0, 1) have one number
+                dx = ops.where(ops.equal(within[:, 0, :, 0], cell[i][j]), dy[:, i, :, j], dx)
+            return ops.reshape(dx, (-1, rows, columns, channels))
 
         y = differentiable(forward, backward)(x)
         return y if self.output_size is None else y[:, : size[0], : size[1]]
@@ -202,14 +211,6 @@ def _origins(rows, columns, width, stride=2, before=0):
     row = (ops.arange(rows, dtype="int32") * stride - before)[:, None]
     column = (ops.arange(columns, dtype="int32") * stride - before)[None, :]
     return row * ops.cast(width, "int32") + column
-
-
-def _places(argmax, rows, columns, width, channels):
-    """Which pixel of each 2×2 cell the argmax names: bool ``(B, 2·rows, 2·columns, C)``."""
-    origin = ops.repeat(ops.reshape(_origins(rows, columns, width), (-1,)), channels)[None]
-    within = ops.reshape(ops.reshape(argmax, (-1, rows * columns * channels)) - origin, (-1, rows, columns, channels))
-    cells = [ops.equal(within, i * width + j) for i in (0, 1) for j in (0, 1)]
-    return pixel_shuffle(ops.concatenate(cells, axis=-1))
 
 
 def size_of_cells(size) -> tuple:
