@@ -1,10 +1,15 @@
 """What all tests share: a quiet backend, a cache of their own, the real data where they are."""
 
 import os
+import signal
 from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# PyTorch's threads wait for each other by spinning; where the cores are busy with other tests that doubles the time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Machine code for a few small steps need not be fast, and half the time of XLA's compilation goes into making it so.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 # JAX compiles every operation anew in every process; with these it does so once for all workers and sub-processes.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
@@ -13,6 +18,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 import keras
 import numpy as np
 import pytest
+
+# Started in the background, as by nohup, a process and its children ignore Ctrl-C, which some tests press.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 BACKEND = keras.backend.backend()
 ROOT = Path(__file__).parent.parent

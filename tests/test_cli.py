@@ -55,12 +55,14 @@ def test_train_then_evaluate_from_the_command_line(run):
     assert "is finished: 1 epochs" in err
 
 
+@pytest.mark.backend_free
 def test_overrides_of_a_finished_run_are_refused(run):
     code, _, err = script("train", run, "training.epochs=3")
     assert code == 2
     assert "overrides such as training.epochs=3 need a YAML file" in err
 
 
+@pytest.mark.backend_free
 def test_summary_prints_every_stage():
     code, out, err = script("summary", "configs/seed_unet.yaml")
     assert code == 0, err
@@ -97,6 +99,7 @@ def test_check_data_lists_problems(tmp_path):
         (["summary", "configs/demo.yaml", "model.depth=99"], "must be ≤ 8, received 99"),
     ],
 )
+@pytest.mark.backend_free
 def test_bad_input_is_one_message_and_exit_code_2(arguments, expected):
     code, _, err = script(*arguments)
     assert code == 2
@@ -105,6 +108,7 @@ def test_bad_input_is_one_message_and_exit_code_2(arguments, expected):
     assert err.startswith("error: ")
 
 
+@pytest.mark.backend_free
 def test_a_failed_run_is_exit_code_1_and_debug_shows_the_traceback(tmp_path):
     bad = [
         *("data.validation=0", "training.learning_rate=1e30", "training.optimizer=sgd", "training.clip_norm=null"),

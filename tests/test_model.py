@@ -99,7 +99,8 @@ def test_every_stage_has_its_width(rng, upsampler):
     channels = {"encoder_1": 7, "encoder_2": 3, "bottleneck": 5, "decoder_2": 3, "decoder_1": 7}
     assert {name: model.get_layer(f"{name}_act_2").output.shape[-1] for name in channels} == channels
     assert [model.get_layer(f"decoder_{i}_up").output.shape[-1] for i in (1, 2)] == [7, 3]
-    assert tuple(model(pixels(rng, 13, 22)).shape) == (2, 13, 22, 3)
+    if BACKEND != "jax":  # which would compile every operation for each of these widths
+        assert tuple(model(pixels(rng, 13, 22)).shape) == (2, 13, 22, 3)
 
 
 @pytest.mark.parametrize("widths", [(8, 16), (8, 16, 32, 64), ()])

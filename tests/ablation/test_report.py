@@ -103,6 +103,7 @@ def test_the_table_of_runs_has_every_number(directory):
     assert float(row["latency.32.p95_ms"]) > 0
 
 
+@pytest.mark.backend_free
 def test_markdown_and_page_say_the_same(directory, summary):
     page, text = ((directory / f"report.{ending}").read_text() for ending in ("html", "md"))
     plain = re.sub(r"<[^>]+>", "", page)
@@ -127,6 +128,7 @@ def test_inference_times_are_measured_once(directory, summary, tmp_path):
     assert again.variants == summary.variants
 
 
+@pytest.mark.backend_free
 def test_the_pareto_front():
     """By hand: (cost, score); the third is beaten by the second, the last equals the fourth."""
     points = [(1, 0.2), (2, 0.5), (3, 0.4), (4, 0.7), (5, 0.7), (1, 0.1), (4, 0.7)]
@@ -134,6 +136,7 @@ def test_the_pareto_front():
     assert results.pareto_front(variants, [cost for cost, _ in points]) == [0, 1, 3, 6]
 
 
+@pytest.mark.backend_free
 @browser.needs_chromium
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("dark", [False, True])
@@ -188,6 +191,7 @@ def test_compare_measures_what_is_missing_and_writes_the_same_report(directory, 
     assert f"{plain} is not trained to its end; go on: python scripts/train.py {plain}" in done.stderr
 
 
+@pytest.mark.backend_free
 class TestWhatCannotBeCompared:
     @pytest.fixture
     def runs(self, directory, tmp_path):
