@@ -209,7 +209,7 @@ class TestUnpooling:
 
 
 class TestConvTranspose:
-    @pytest.mark.parametrize(("kernel_size", "stride"), itertools.product(range(1, 7), range(1, 5)))
+    @pytest.mark.parametrize(("kernel_size", "stride"), list(itertools.product(range(1, 7), range(1, 5))))
     def test_every_padding_output_padding_and_dilation_equals_torch(self, rng, kernel_size, stride):
         """All that are valid; on backends that compile each case, every seventh."""
         x = rng.normal(size=(1, 2, 3, 2)).astype("float32")
