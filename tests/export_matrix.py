@@ -57,14 +57,13 @@ def make_network(upsampler: str, width: int, depth: int, seed: int = 0) -> keras
     return network
 
 
-def try_out(network, upsampler: str, name: str, quantization: str, size, folder: Path, images) -> dict:
-    """Write a format, load it in its runtime, compare; ``file`` holds the loaded network."""
-    file_format = FORMATS[name]
-    metadata = Metadata(
+def metadata_for(upsampler: str, name: str, quantization: str, size) -> Metadata:
+    """What a file of the format says of itself, where it was not made from a run."""
+    return Metadata(
         classes=("pet", "background", "border"),
         colours=("#E69F00", "#0072B2", "#F0E442"),
         size=size,
-        dynamic=not file_format.fixed_size(quantization),
+        dynamic=not FORMATS[name].fixed_size(quantization),
         activation="softmax",
         quantization=quantization,
         upsampler=upsampler,
@@ -72,6 +71,12 @@ def try_out(network, upsampler: str, name: str, quantization: str, size, folder:
         licence="",
         config={"model": {"depth": 1}},
     )
+
+
+def try_out(network, upsampler: str, name: str, quantization: str, size, folder: Path, images) -> dict:
+    """Write a format, load it in its runtime, compare; ``file`` holds the loaded network."""
+    file_format = FORMATS[name]
+    metadata = metadata_for(upsampler, name, quantization, size)
     if not metadata.dynamic:
         weights = network.get_weights()
         network = build_unet(
