@@ -36,11 +36,11 @@ notebooks: $(VENV)/.test
 
 # How closely the upsamplers agree with independent references, on every backend: docs/results/parity.md.
 parity: $(VENV)/.test
-	for backend in tensorflow jax torch; do KERAS_BACKEND=$$backend $(VENV)/bin/python -m tests.upsamplers.parity || exit 1; done
+	for backend in tensorflow jax torch; do KERAS_BACKEND=$$backend $(VENV)/bin/python -m benchmarks.parity || exit 1; done
 
 # Every upsampler in every format, and what that costs on this machine: docs/results/export.md.
 export-matrix: $(VENV)/.test
-	for backend in tensorflow torch; do KERAS_BACKEND=$$backend $(VENV)/bin/python -m tests.export_matrix || exit 1; done
+	for backend in tensorflow torch; do KERAS_BACKEND=$$backend $(VENV)/bin/python -m benchmarks.export_matrix || exit 1; done
 
 # Draw the README's figures and write its table from the committed results.
 figures: $(VENV)/.$(EXTRA)

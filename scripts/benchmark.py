@@ -1,72 +1,7 @@
 #!/usr/bin/env python
-"""Measure what the upsamplers cost in time and memory."""
+"""The same as ``unet benchmark``."""
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
-from unet import cli
-
-
-def main(
-    what: Annotated[str, typer.Argument(metavar="WHAT", help="upsamplers: their layers, forward and backward.")],
-    only: Annotated[str, typer.Option(help="Measure only variants whose names begin so, as conv_transpose.")] = "",
-    shape: Annotated[
-        list[str] | None, typer.Option(help="Low-resolution map B,h,w,C; may be given several times.")
-    ] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Rounds; the median counts.")] = 15,
-    jit: Annotated[bool | None, typer.Option(help="Compile with XLA; default: on a GPU, and always on JAX.")] = None,
-    output: Annotated[
-        Path | None, typer.Option(help="Write the figures to this .json file and the table to .md beside it.")
-    ] = None,
-):
-    """Time every upsampler beside PyTorch's operation and beside nearest, in one process each, and its memory.
-
-    python scripts/benchmark.py upsamplers --output docs/results/upsamplers.json
-    """
-    from unet.errors import InputError, nearest
-
-    if what != "upsamplers":
-        raise InputError(f"WHAT: {what!r} is not upsamplers{nearest(what, ['upsamplers'])}")
-    if output is not None and output.suffix != ".json":
-        raise InputError(f"--output: {output} must end in .json; the table goes to .md beside it")
-    from unet import benchmark
-
-    shapes = tuple(_shape(text) for text in shape) if shape else benchmark.SHAPES
-    names = [name for name in benchmark.VARIANTS if name.startswith(only)]
-    if not names:
-        raise InputError(f"--only: {only!r} begins none of {', '.join(benchmark.VARIANTS)}")
-    cli.use_backend()
-    from unet.files import write_json, write_text
-    from unet.runs import environment
-    from unet.tables import rows_table
-
-    machine = environment()
-    on_gpu = not machine["device"].startswith("CPU")
-    jit = jit if jit is not None else on_gpu or machine["backend"] == "jax"
-    found: list[benchmark.Measurement] = []
-    for measurements in benchmark.run(names, shapes, repeats, jit):
-        found += measurements
-        if output is not None:  # after every upsampler: what is measured stays
-            write_json(output, {"environment": machine | {"jit": jit}, "measurements": benchmark.as_json(found)})
-            write_text(output.with_suffix(".md"), benchmark.as_markdown(found, machine, jit, on_gpu))
-    rows_table(*benchmark.table(found, on_gpu), title=f"{machine['backend']} {'with' if jit else 'without'} XLA")
-    if output is not None:
-        print(f"written: {output}, {output.with_suffix('.md')}")
-
-
-def _shape(text: str) -> tuple[int, int, int, int]:
-    from unet.errors import InputError
-
-    try:
-        batch, h, w, channels = (int(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(f"--shape: {text!r} must be four whole numbers B,h,w,C, as 8,64,64,64") from None
-    if min(batch, h, w) < 1 or channels < 8 or channels % 8:
-        raise InputError(f"--shape: {text!r}: sizes must be positive and C a multiple of 8, for groups and shuffles")
-    return batch, h, w, channels
-
+from unet.commands import main
 
 if __name__ == "__main__":
-    cli.run(main)
+    main("benchmark")

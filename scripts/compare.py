@@ -1,37 +1,7 @@
 #!/usr/bin/env python
-"""Compare finished runs."""
+"""The same as ``unet compare``."""
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
-from unet import cli
-
-
-def main(
-    paths: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run directories, trained to their end.")],
-    output: Annotated[Path, typer.Option(help="Directory to write the report to.")] = Path("runs/comparison"),
-    baseline: Annotated[
-        str | None, typer.Option(help="Variant to compare with, as nearest; default: the first.")
-    ] = None,
-):
-    """Write the report of an ablation for any finished runs: statistics, costs and pictures, side by side.
-
-    Runs that differ only in their seed are repetitions of one variant. What has not been measured yet is.
-
-    python scripts/compare.py runs/pets_nearest runs/pets_carafe
-    """
-    environment = cli.use_backend_without_devices()
-
-    from unet.ablation import execution, report
-    from unet.runs import Run
-
-    runs = [Run.open(path) for path in paths]
-    execution.complete(runs, environment)
-    report.write(runs, output, output.name, baseline, environment)
-    print(f"report: {output / 'report.html'}")
-
+from unet.commands import main
 
 if __name__ == "__main__":
-    cli.run(main)
+    main("compare")

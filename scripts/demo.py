@@ -1,41 +1,7 @@
 #!/usr/bin/env python
-"""Try trained networks on photographs, in a browser."""
+"""The same as ``unet demo``."""
 
-import time
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
-from unet import cli
-
-
-def main(
-    paths: Annotated[
-        list[Path], typer.Argument(metavar="RUN_OR_FILE", help="Run directories or exported files; side by side.")
-    ],
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: for everybody on the network.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="To listen on; 0: any free one.")] = 7860,
-    max_upload_mb: Annotated[int, typer.Option(min=1, help="Larger files are refused.")] = 20,
-    open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = False,
-):
-    """Serve a page on this machine where one drops a photograph and sees what each network makes of it.
-
-    python scripts/demo.py runs/pets_nearest runs/pets_carafe --open
-    """
-    from unet import page
-
-    page.require_gradio()
-    with page.listen(host, port) as listener:
-        predictors = []
-        for path in paths:
-            start = time.perf_counter()
-            predictors.append(page.load(path))
-            print(f"{path}: loaded in {time.perf_counter() - start:.1f} s")
-        page.serve(predictors, listener, max_upload_mb, open_browser)
-
+from unet.commands import main
 
 if __name__ == "__main__":
-    cli.run(main)
+    main("demo")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from unet import cli
+from unet import console
 
 BEGIN, END = "<!-- ablation: written by make figures -->", "<!-- end of ablation -->"
 
@@ -21,8 +21,8 @@ def main(
 
     python scripts/figures.py
     """
-    from unet.ablation import charts
-    from unet.ablation.results import Summary
+    from unet.ablation.report import charts
+    from unet.ablation.report.results import Summary
     from unet.errors import InputError
     from unet.figures import save
     from unet.files import write_text
@@ -40,7 +40,7 @@ def main(
 
 def block(summary, directory: str) -> str:
     """Verdict, charts and a short table as Markdown."""
-    from unet.ablation.results import bracket, markdown_table
+    from unet.ablation.report.results import bracket, markdown_table
 
     titles = ["upsampler", "mean IoU, %", f"minus {summary.baseline}", "rank", "parameters", "multiply-adds", "1 image"]
     rows = []
@@ -72,4 +72,4 @@ def block(summary, directory: str) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    console.run(lambda: typer.run(main))

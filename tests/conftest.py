@@ -15,19 +15,13 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.par
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
-import keras
 import numpy as np
 import pytest
 
+from tests.helpers import PETS, ROOT
+
 # Started in the background, as by nohup, a process and its children ignore Ctrl-C, which some tests press.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-BACKEND = keras.backend.backend()
-ROOT = Path(__file__).parent.parent
-JIT = "true" if BACKEND == "jax" else "false"
-"""training.jit of tests about something else: what takes the least time for a few steps on a CPU."""
-PETS = Path(os.environ.get("PETS_DATA", ROOT.parent / "shared" / "data"))
-"""Prepared Oxford-IIIT Pets: tfds/, pets128/ and pets_original/. Set PETS_DATA to where they are."""
 
 
 @pytest.fixture(autouse=True, scope="session")

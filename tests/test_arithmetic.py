@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.conftest import ROOT
+from tests.helpers import ROOT
 from tests.test_cli import script
 from unet.arithmetic import (
     conv_matrix,

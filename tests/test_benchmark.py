@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.helpers import ROOT
 from tests.test_cli import script
 from unet import benchmark
 from unet.upsamplers import UPSAMPLERS

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import JIT
+from tests.helpers import JIT
 from unet.evaluation import evaluate
 from unet.runs import Run
 from unet.training import train

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.conftest import BACKEND, JIT, ROOT
+from tests.helpers import BACKEND, JIT, ROOT
 
 TINY = [
     *("data.size=16", "data.shapes.train=12", "data.shapes.test=4", "model.width=2", "model.depth=1"),

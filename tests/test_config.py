@@ -6,7 +6,7 @@ import re
 import pytest
 import yaml
 
-from tests.conftest import ROOT
+from tests.helpers import ROOT
 from unet import config
 from unet.errors import InputError
 

@@ -5,11 +5,11 @@ import re
 
 import pytest
 
+from benchmarks import export_matrix
 from scripts import figures
-from tests import export_matrix
-from tests.conftest import ROOT
+from tests.helpers import ROOT
 from unet import upsamplers
-from unet.ablation.results import Summary
+from unet.ablation.report.results import Summary
 
 pytestmark = pytest.mark.backend_free
 RESULTS = ROOT / "docs" / "results"

@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from PIL import Image
 from sklearn.metrics import jaccard_score
 
-from tests.conftest import JIT
+from tests.helpers import JIT
 from unet import config, data
-from unet.data.cache import native_samples, resize_image
+from unet.data.cache import native_samples
+from unet.data.images import resize_image, resize_logits
 from unet.errors import InputError
 from unet.evaluation import evaluate, extremes
-from unet.inference import enlarge
 from unet.runs import Run
 from unet.training import train
 
@@ -88,8 +88,8 @@ def test_native_scores_compare_enlarged_logits_with_the_original_masks(run):
 def test_enlarged_scores_equal_torch(rng):
     logits = rng.normal(size=(9, 12, 3)).astype("float32")
     theirs = F.interpolate(torch.tensor(logits).permute(2, 0, 1)[None], size=(31, 40), mode="bilinear")
-    np.testing.assert_allclose(enlarge(logits, (31, 40)), theirs[0].permute(1, 2, 0).numpy(), atol=1e-5)
-    assert enlarge(logits, (9, 12)) is logits
+    np.testing.assert_allclose(resize_logits(logits, (31, 40)), theirs[0].permute(1, 2, 0).numpy(), atol=1e-5)
+    assert resize_logits(logits, (9, 12)) is logits
 
 
 def test_extremes_are_the_best_median_and_worst():

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 import unet
-from tests import export_matrix
-from tests.conftest import BACKEND, JIT, ROOT
-from tests.export_matrix import QUANTIZED, make_network, scenes, try_out, writable
+from benchmarks import export_matrix
+from benchmarks.export_matrix import QUANTIZED, make_network, scenes, try_out, writable
+from tests.helpers import BACKEND, JIT, ROOT
 from unet import config, formats, upsamplers
 from unet.errors import InputError, RunError
 from unet.evaluation import evaluate, evaluate_file, evaluation_of

@@ -17,14 +17,15 @@ from PIL import Image
 from scipy import ndimage
 
 import unet
-from scripts import predict
-from tests.conftest import BACKEND, JIT, ROOT
+from tests.helpers import BACKEND, JIT, ROOT
 from unet import config, data, figures
+from unet.commands import predict
 from unet.data.cache import native_samples
+from unet.data.images import resize_logits, resized_argmax
 from unet.errors import InputError, RunError
 from unet.evaluation import evaluate
 from unet.formats import LoadedNetwork, Metadata
-from unet.inference import Predictor, enlarge, enlarged_argmax, softmax, spans
+from unet.inference import Predictor, softmax, spans
 from unet.model import build_unet
 from unet.runs import Run
 from unet.training import train
@@ -123,10 +124,10 @@ def test_resizing_equals_the_same_by_hand(run, predictor):
 
 @pytest.mark.backend_free
 @pytest.mark.parametrize("size", [(31, 40), (9, 12), (5, 30)])
-def test_the_enlarged_argmax_needs_no_enlarged_channels(rng, size):
+def test_the_resized_argmax_needs_no_enlarged_channels(rng, size):
     scores = rng.normal(size=(9, 12, 5)).astype(np.float32)
     scores[..., 3] = scores[..., 1]  # of equal scores the first wins, as in argmax
-    np.testing.assert_array_equal(enlarged_argmax(scores, size), enlarge(scores, size).argmax(-1))
+    np.testing.assert_array_equal(resized_argmax(scores, size), resize_logits(scores, size).argmax(-1))
     np.testing.assert_allclose(softmax(scores), torch.softmax(torch.tensor(scores), -1).numpy(), atol=1e-6)
 
 
@@ -466,7 +467,7 @@ class Network(LoadedNetwork):
         return pixels.astype(np.float32)
 
 unet.formats.load_network = lambda path: Network()
-from scripts import predict
+from unet.commands import predict
 predict.main(Path("x.onnx"), ["{tmp_path}"], Path("{tmp_path}/out"))
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
@@ -552,7 +553,7 @@ def test_a_photograph_of_12_megapixels_takes_less_than_2_gibibytes(run, tmp_path
     code = f"""
 import resource
 from pathlib import Path
-from scripts import predict
+from unet.commands import predict
 
 for name, options in (("resized", dict(probabilities=True)), ("tiled", dict(large="tile", tile="256x256"))):
     predict.main(Path({str(run.path)!r}), [{str(photo)!r}], Path({str(tmp_path)!r}) / name, **options)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from tests.conftest import BACKEND
-from tests.gradients import gradients
+from tests.helpers import BACKEND
+from tests.helpers.gradients import gradients
 from unet.cost import multiply_adds, stages, surplus, total
 from unet.model import build_unet
 from unet.upsamplers import UPSAMPLERS
@@ -173,9 +173,9 @@ SEED_STAGES = [
 
 
 def test_seed_unet_has_the_shapes_of_the_seed_document(config):
-    from unet.training import make_network
+    from unet.model import from_config
 
-    ours = make_network(config("seed_unet.yaml"), classes=2, fixed_size=True)
+    ours = from_config(config("seed_unet.yaml"), classes=2, fixed_size=True)
     theirs = seed_document_unet()
     for our_layer, their_layer, shape in SEED_STAGES:
         assert tuple(ours.get_layer(our_layer).output.shape) == (None, *shape), our_layer

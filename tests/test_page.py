@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.browser import CHROMIUM, needs_chromium
+from tests.helpers.browser import CHROMIUM, needs_chromium
 from unet import page
 from unet.errors import InputError
 from unet.formats import Metadata

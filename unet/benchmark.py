@@ -102,7 +102,7 @@ def measure(name: str, shape: Shape, repeats: int, jit: bool) -> Measurement:
 
 def measure_memory(name: str, shape: Shape, jit: bool) -> tuple[float | None, float]:
     """Peak memory and size of the result in MiB; on a CPU that of the process' first large step."""
-    from unet.device import peak_memory_on_gpu
+    from unet.backend import peak_memory_on_gpu
 
     _step(name, (1, 4, 4, shape[3]), False, jit)()  # loads what the process needs at all
     step = _step(name, shape, False, jit)
@@ -117,7 +117,7 @@ def measure_memory(name: str, shape: Shape, jit: bool) -> tuple[float | None, fl
 
 def run(names: list[str], shapes: tuple[Shape, ...], repeats: int, jit: bool) -> Iterator[list[Measurement]]:
     """Measure the variants called ``names``, one after the other, each on every shape."""
-    from unet.progress import track
+    from unet.console import track
 
     for name in track(names, len(names), "measuring"):
         with _fresh_process() as process:
@@ -144,9 +144,9 @@ def _fresh_process(**environment: str) -> ProcessPoolExecutor:
 
 
 def _quiet() -> None:
-    from unet import cli
+    from unet import backend
 
-    cli.use_backend()
+    backend.use_backend()
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # many functions of one name are no reason to warn here
 
 

@@ -13,13 +13,13 @@ import numpy as np
 from unet import config as configuration
 from unet import data, figures
 from unet.config import Config
+from unet.console import track
 from unet.data.cache import native_samples, resize_image
+from unet.data.images import resize_logits
 from unet.errors import InputError
 from unet.files import replacing, write_text
 from unet.formats import KerasNetwork, LoadedNetwork, describe, load_network
-from unet.inference import enlarge
 from unet.metrics import Tally, pixel_accuracy
-from unet.progress import track
 from unet.runs import Run, Scores
 from unet.training import compiles
 
@@ -93,9 +93,9 @@ def _score(network: LoadedNetwork, config: Config, records: Scores, split: str, 
         logits = _logits(network, images)
         if native:
             for name, mask, scores in zip(names, masks, logits, strict=True):
-                tally.add([name], mask[None], enlarge(scores, mask.shape)[None])
+                tally.add([name], mask[None], resize_logits(scores, mask.shape)[None])
         else:
-            tally.add(names, masks, np.stack([enlarge(scores, masks.shape[1:]) for scores in logits]))
+            tally.add(names, masks, np.stack([resize_logits(scores, masks.shape[1:]) for scores in logits]))
 
     # === What is written ===
     name = f"{split}_native" if native else split
@@ -167,7 +167,7 @@ def _examples(network: LoadedNetwork, tally: Tally, chosen, pairs, size: tuple[i
             "score": scores[index],
             "image": image,
             "truth": mask,
-            "prediction": enlarge(values, mask.shape).argmax(-1),
+            "prediction": resize_logits(values, mask.shape).argmax(-1),
         }
         for (index, group), (image, mask), values in zip(chosen, pairs, logits, strict=True)
     ]

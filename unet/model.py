@@ -7,6 +7,7 @@ import keras
 from keras import layers
 
 from unet import upsamplers
+from unet.config import Config
 
 BLOCKS = ("plain", "residual")
 NORMALIZATIONS = ("batch", "group", "none")
@@ -136,6 +137,27 @@ def build_unet(
         x = stage(x, widths[i], f"decoder_{i + 1}")
     logits = layers.Conv2D(classes, 1, kernel_initializer=initializer("logits"), dtype="float32", name="logits")(x)
     return keras.Model(pixels, logits, name=name)
+
+
+def from_config(config: Config, classes: int, fixed_size: bool = False) -> keras.Model:
+    """The network that a configuration describes, with its initial weights; for its image size only, or any."""
+    model = config.model
+    return build_unet(
+        classes,
+        width=model.width,
+        widths=model.widths,
+        depth=model.depth,
+        block=model.block,
+        normalization=model.normalization,
+        dropout=model.dropout,
+        activation=model.activation,
+        kernel_initializer=model.kernel_initializer,
+        upsampler=model.upsampler.name,
+        upsampler_options=model.upsampler.options,
+        input_shape=(*config.data.size, 3) if fixed_size else (None, None, 3),
+        seed=config.seed,
+        dtype=config.training.precision,
+    )
 
 
 def seed_of(seed: int, name: str) -> int:

@@ -23,7 +23,7 @@ from PIL import Image, UnidentifiedImageError
 
 import unet
 from unet import figures
-from unet.data.folder import read_image
+from unet.data.images import read_image
 from unet.errors import InputError
 
 TITLE = "Try a segmentation network"

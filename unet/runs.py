@@ -203,7 +203,7 @@ def environment() -> dict:
     """Versions, device and commit of this process."""
     import keras
 
-    from unet import device
+    from unet import backend
 
     packages = ("keras", "tensorflow", "tensorflow-cpu", "jax", "torch", "numpy", "unet-upsamplers")
     versions = {}
@@ -213,7 +213,7 @@ def environment() -> dict:
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "backend": keras.backend.backend(),
-        "device": device.name(),
+        "device": backend.device_name(),
         "cpu_count": os.cpu_count(),
         "python": platform.python_version(),
         "platform": platform.platform(),

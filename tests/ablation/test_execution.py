@@ -13,14 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import BACKEND, JIT, ROOT
-from tests.test_resume import weights
-from unet.ablation import execution, grid
-from unet.ablation.cell import is_finished
+from tests.helpers import BACKEND, JIT, ROOT
+from tests.training.test_resume import weights
+from unet.ablation.plan import grid
+from unet.ablation.run import execution
+from unet.ablation.run.cell import is_finished
 from unet.cost import stages, total
 from unet.errors import InputError
+from unet.model import from_config
 from unet.runs import Run
-from unet.training import make_network
 
 pytestmark = pytest.mark.backend_free
 SETTINGS = [
@@ -57,7 +58,7 @@ class Attempt:
         class Watched(subprocess.Popen):
             def __init__(self, arguments, **options):
                 super().__init__(arguments, **options)
-                if "unet.ablation.cell" in arguments:
+                if "unet.ablation.run.cell" in arguments:
                     started.append(Path(arguments[-1]).name)
                     if started[-1] == kill:
                         self.send_signal(signal.SIGKILL)
@@ -116,7 +117,7 @@ def test_failures_json_goes_away_with_the_failures(attempts, tmp_path):
 def test_a_finished_cell_holds_what_a_report_needs(attempts):
     run = Run(attempts[0].root / "nearest-seed0")
     cost = run.metrics()["cost"]
-    network = make_network(run.config, 3, fixed_size=True)
+    network = from_config(run.config, 3, fixed_size=True)
     assert cost["parameters"] == sum(math.prod(weight.shape) for weight in network.weights)
     assert cost["multiply_adds"] == total(stages(network)).multiply_adds
     assert (cost["surplus_parameters"], cost["surplus_multiply_adds"]) == (0, 0)  # nearest is the projection alone
@@ -188,7 +189,7 @@ def test_a_real_ctrl_c_ends_all_and_the_same_command_goes_on(tmp_path):
     while process.poll() is None and not first.last_file.is_file():
         time.sleep(0.02)
     assert process.poll() is None, process.communicate()
-    assert processes(f"unet.ablation.cell {first.path}")
+    assert processes(f"unet.ablation.run.cell {first.path}")
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
@@ -221,7 +222,7 @@ def script(path: Path, text: str) -> Path:
 
 @pytest.fixture
 def stand_in(tmp_path, monkeypatch):
-    """Let a script work in the cells' place: it is called as ``python -m unet.ablation.cell RUN``."""
+    """Let a script work in the cells' place: it is called as ``python -m unet.ablation.run.cell RUN``."""
 
     def stand_in(text):
         monkeypatch.setattr(execution.sys, "executable", str(script(tmp_path / "python", text)))
@@ -302,7 +303,7 @@ def test_a_broken_worker_is_a_failed_cell_and_not_the_end(tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent is gone")
 @pytest.mark.backend_free
 def test_a_cell_ends_when_its_parent_is_killed(tmp_path):
-    cell = "from unet.ablation.cell import obey_parent; import pathlib, time; obey_parent(); "
+    cell = "from unet.ablation.run.cell import obey_parent; import pathlib, time; obey_parent(); "
     cell += f"pathlib.Path({str(tmp_path / 'ready')!r}).touch(); time.sleep(60)"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {cell!r}], start_new_session=True)"
     parent = f"import signal; signal.pthread_sigmask(signal.SIG_BLOCK, {{signal.SIGINT}}); {parent}"  # as Ray's do
@@ -376,7 +377,9 @@ def test_one_worker_has_the_whole_machine(monkeypatch):
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not tie processes to cores")
 def test_a_cell_keeps_to_its_cores():
     core = max(os.sched_getaffinity(0))
-    code = "import os; from unet.ablation.cell import stay_on_cores; stay_on_cores(); print(os.sched_getaffinity(0))"
+    code = (
+        "import os; from unet.ablation.run.cell import stay_on_cores; stay_on_cores(); print(os.sched_getaffinity(0))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | {"UNET_CORES": str(core)},

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from keras import ops
 
-from tests.conftest import ROOT
+from tests.helpers import ROOT
 from unet import data
-from unet.ablation import grid
+from unet.ablation.plan import grid
 from unet.data.batches import Batches
+from unet.model import from_config
 from unet.runs import Run
-from unet.training import Recorder, make_network, make_trainer
+from unet.training import Recorder, make_trainer
 from unet.upsamplers import UPSAMPLERS, Upsampler
 
 SETTINGS = [
@@ -41,7 +42,7 @@ def shared_weights(network):
 
 
 def test_cells_of_a_seed_start_with_the_same_weights_outside_their_upsamplers(cells):
-    found = {key: shared_weights(make_network(config, 3)) for key, config in cells(*UPSAMPLERS).items()}
+    found = {key: shared_weights(from_config(config, 3)) for key, config in cells(*UPSAMPLERS).items()}
     for seed in (0, 1):
         reference = found["nearest", seed]
         # Two convolutions and two normalisations in each of 5 stages, and the logits.

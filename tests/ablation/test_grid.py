@@ -2,11 +2,11 @@
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.helpers import ROOT
 from unet import config
-from unet.ablation import grid
+from unet.ablation.plan import grid
 from unet.errors import InputError
-from unet.training import make_network
+from unet.model import from_config
 
 pytestmark = pytest.mark.backend_free
 SHIPPED = sorted((ROOT / "configs" / "ablation").glob("*.yaml"))
@@ -321,7 +321,7 @@ def test_the_matched_grid_has_equal_parameters():
 
     def parameters(name):
         cells = grid.load(ROOT / "configs" / "ablation" / name, ["vary.seed=[0]"]).cells
-        return {cell.variant: make_network(cell.config, 3).count_params() for cell in cells}
+        return {cell.variant: from_config(cell.config, 3).count_params() for cell in cells}
 
     plain, matched = parameters("upsamplers.yaml"), parameters("upsamplers_matched.yaml")
     assert matched.keys() == plain.keys()

@@ -9,11 +9,12 @@ import sys
 import pytest
 
 from tests.ablation.test_execution import ENVIRONMENT, SETTINGS, make_grid
-from tests.conftest import ROOT
+from tests.helpers import ROOT
 from unet import cost
-from unet.ablation import grid, plan
+from unet.ablation.plan import dry_run as plan
+from unet.ablation.plan import grid
+from unet.model import from_config
 from unet.runs import Run
-from unet.training import make_network
 
 pytestmark = pytest.mark.backend_free
 
@@ -39,7 +40,7 @@ def begin(config, root, epochs: int) -> None:
 
 def expected_costs(config) -> list[str]:
     """Parameters and multiply-adds of the network, counted on it, and what of them is beyond the projections."""
-    network = make_network(config, 3, fixed_size=True)
+    network = from_config(config, 3, fixed_size=True)
     parameters = sum(math.prod(weight.shape) for weight in network.weights)
     work = sum(cost.multiply_adds(layer) for layer in network.layers)
     surplus = cost.surplus(network)

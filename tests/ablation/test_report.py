@@ -12,9 +12,8 @@ import types
 import numpy as np
 import pytest
 
-from tests import browser
-from tests.conftest import JIT, ROOT
-from unet.ablation import cell, grid, report, results
+from tests.helpers import JIT, ROOT, browser
+from unet.ablation.run import cell, grid, report, results
 from unet.errors import InputError
 from unet.runs import Run
 

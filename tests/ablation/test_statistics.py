@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 from scipy.special import expit
 
-from unet.ablation.statistics import analyse, holm, verdict
+from unet.ablation.report.statistics import analyse, holm, verdict
 from unet.metrics import intersection_union, iou, mean
 
 pytestmark = pytest.mark.backend_free

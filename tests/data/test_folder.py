@@ -10,7 +10,7 @@ from PIL import Image
 
 from unet import config, data
 from unet.data import cache
-from unet.data.folder import read_image
+from unet.data.images import read_image
 from unet.errors import InputError
 
 pytestmark = pytest.mark.backend_free

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from tests.conftest import BACKEND
+from tests.helpers import BACKEND
 from unet import config, data
 from unet.data import cache
 from unet.errors import InputError

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from keras import ops
 
-from tests.conftest import BACKEND
-from tests.gradients import gradient, gradients
+from tests.helpers import BACKEND
+from tests.helpers.gradients import gradient, gradients
 from unet import upsamplers
 from unet.cost import multiply_adds
 from unet.upsamplers import UPSAMPLERS

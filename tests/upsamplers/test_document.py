@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.conftest import ROOT
+from tests.helpers import ROOT
 from tests.upsamplers import test_contract as contract
 from unet import config, upsamplers
-from unet.training import make_network
+from unet.model import from_config
 
 PAGE = (ROOT / "docs" / "adding-an-upsampler.md").read_text(encoding="utf-8")
 
@@ -46,6 +46,6 @@ def test_the_pages_yaml_builds_a_network(make, tmp_path):
     values["base"] = str(ROOT / "configs" / values["base"])
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(values))
     loaded = config.load(tmp_path / "mine.yaml", ["model.width=4", "model.depth=1"])
-    network = make_network(loaded, 3)
+    network = from_config(loaded, 3)
     assert tuple(network(np.zeros((1, 5, 7, 3))).shape) == (1, 5, 7, 3)
     assert network.get_layer("decoder_1_up").gain == 0.5

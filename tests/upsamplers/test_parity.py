@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from tests.conftest import ROOT
-from tests.upsamplers import parity
+from benchmarks import parity
+from tests.helpers import ROOT
 from unet.upsamplers import UPSAMPLERS
 
 

@@ -1,12 +1,6 @@
-"""Many runs that differ in their upsampler and seed: the grid, its execution, the statistics, the report.
+"""Many runs that differ in their upsampler and seed: planned, run, and reported.
 
-grid.py        YAML to cells: which configurations to train
-cell.py        one cell: train, evaluate, measure what it costs
-plan.py        what a grid would train and cost: the dry run
-execution.py   all cells, in processes on this machine or on a Ray cluster
-timing.py      step and inference times, side by side
-results.py     what finished runs hold, side by side
-statistics.py  differences, and how sure they are
-charts.py      the report's charts
-report.py      report.html, report.md, results.csv
+plan/    what to train: YAML to cells; the dry run
+run/     train every cell, in processes on this machine or on a Ray cluster; measure times and costs
+report/  what finished runs say: results side by side, statistics, charts, pages
 """

@@ -12,13 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
+from unet.console import track
 from unet.data import checks
+from unet.data.images import resize_image, resize_mask
 from unet.data.sources import SPLITS, Problem, Sample, Source
 from unet.errors import InputError
 from unet.files import write_json
-from unet.progress import track
 
 log = logging.getLogger("unet")
 
@@ -184,20 +184,6 @@ class _Writer:
                 target.flush()
                 os.fsync(target.fileno())
             raw.unlink()
-
-
-def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize uint8 ``(H, W, 3)`` to ``size`` (height, width), bilinearly, antialiased where it shrinks."""
-    if image.shape[:2] == tuple(size):
-        return image
-    return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
-
-
-def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize uint8 ``(H, W)`` to ``size`` (height, width), to the nearest pixel: no new class ids appear."""
-    if mask.shape == tuple(size):
-        return mask
-    return np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
 
 
 def _open(place: Path) -> Dataset:

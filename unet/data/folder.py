@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from unet.config import FolderConfig
+from unet.data.images import IMAGE_ENDINGS, read_image
 from unet.data.pets import CLASSES as PETS_CLASSES
 from unet.data.sources import IGNORE, Problem, Sample, draw
 from unet.errors import InputError, nearest
-
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
 @dataclass(frozen=True)
@@ -249,42 +248,6 @@ def _stamp(path: Path) -> tuple[int, int]:
     except OSError:
         return -1, -1
     return stat.st_size, stat.st_mtime_ns
-
-
-def read_image(path: Path) -> np.ndarray:
-    """Read any image file as uint8 ``(H, W, 3)``, as :func:`to_rgb` does.
-
-    Raises:
-        OSError: The file is not an image, or is cut short.
-    """
-    try:
-        with Image.open(path) as file:
-            file.filename = ""  # or Pillow maps the file into memory, which scrambles TIFFs turned by 90° (as of 12.3)
-            return to_rgb(file)
-    except (ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise OSError(str(error)) from error
-
-
-def to_rgb(image: Image.Image) -> np.ndarray:
-    """Pixels of an image, uint8 ``(H, W, 3)``, upright.
-
-    EXIF orientation is applied; grey, palette and 16-bit images are converted; transparency is laid over black.
-
-    Raises:
-        OSError: The image is cut short, or its pixels have no agreed range.
-    """
-    white_is_zero = getattr(image, "tag_v2", {}).get(262) == 0
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16"):
-        grey = np.asarray(image, dtype=np.uint32)
-        grey = 65535 - grey if white_is_zero else grey  # Pillow sees to 8 bits only
-        return np.repeat((grey // 257).astype(np.uint8)[..., None], 3, axis=2)
-    if image.mode in ("I", "F"):
-        raise OSError(f"{image.mode}-mode pixels have no agreed range; save as 8 or 16 bits")
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
-    return np.asarray(image.convert("RGB"))
 
 
 class _MaskReader:

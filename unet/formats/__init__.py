@@ -6,7 +6,7 @@ when a file of its format is written or loaded.
 
 from pathlib import Path
 
-from unet import cli
+from unet import backend
 from unet.errors import InputError, nearest
 from unet.formats.base import ACTIVATIONS, Format, LoadedNetwork, Metadata
 from unet.formats.keras import KerasFormat, KerasNetwork
@@ -63,7 +63,7 @@ def load_network(path: str | Path) -> LoadedNetwork:
 
     path = Path(path)
     if (path / "config.yaml").is_file():
-        cli.use_backend()
+        backend.use_backend()
         run = Run.open(path)
         return KerasNetwork(path, describe(run), run.trained_network())
     for file_format in FORMATS.values():

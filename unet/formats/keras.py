@@ -48,9 +48,9 @@ class KerasNetwork(LoadedNetwork):
     """
 
     def __init__(self, path: Path, metadata: Metadata, file: Path | None = None, jit: bool | None = None):
-        from unet import cli
+        from unet import backend
 
-        cli.use_backend()
+        backend.use_backend()
         import keras
 
         import unet.upsamplers  # noqa: F401, registers the layers

@@ -1,6 +1,6 @@
 """Every upsampler in every format: does it work, how closely, how large, how fast. ``make export-matrix`` writes it.
 
-``python -m tests.export_matrix`` measures the formats that this process's backend writes, adds them to
+``python -m benchmarks.export_matrix`` measures the formats that this process's backend writes, adds them to
 docs/results/export/matrix.json, and writes docs/results/export.md from what is there. With a run as its argument it
 measures nothing, but copies the scores that ``scripts/evaluate.py`` found for the run and for its exported files.
 """
@@ -16,8 +16,9 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from unet import cli, data, device
+from unet import backend, data
 from unet.config import DataConfig
+from unet.console import quiet_stderr
 from unet.evaluation import evaluation_of
 from unet.export import prove, records, size_of, with_softmax, write
 from unet.files import write_json, write_text
@@ -90,7 +91,7 @@ def try_out(network, upsampler: str, name: str, quantization: str, size, folder:
         network.set_weights(weights)
     path = folder / f"{name}_{quantization}" / f"{upsampler}{file_format.ending}"
     path.parent.mkdir()
-    with cli.quiet_stderr():
+    with quiet_stderr():
         loaded = write(file_format, with_softmax(network), path, metadata, images)
         proof = prove(loaded, network, images)
     return {"file": loaded, "bytes": size_of(path), "dynamic": metadata.dynamic} | proof
@@ -111,7 +112,7 @@ def measure() -> None:
     """Fill matrix.json with what this backend writes."""
     path = HERE / "export" / "matrix.json"
     found = json.loads(path.read_text()) if path.is_file() else {"machine": {}, "cells": {}}
-    found["machine"] = {"device": device.name(), "python": platform.python_version()}
+    found["machine"] = {"device": backend.device_name(), "python": platform.python_version()}
     images = scenes(SIZE, 8)
     for upsampler in UPSAMPLERS:
         network = make_network(upsampler, WIDTH, DEPTH)
@@ -122,7 +123,7 @@ def measure() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 try:
                     cell = try_out(network, upsampler, name, quantization, SIZE, Path(folder), images)
-                    with cli.quiet_stderr():
+                    with quiet_stderr():
                         cell["seconds"] = latency(cell.pop("file"), images[0])
                 except Exception as error:
                     cell = {"error": str(error)}

@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 from sklearn.metrics import jaccard_score
 
-from tests.conftest import BACKEND, JIT
+from tests.helpers import BACKEND, JIT
 from unet import config
 from unet.data.batches import Batches
 from unet.data.cache import Split

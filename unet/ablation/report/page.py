@@ -16,13 +16,14 @@ from markupsafe import Markup
 from PIL import Image, ImageDraw
 
 from unet import checkerboard, data
-from unet.ablation import cell, charts, execution
-from unet.ablation.results import Summary, Table, arrange, as_csv, bracket, markdown_table, summarise
+from unet.ablation.report import charts
+from unet.ablation.report.results import Summary, Table, arrange, as_csv, bracket, markdown_table, summarise
+from unet.ablation.run import cell, execution
+from unet.console import track
 from unet.evaluation import predict_logits
 from unet.figures import class_colours, save
 from unet.files import write_json, write_text
 from unet.metrics import confusion, intersection_union, iou, mean
-from unet.progress import track
 from unet.runs import Run
 
 log = logging.getLogger("unet")
@@ -61,7 +62,7 @@ def write(
     """Compare finished runs: report.html, report.md, results.csv, summary.json and charts/ in ``directory``.
 
     Args:
-        runs: Finished, see :func:`unet.ablation.cell.is_finished`.
+        runs: Finished, see :func:`unet.ablation.run.cell.is_finished`.
         directory: Where to write.
         title: Of the report.
         baseline: Name of a variant; ``None``: the first.
@@ -86,7 +87,7 @@ def write(
     scenes, legend = _scenes(table, networks)
     drawn = _draw(summary, spectra)
     templates = jinja2.Environment(
-        loader=jinja2.PackageLoader("unet.ablation"),
+        loader=jinja2.PackageLoader("unet.ablation.report"),
         autoescape=True,
         trim_blocks=True,
         undefined=jinja2.StrictUndefined,

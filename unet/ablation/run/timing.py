@@ -1,7 +1,7 @@
 """Times of networks on the device at hand: training steps, and inference in turns.
 
-``python -m unet.ablation.timing steps|latency OUTPUT.json`` measures the runs named on standard input in a process of
-its own, so that the caller needs no device.
+``python -m unet.ablation.run.timing steps|latency OUTPUT.json`` measures the runs named on standard input in a process
+of its own, so that the caller needs no device.
 """
 
 import json
@@ -12,12 +12,12 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from unet import data, device
+from unet import backend, data
+from unet.console import track
 from unet.data.batches import Batches
 from unet.data.cache import Split
 from unet.evaluation import predict_logits
 from unet.files import write_json
-from unet.progress import track
 from unet.runs import Run
 from unet.training import compiles, make_optimizer, make_trainer
 
@@ -56,7 +56,7 @@ def latency(runs: dict[str, Run]) -> dict:
         if index >= 4 and time.monotonic() - started > limit:
             break
     return {
-        "device": device.name(),
+        "device": backend.device_name(),
         "variants": {
             variant: {
                 str(batch): {
@@ -89,7 +89,7 @@ def steps(runs: dict[str, Run], count: int = 5) -> dict:
         watch = _Stopwatch()
         trainer.fit(Batches(split, batch, shuffle_seed=0), verbose=0, shuffle=False, callbacks=[watch])
         found[variant] = float(np.median(np.diff(watch.times)))
-    return {"device": device.name(), "variants": found}
+    return {"device": backend.device_name(), "variants": found}
 
 
 class _Stopwatch(keras.callbacks.Callback):
@@ -105,12 +105,14 @@ class _Stopwatch(keras.callbacks.Callback):
 
 
 if __name__ == "__main__":
-    from unet import cli
+    import typer
+
+    from unet import backend, console
 
     def main(what: str, output: Path):
         """Measure the runs that standard input names, ``{"variant": "path"}``, and write OUTPUT."""
-        cli.use_backend()
+        backend.use_backend()
         runs = {variant: Run.open(path) for variant, path in json.load(sys.stdin).items()}
         write_json(output, {"latency": latency, "steps": steps}[what](runs))
 
-    cli.run(main)
+    console.run(lambda: typer.run(main))

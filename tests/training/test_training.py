@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from tests.conftest import BACKEND, JIT
+from tests.helpers import BACKEND, JIT
 from unet import config, data
 from unet.errors import InputError, RunError
 from unet.runs import Run

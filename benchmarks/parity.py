@@ -1,6 +1,6 @@
 """How closely every upsampler agrees with an independent reference.
 
-The cases are asserted by ``test_parity.py``. ``python -m tests.upsamplers.parity`` measures them on the backend in use
+The cases are asserted by ``test_parity.py``. ``python -m benchmarks.parity`` measures them on the backend in use
 and writes ``docs/results/parity.json`` and the table ``docs/results/parity.md``, keeping other backends' figures.
 """
 
@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from keras import ops
 
-from tests.gradients import gradient
-from tests.upsamplers import references
+from benchmarks import references
+from tests.helpers.gradients import gradient
 from unet import upsamplers
 
 SIZES = [(6, 10), (5, 7), (1, 1), (2, 3)]
@@ -201,7 +201,7 @@ def main() -> None:
     """Measure on the backend in use and write the table."""
     import json
 
-    from tests.conftest import ROOT
+    from tests.helpers import ROOT
     from unet.files import write_json, write_text
 
     path = ROOT / "docs" / "results" / "parity.json"

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.conftest import BACKEND, JIT, ROOT
+from tests.helpers import BACKEND, JIT, ROOT
 
 EPOCHS = 6
 KILLS = int(os.environ.get("KILLS", "2" if BACKEND == "tensorflow" else "1"))

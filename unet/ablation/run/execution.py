@@ -18,17 +18,17 @@ from typing import Any, Protocol
 
 from rich.progress import TextColumn
 
-from unet.ablation import cell
-from unet.ablation.grid import Grid
+from unet.ablation.plan.grid import Grid
+from unet.ablation.run import cell
+from unet.console import bar, console, track
 from unet.errors import InputError, RunError
 from unet.files import write_json
-from unet.progress import bar, console, track
 from unet.runs import Run
 from unet.training import is_trained
 
 log = logging.getLogger("unet")
 
-PROJECT = {"PYTHONPATH": str(Path(__file__).parents[2])}
+PROJECT = {"PYTHONPATH": str(Path(__file__).parents[3])}
 """Where processes find this package, however it was started."""
 POLL_SECONDS = 1.0
 ESTIMATE_SECONDS = 3600.0
@@ -291,7 +291,7 @@ def run_process(run: Path, environment: dict[str, str], presses: list[str]) -> s
     """
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "unet.ablation.cell", str(run)],
+            [sys.executable, "-m", "unet.ablation.run.cell", str(run)],
             env=environment | PROJECT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -369,13 +369,13 @@ def _gpus(environment: dict[str, str]) -> list[str]:
 
 
 def measure(what: str, runs: dict[str, Run], output: Path, environment: dict[str, str]) -> dict:
-    """Call a function of :mod:`unet.ablation.timing` in a process of its own, with the device.
+    """Call a function of :mod:`unet.ablation.run.timing` in a process of its own, with the device.
 
     Raises:
         RunError: The process failed; the message is its own.
     """
     process = subprocess.run(
-        [sys.executable, "-m", "unet.ablation.timing", what, str(output)],
+        [sys.executable, "-m", "unet.ablation.run.timing", what, str(output)],
         input=json.dumps({variant: str(run.path) for variant, run in runs.items()}),
         env=environment | PROJECT,
         text=True,

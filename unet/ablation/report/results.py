@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from unet.ablation import cell, grid, statistics
+from unet.ablation.plan import grid
+from unet.ablation.report import statistics
+from unet.ablation.run import cell
 from unet.errors import InputError, nearest
 from unet.files import write_json
 from unet.runs import Run
@@ -128,7 +130,7 @@ def arrange(runs: list[Run]) -> Table:
     for run, config, variant in zip(runs, configs, labels, strict=True):
         if not cell.is_finished(run):
             raise InputError(
-                f"{run.path} is not finished; bring it to its end: python -m unet.ablation.cell {run.path}"
+                f"{run.path} is not finished; bring it to its end: python -m unet.ablation.run.cell {run.path}"
             )
         if other := table.get((variant, config.seed)):
             raise InputError(f"{other.path} and {run.path} have the same configuration and seed {config.seed}")
@@ -154,7 +156,7 @@ def summarise(table: Table, title: str, baseline: str, latency: dict, failures: 
         table: The runs.
         title: Of the report.
         baseline: Name of a variant.
-        latency: From :func:`unet.ablation.timing.latency`; empty: not measured.
+        latency: From :func:`unet.ablation.run.timing.latency`; empty: not measured.
         failures: Reasons by run that failed, to be told.
 
     Raises:

@@ -15,8 +15,7 @@ from typing import Any, NamedTuple, TypedDict, Unpack, cast
 import numpy as np
 from PIL import Image
 
-from unet.data.cache import resize_image
-from unet.data.folder import read_image, to_rgb
+from unet.data.images import read_image, resize_image, resize_logits, resized_argmax, to_rgb
 from unet.errors import InputError, nearest
 from unet.formats import LoadedNetwork
 
@@ -119,8 +118,8 @@ class Predictor:
         for batch in _batches(prepared(), batch_size):
             for scores, (_, size) in zip(self._scores(np.stack([pixels for pixels, _ in batch]), flip), batch):
                 yield Prediction(
-                    enlarged_argmax(scores, size),
-                    softmax(enlarge(scores, size)) if probabilities else None,
+                    resized_argmax(scores, size),
+                    softmax(resize_logits(scores, size)) if probabilities else None,
                 )
 
     # === Tiles in the image's own pixels ===
@@ -195,35 +194,6 @@ class Predictor:
             mirrored = self.network.scores(np.ascontiguousarray(pixels[:, :, ::-1]))
             scores = (scores + mirrored[:, :, ::-1]) / 2
         return scores
-
-
-# === Scores at another size ===
-
-
-def enlarge(scores: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize scores ``(h, w, C)`` bilinearly to ``size`` (height, width)."""
-    if scores.shape[:2] == tuple(size):
-        return scores
-    enlarged = np.empty((*size, scores.shape[-1]), np.float32)
-    for index in range(scores.shape[-1]):
-        enlarged[..., index] = _enlarged_channel(scores, index, size)
-    return enlarged
-
-
-def enlarged_argmax(scores: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """``enlarge(scores, size).argmax(-1)`` as uint8, without holding all channels at that size."""
-    best = _enlarged_channel(scores, 0, size)
-    mask = np.zeros(size, np.uint8)
-    for index in range(1, scores.shape[-1]):
-        channel = _enlarged_channel(scores, index, size)
-        mask[channel > best] = index
-        best = np.maximum(best, channel)
-    return mask
-
-
-def _enlarged_channel(scores: np.ndarray, index: int, size: tuple[int, int]) -> np.ndarray:
-    channel = Image.fromarray(np.ascontiguousarray(scores[..., index]))
-    return np.asarray(channel.resize(size[::-1], Image.Resampling.BILINEAR))
 
 
 def softmax(scores: np.ndarray) -> np.ndarray:

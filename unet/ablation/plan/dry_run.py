@@ -6,11 +6,11 @@ import tempfile
 from pathlib import Path
 
 from unet import cost, data
-from unet.ablation import cell, execution
-from unet.ablation.grid import Cell, Grid
+from unet.ablation.plan.grid import Cell, Grid
+from unet.ablation.run import cell, execution
+from unet.model import from_config
 from unet.runs import Run
 from unet.tables import rows_table
-from unet.training import make_network
 
 log = logging.getLogger("unet")
 
@@ -32,7 +32,7 @@ def show(grid: Grid, root: Path, environment: dict[str, str], workers: int) -> N
     for variant in grid.variants:
         cells = [one for one in grid.cells if one.variant == variant]
         config = cells[0].config
-        network = make_network(config, len(data.class_names(config.data)), fixed_size=True)
+        network = from_config(config, len(data.class_names(config.data)), fixed_size=True)
         total, surplus = cost.total(cost.stages(network)), cost.surplus(network)
         states = [_state(one, root) for one in cells]
         rows.append(

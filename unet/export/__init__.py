@@ -12,18 +12,18 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from unet import cli, data
 from unet import config as configuration
-from unet.data.cache import resize_image, resize_mask
+from unet import data
+from unet.console import quiet_stderr, track
+from unet.data.images import resize_image, resize_mask
 from unet.errors import InputError, RunError
 from unet.files import write_json, write_text
 from unet.formats import Format, LoadedNetwork, Metadata, choose, describe
 from unet.formats.base import logarithm
 from unet.inference import softmax
 from unet.metrics import Tally
-from unet.progress import track
+from unet.model import from_config
 from unet.runs import Run
-from unet.training import make_network
 from unet.upsamplers import UPSAMPLERS
 
 log = logging.getLogger("unet")
@@ -93,7 +93,7 @@ def export(
         examples = _spread(dataset.train.images, CALIBRATION_IMAGES)
         log.info("writing %s", target)
         split = dataset.test if len(dataset.test) else dataset.train
-        with cli.quiet_stderr():
+        with quiet_stderr():
             loaded = write(file_format, complete, file, metadata, examples)
             if quantize == "none":
                 proof = prove(loaded, network, _spread(split.images, PROOF_IMAGES))
@@ -132,7 +132,7 @@ def rebuild(run: Run, metadata: Metadata) -> keras.Model:
     training = config.training.model_copy(update={"precision": "float32"})
     fixed = config.data.model_copy(update={"size": metadata.size})
     config = config.model_copy(update={"training": training, "data": fixed})
-    network = make_network(config, len(metadata.classes), fixed_size=not metadata.dynamic)
+    network = from_config(config, len(metadata.classes), fixed_size=not metadata.dynamic)
     if _layers(network) != _layers(trained):
         raise RunError(f"{run.path}: best.keras is not the network that config.yaml describes")
     network.set_weights(trained.get_weights())

@@ -1,14 +1,57 @@
-"""The processor that the backend computes on: its name, and the memory that was needed."""
+"""Choosing a Keras backend, and the device it computes on: its name and its memory."""
 
 import contextlib
+import importlib.util
+import os
 import platform
 import sys
 
-import keras
+from unet.console import quiet_stderr
+from unet.errors import InputError
+
+BACKENDS = {"tensorflow": "cpu", "jax": "jax", "torch": "torch"}
+"""Backends in the order of preference, with the extra that installs each."""
 
 
-def name() -> str:
+def use_backend() -> str:
+    """Import Keras on the backend of KERAS_BACKEND, else on the first one installed; return its name.
+
+    Raises:
+        InputError: The backend is unknown or not installed; the message says how to install it.
+    """
+    wanted = os.environ.get("KERAS_BACKEND")
+    installed = [name for name in BACKENDS if importlib.util.find_spec(name)]
+    if wanted and wanted not in BACKENDS:
+        raise InputError(f"KERAS_BACKEND: {wanted!r} is not one of {', '.join(BACKENDS)}")
+    if wanted and wanted not in installed:
+        raise InputError(
+            f"KERAS_BACKEND: {wanted} is not installed: pip install '.[{BACKENDS[wanted]}]' "
+            f"(installed here: {', '.join(installed) or 'none'})"
+        )
+    if not installed:
+        raise InputError("no backend is installed: pip install '.[cpu]' (or '.[cuda]', '.[jax]', '.[torch]')")
+    os.environ["KERAS_BACKEND"] = wanted or installed[0]
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with quiet_stderr():
+        import keras
+    return keras.backend.backend()
+
+
+def use_backend_without_devices() -> dict[str, str]:
+    """Import Keras on the CPU, in a command whose processes do the work; return the environment for them.
+
+    Raises:
+        InputError: As in :func:`use_backend`.
+    """
+    environment = dict(os.environ)
+    os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
+    return environment | {"KERAS_BACKEND": use_backend()}
+
+
+def device_name() -> str:
     """Name of the device the backend computes on."""
+    import keras
+
     if keras.backend.backend() == "jax":
         import jax
 
@@ -38,6 +81,8 @@ def peak_memory() -> float:
 
 def peak_memory_on_gpu() -> float | None:
     """Most memory the backend has held on a GPU, in MiB; ``None`` without one."""
+    import keras
+
     backend = keras.backend.backend()
     if backend == "jax":
         import jax

@@ -10,7 +10,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from unet.ablation.results import Summary, Variant, pareto_front
+from unet.ablation.report.results import Summary, Variant, pareto_front
 from unet.figures import PALETTE, STYLE
 
 BLUE, ORANGE, GREY = PALETTE[1], PALETTE[6], "#7F7F7F"

@@ -1,6 +1,6 @@
 """One cell of an ablation, in a process of its own: train, evaluate, measure what it costs.
 
-``python -m unet.ablation.cell RUN`` goes on where an interrupted one stopped.
+``python -m unet.ablation.run.cell RUN`` goes on where an interrupted one stopped.
 """
 
 import contextlib
@@ -50,11 +50,11 @@ def measure(run) -> dict:
     import keras
 
     from unet import checkerboard, cost, data
-    from unet.training import make_network
+    from unet.model import from_config
 
     config, history = run.config, run.history()
     classes = len(data.class_names(config.data))
-    fixed = make_network(config, classes, fixed_size=True)
+    fixed = from_config(config, classes, fixed_size=True)
     total = cost.total(cost.stages(fixed))
     surplus = cost.surplus(fixed)
     trained = keras.saving.load_model(run.best_file, compile=False)
@@ -67,7 +67,7 @@ def measure(run) -> dict:
         "peak_memory_mib": max(row.get("peak_memory_mib", float("nan")) for row in history),
         "file_mib": run.best_file.stat().st_size / 2**20,
         "checkerboard": {
-            "initial": checkerboard.of_network(make_network(config, classes), config.model.depth),
+            "initial": checkerboard.of_network(from_config(config, classes), config.model.depth),
             "trained": checkerboard.of_network(trained, config.model.depth),
         },
     }
@@ -92,13 +92,15 @@ def obey_parent() -> None:
 
 
 if __name__ == "__main__":
-    from unet import cli
+    import typer
+
+    from unet import backend, console
 
     def main(run: Path):
         """Bring a run to its end."""
         obey_parent()
         stay_on_cores()
-        cli.use_backend()
+        backend.use_backend()
         work(run)
 
-    cli.run(main)
+    console.run(lambda: typer.run(main))

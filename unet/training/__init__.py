@@ -15,17 +15,17 @@ from collections.abc import Iterator
 import keras
 import numpy as np
 
-from unet import data, device, figures
+from unet import backend, data, figures
 from unet.config import Config, TrainingConfig
+from unet.console import bar, console
 from unet.data.augmentation import Augmentation
 from unet.data.batches import Batches
 from unet.errors import RunError
 from unet.files import replacing
 from unet.losses import SegmentationLoss
-from unet.model import build_unet
-from unet.progress import bar, console
+from unet.model import from_config
 from unet.runs import Run
-from unet.trainer import SegmentationTrainer
+from unet.training.step import SegmentationTrainer
 
 log = logging.getLogger("unet")
 
@@ -108,31 +108,10 @@ def is_trained(run: Run) -> bool:
     return bool(history) and (history[-1]["epoch"] >= training.epochs or _patience_is_over(history, training))
 
 
-def make_network(config: Config, classes: int, fixed_size: bool = False) -> keras.Model:
-    """The network that a configuration describes, with its initial weights; for its image size only, or any."""
-    model = config.model
-    return build_unet(
-        classes,
-        width=model.width,
-        widths=model.widths,
-        depth=model.depth,
-        block=model.block,
-        normalization=model.normalization,
-        dropout=model.dropout,
-        activation=model.activation,
-        kernel_initializer=model.kernel_initializer,
-        upsampler=model.upsampler.name,
-        upsampler_options=model.upsampler.options,
-        input_shape=(*config.data.size, 3) if fixed_size else (None, None, 3),
-        seed=config.seed,
-        dtype=config.training.precision,
-    )
-
-
 def make_trainer(config: Config, classes: tuple[str, ...]) -> SegmentationTrainer:
     """Network, augmentation and loss in one model for ``fit``."""
     return SegmentationTrainer(
-        make_network(config, len(classes)),
+        from_config(config, len(classes)),
         Augmentation.from_settings(config.augmentation, config.seed),
         SegmentationLoss.from_settings(config.loss, classes),
         len(classes),
@@ -262,7 +241,7 @@ class Recorder(keras.callbacks.Callback):
             "mean_iou": float(logs["mean_iou"]),
             "learning_rate": float(self.model.optimizer.learning_rate),
             "images_per_second": images / seconds,
-            "peak_memory_mib": device.peak_memory(),
+            "peak_memory_mib": backend.peak_memory(),
         }
         with averaged_weights(self.model):
             row |= self._validate(epoch)

@@ -1,0 +1,1 @@
+"""What an ablation trains: the grid of its cells, and what they would cost."""
