@@ -93,5 +93,6 @@ class _ConsoleHandler(logging.Handler):
 def _fail(error: Exception, code: int, debug: bool) -> None:
     if debug:
         raise error
-    print(f"error: {error}", file=sys.stderr)
+    message = error.for_command_line() if isinstance(error, InputError) else error
+    print(f"error: {message}", file=sys.stderr)
     sys.exit(code)

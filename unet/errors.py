@@ -1,8 +1,22 @@
-"""The two ways a command can fail; each is one message for a person, without a traceback."""
+"""The two ways a command can fail. Each ends in one message for the user, without a traceback."""
 
 
 class InputError(Exception):
-    """What was given cannot be used: a wrong config, a missing file, a broken mask. Exit code 2."""
+    """The input cannot be used: an invalid configuration, a missing file, a broken mask. Exit code 2.
+
+    Args:
+        message: What is wrong, what was expected, and how to fix it.
+        argument: Name of the function argument at fault. It precedes the message; a command replaces it by its option.
+    """
+
+    def __init__(self, message: str, argument: str = ""):
+        super().__init__(f"{argument}: {message}" if argument else message)
+        self.message = message
+        self.argument = argument
+
+    def for_command_line(self) -> str:
+        """The message with the argument written as an option: ``--batch-size`` for ``batch_size``."""
+        return f"--{self.argument.replace('_', '-')}: {self.message}" if self.argument else self.message
 
 
 class RunError(Exception):
@@ -10,7 +24,7 @@ class RunError(Exception):
 
 
 def nearest(word: str, choices) -> str:
-    """``"; did you mean …?"`` where one of ``choices`` is close to ``word``, else an empty string."""
+    """Return ``"; did you mean …?"`` if one of ``choices`` is close to ``word``, else an empty string."""
     import difflib
 
     known = {str(choice).lower(): str(choice) for choice in choices}
