@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.export_matrix`` measures the formats that this process's backend writes, adds them to
 docs/results/export/matrix.json, and writes docs/results/export.md from what is there. With a run as its argument it
-measures nothing, but copies the scores that ``scripts/evaluate.py`` found for the run and for its exported files.
+measures nothing, but copies the scores that ``unet evaluate`` found for the run and for its exported files.
 """
 
 import json
@@ -238,8 +238,8 @@ def _scores() -> str:
         [
             "",
             "## A run trained on Oxford-IIIT Pets",
-            f"`{found['run']}`, exported with `scripts/export.py`, and scored on the official test split",
-            f"({found['images']:,} images) through each runtime with `scripts/evaluate.py FILE`.",
+            f"`{found['run']}`, exported with `unet export`, and scored on the official test split",
+            f"({found['images']:,} images) through each runtime with `unet evaluate FILE`.",
             f"The run itself, in Keras: mean IoU {100 * found['mean_iou']:.2f} %.",
             "",
             "| file | runtime | mean IoU, % | minus the run | MiB |",

@@ -432,4 +432,4 @@ def test_the_script_refuses_in_one_message(arguments, expected):
 def test_the_scripts_help_shows_how_to_call_it():
     code, out, _ = script("arithmetic", "--help")
     assert code == 0
-    assert "python scripts/arithmetic.py conv_transpose 3" in out
+    assert "unet arithmetic conv_transpose 3" in out

@@ -35,7 +35,7 @@ def run(tmp_path_factory):
     where = tmp_path_factory.mktemp("elsewhere")
     code, out, err = script("train", ROOT / "configs" / "demo.yaml", "name=tiny", *TINY, cwd=where)
     assert code == 0, err
-    assert "next: python scripts/evaluate.py runs/tiny" in out
+    assert "next: unet evaluate runs/tiny" in out
     assert re.search(r"epoch 1/1  loss \d", err)
     assert "Traceback" not in err
     return where / "runs" / "tiny"
@@ -134,7 +134,7 @@ def test_an_unknown_or_missing_backend_is_told():
 def test_help_shows_how_to_call_it(name):
     code, out, _ = script(name, "--help")
     assert code == 0
-    assert f"python scripts/{name}.py" in out
+    assert f"unet {name}" in out
 
 
 def test_the_backend_asked_for_is_the_one_used(run):

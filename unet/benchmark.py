@@ -338,7 +338,7 @@ def as_markdown(found: list[Measurement], environment: dict, jit: bool, on_gpu: 
         "",
         f"Forward and backward pass in float32 on {environment['device']} ({environment['cpu_count']} cores), backend "
         f"{environment['backend']} {'with' if jit else 'without'} XLA; {versions}.",
-        "Written by `scripts/benchmark.py`.",
+        "Written by `unet benchmark`.",
         "",
         "- **/ torch**: time of the bare rule over that of PyTorch's operation (channels first, eager), in turns in",
         "  the same process, the median of the ratios; below 1 is faster. – where PyTorch has no such operation.",

@@ -1,4 +1,4 @@
-"""The page to try networks on photographs of one's own: ``scripts/demo.py``."""
+"""The page to try networks on photographs of one's own: ``unet demo``."""
 
 import base64
 import errno

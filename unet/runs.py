@@ -121,7 +121,7 @@ class Run(Scores):
             InputError: There is none yet.
         """
         if not self.best_file.is_file():
-            raise InputError(f"{self.path} has no best.keras yet; train it first: python scripts/train.py {self.path}")
+            raise InputError(f"{self.path} has no best.keras yet; train it first: unet train {self.path}")
         return self.best_file
 
     @property

@@ -187,7 +187,7 @@ def test_compare_measures_what_is_missing_and_writes_the_same_report(directory, 
     plain.joinpath("metrics.json").unlink()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
-    assert f"{plain} is not trained to its end; go on: python scripts/train.py {plain}" in done.stderr
+    assert f"{plain} is not trained to its end; go on: unet train {plain}" in done.stderr
 
 
 @pytest.mark.backend_free

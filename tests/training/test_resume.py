@@ -127,7 +127,7 @@ def test_a_real_ctrl_c_ends_cleanly_and_the_run_goes_on(tmp_path, presses):
     assert "Traceback" not in err
     assert "stopping after this step; Ctrl-C again stops at once" in err
     if presses == 1:
-        assert f"go on with: python scripts/train.py {tmp_path / 'stopped'}" in out
+        assert f"resume with: unet train {tmp_path / 'stopped'}" in out
         assert "stopped by Ctrl-C" in err
     done = progress(tmp_path / "stopped")[0] - 1
     assert 1 <= done < epochs

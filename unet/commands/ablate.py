@@ -25,7 +25,7 @@ def main(
 ):
     """Train every cell of GRID into runs/NAME and write report.html there. What is finished is not done again.
 
-    python scripts/ablate.py configs/ablation/upsamplers.yaml --dry-run
+    unet ablate configs/ablation/upsamplers.yaml --dry-run
     """
     from unet.errors import InputError, RunError, nearest
 

@@ -28,11 +28,11 @@ def main(
 ):
     """Print the output size of an operation, and for a transposed convolution how else to compute it and its overlap.
 
-    python scripts/arithmetic.py conv_transpose 3 -k 3 -s 2 --padding 1
+    unet arithmetic conv_transpose 3 -k 3 -s 2 --padding 1
 
-    python scripts/arithmetic.py conv_transpose 3 -k 3 -s 2 --reach 6
+    unet arithmetic conv_transpose 3 -k 3 -s 2 --reach 6
 
-    python scripts/arithmetic.py conv 4 -k 3 --matrix
+    unet arithmetic conv 4 -k 3 --matrix
     """
     if operation not in OPERATIONS:
         raise InputError(

@@ -22,7 +22,7 @@ def main(
 ):
     """Time every upsampler beside PyTorch's operation and beside nearest, in one process each, and its memory.
 
-    python scripts/benchmark.py upsamplers --output docs/results/upsamplers.json
+    unet benchmark upsamplers --output docs/results/upsamplers.json
     """
     from unet.errors import InputError, nearest
 

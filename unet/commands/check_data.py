@@ -19,7 +19,7 @@ def main(
     Faults (unreadable image, missing or wrongly sized mask, value out of range) keep the data from being used: exit
     code 2. Oddities (empty mask, near-identical images in train and test) are only told: exit code 0.
 
-    python scripts/check_data.py configs/pets.yaml data.source=folder data.data_dir=my_data
+    unet check-data configs/pets.yaml data.source=folder data.data_dir=my_data
     """
     backend.use_backend()
     from unet import config, data

@@ -19,7 +19,7 @@ def main(
 
     Runs that differ only in their seed are repetitions of one variant. What has not been measured yet is.
 
-    python scripts/compare.py runs/pets_nearest runs/pets_carafe
+    unet compare runs/pets_nearest runs/pets_carafe
     """
     environment = backend.use_backend_without_devices()
 

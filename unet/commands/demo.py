@@ -20,7 +20,7 @@ def main(
 ):
     """Serve a page on this machine where one drops a photograph and sees what each network makes of it.
 
-    python scripts/demo.py runs/pets_nearest runs/pets_carafe --open
+    unet demo runs/pets_nearest runs/pets_carafe --open
     """
     from unet import page
 

@@ -21,7 +21,7 @@ def main(
 
     An exported FILE is run in the runtime of its format, and scored into FILE.evaluation/.
 
-    python scripts/evaluate.py runs/pets --native
+    unet evaluate runs/pets --native
     """
     from unet.errors import InputError, nearest
 

@@ -28,7 +28,7 @@ def main(
 
     The file, export.json with the proof, and model_card.md lie in RUN/export. A file that fails the proof is not kept.
 
-    python scripts/export.py runs/pets --format litert --quantize int8
+    unet export runs/pets --format litert --quantize int8
     """
     from unet.errors import InputError
     from unet.formats import choose

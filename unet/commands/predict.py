@@ -44,7 +44,7 @@ def main(
     would get one name, or a mask in the place of an image, are an error before anything is written; masks of an earlier
     call are replaced.
 
-    python scripts/predict.py runs/pets photos --out masks
+    unet predict runs/pets photos --out masks
     """
     jobs = plan(images, out, overlay, probabilities)
     predictor = unet.load(network)

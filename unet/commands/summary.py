@@ -14,7 +14,7 @@ def main(
 ):
     """Print parameters, multiply-adds, activation memory and output shape of every stage, for one image.
 
-    python scripts/summary.py configs/pets.yaml model.upsampler=max_unpool
+    unet summary configs/pets.yaml model.upsampler=max_unpool
     """
     backend.use_backend()
     from unet import config, cost, data

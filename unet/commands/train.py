@@ -21,7 +21,7 @@ def main(
 
     An interrupted run goes on where it stopped when the same command is given again.
 
-    python scripts/train.py configs/pets.yaml model.upsampler=bilinear name=pets_bilinear
+    unet train configs/pets.yaml model.upsampler=bilinear name=pets_bilinear
     """
     backend.use_backend()
     from unet import config
@@ -40,6 +40,6 @@ def main(
     try:
         train(run)
     except KeyboardInterrupt:
-        print(f"go on with: python scripts/train.py {run.path}")
+        print(f"resume with: unet train {run.path}")
         raise
-    print(f"next: python scripts/evaluate.py {run.path}")
+    print(f"next: unet evaluate {run.path}")

@@ -128,7 +128,7 @@ def _build(source: Source, size: tuple[int, int], parent: Path) -> Path:
         with contextlib.suppress(OSError):  # somebody else has just put the same arrays there
             os.rename(temporary, place)
         if problems:
-            log.warning("the data have oddities (%s); list them with scripts/check_data.py", checks.summary(problems))
+            log.warning("the data have oddities (%s); list them with unet check-data", checks.summary(problems))
         return place
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

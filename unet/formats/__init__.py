@@ -1,4 +1,4 @@
-"""File formats that other runtimes load, and the registry that ``scripts/export.py`` names them by.
+"""File formats that other runtimes load, and the registry that ``unet export`` names them by.
 
 Adding one: a class (:class:`~unet.formats.base.Format`), and a line in ``FORMATS``. A runtime is imported only
 when a file of its format is written or loaded.
@@ -49,7 +49,7 @@ def choose(name: str, activation: str = "softmax", quantize: str = "none") -> Fo
 
 
 def is_exported(path: Path) -> bool:
-    """Whether ``path`` looks like a file that ``scripts/export.py`` writes."""
+    """Whether ``path`` looks like a file that ``unet export`` writes."""
     return any(file_format.recognises(path) for file_format in FORMATS.values())
 
 
@@ -71,7 +71,7 @@ def load_network(path: str | Path) -> LoadedNetwork:
             try:
                 return file_format.load(path)
             except ValueError as error:
-                raise InputError(f"{path}: its metadata are not what scripts/export.py writes: {error}") from error
+                raise InputError(f"{path}: its metadata are not what unet export writes: {error}") from error
     endings = ", ".join(file_format.suffix for file_format in FORMATS.values() if file_format.suffix)
     what = "there is no such file or directory" if not path.exists() else "is neither a run nor an exported file"
     raise InputError(f"{path}: {what}; expected a run directory, a SavedModel directory or a file ({endings})")

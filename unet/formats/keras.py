@@ -32,7 +32,7 @@ class KerasFormat(Format):
         except (zipfile.BadZipFile, KeyError, ValueError) as error:
             raise InputError(
                 f"{path}: is not a .keras file exported by this project ({error}); give the run directory, or a file "
-                "that scripts/export.py wrote"
+                "that unet export wrote"
             ) from None
         return KerasNetwork(path, metadata)
 

@@ -60,7 +60,7 @@ class LiteRT(Format):
             with zipfile.ZipFile(path) as archive:
                 metadata = Metadata.from_json(archive.read(MEMBER).decode())
         except (zipfile.BadZipFile, KeyError, ValueError) as error:
-            raise InputError(f"{path}: carries no metadata, so scripts/export.py did not write it ({error})") from None
+            raise InputError(f"{path}: carries no metadata, so unet export did not write it ({error})") from None
         return _LiteRTNetwork(path, metadata)
 
 

@@ -54,7 +54,7 @@ class _OnnxNetwork(LoadedNetwork):
             raise InputError(f"{path}: ONNX Runtime cannot load it ({str(error).splitlines()[0]})") from error
         properties = self._session.get_modelmeta().custom_metadata_map
         if KEY not in properties:
-            raise InputError(f"{path}: has no {KEY} among its metadata, so scripts/export.py did not write it")
+            raise InputError(f"{path}: has no {KEY} among its metadata, so unet export did not write it")
         self.path, self.metadata = path, Metadata.from_json(properties[KEY])
 
     def __call__(self, pixels):

@@ -48,7 +48,7 @@ class _OpenVINONetwork(LoadedNetwork):
         except RuntimeError as error:
             raise InputError(f"{path}: OpenVINO cannot read it ({str(error).strip().splitlines()[-1]})") from error
         if not model.has_rt_info(INFO):
-            raise InputError(f"{path}: has no {'/'.join(INFO)} in its rt_info, so scripts/export.py did not write it")
+            raise InputError(f"{path}: has no {'/'.join(INFO)} in its rt_info, so unet export did not write it")
         self.path, self.metadata = path, Metadata.from_json(model.get_rt_info(INFO).astype(str))
         # Else OpenVINO counts in bfloat16, unasked, where the processor can.
         self._compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})

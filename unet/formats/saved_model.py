@@ -26,7 +26,7 @@ class SavedModel(Format):
     def load(self, path):
         """Load with ``tf.saved_model.load``."""
         if not (path / INFO).is_file():
-            raise InputError(f"{path}: holds no {INFO}, so scripts/export.py did not write it")
+            raise InputError(f"{path}: holds no {INFO}, so unet export did not write it")
         return _SavedModelNetwork(path, Metadata.from_json((path / INFO).read_text(encoding="utf-8")))
 
     def recognises(self, path):

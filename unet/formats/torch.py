@@ -49,7 +49,7 @@ class _ExportedNetwork(LoadedNetwork):
         except Exception as error:  # zip, pickle and torch errors alike
             raise InputError(f"{path}: PyTorch cannot load it ({str(error).splitlines()[0]})") from error
         if not extra[MEMBER]:
-            raise InputError(f"{path}: has no {MEMBER} among its extra files, so scripts/export.py did not write it")
+            raise InputError(f"{path}: has no {MEMBER} among its extra files, so unet export did not write it")
         self.path, self.metadata = path, Metadata.from_json(extra[MEMBER])
         self._torch, self._module = torch, program.module()
 

@@ -146,7 +146,7 @@ def complete(runs: list[Run], environment: dict[str, str]) -> None:
     missing = [run for run in runs if not cell.is_finished(run)]
     for run in missing:
         if not is_trained(run):
-            raise InputError(f"{run.path} is not trained to its end; go on: python scripts/train.py {run.path}")
+            raise InputError(f"{run.path} is not trained to its end; go on: unet train {run.path}")
     with contextlib.closing(LocalExecutor(environment)) as executor:
         for run in track(missing, len(missing), "measuring"):
             if problem := executor.submit(run.path).result():
