@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -11,6 +10,7 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from unet import interrupts
 from unet.errors import InputError, RunError
 
 T = TypeVar("T")
@@ -58,8 +58,8 @@ def quiet_stderr() -> Iterator[None]:
 def run(command: Callable[[], object]) -> None:
     """Run a command line, and turn its errors into one message and an exit code.
 
-    Exit codes: 0 done, 1 the run failed, 2 the input cannot be used, 130 stopped by Ctrl-C. With ``--debug`` (or
-    UNET_DEBUG=1) anywhere on the command line the traceback is printed as well.
+    Exit codes: 0 done, 1 the run failed, 2 the input cannot be used, 130 stopped by Ctrl-C, 143 stopped by SIGTERM.
+    With ``--debug`` (or UNET_DEBUG=1) anywhere on the command line the traceback is printed as well.
     """
     debug = "--debug" in sys.argv or bool(os.environ.get("UNET_DEBUG"))
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
@@ -73,7 +73,7 @@ def run(command: Callable[[], object]) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     finally:  # also when typer has turned Ctrl-C into an exit: a second one ends the process silently
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        interrupts.end_silently_on_ctrl_c()
 
 
 def _set_up_logging() -> None:

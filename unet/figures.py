@@ -1,25 +1,20 @@
 """Pictures of a run: learning curves, confusion matrix, predictions beside the truth; masks and overlays."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
 
+from unet.colours import IGNORE_COLOUR, PALETTE, class_colours
+from unet.colours import colour_table as colour_table
 from unet.data.sources import IGNORE
 from unet.files import replacing
 
-# Okabe and Ito's colours, told apart under every common colour blindness.
-PALETTE = ["#E69F00", "#0072B2", "#F0E442", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000"]
-IGNORE_COLOUR = "#B0B0B0"
 ERROR_COLOUR = "#D55E00"
 STYLE: dict[Any, Any] = {
     "figure.dpi": 150,
@@ -31,21 +26,6 @@ STYLE: dict[Any, Any] = {
     "grid.alpha": 0.3,
     "legend.frameon": False,
 }
-
-
-def class_colours(classes: int) -> np.ndarray:
-    """Colour of each class id 0..255, uint8 ``(256, 3)``; ignored pixels (255) are grey."""
-    hues = [matplotlib.colormaps["hsv"](i / classes)[:3] for i in range(classes - len(PALETTE))]
-    return colour_table([*PALETTE, *hues][:255])
-
-
-def colour_table(colours: Iterable) -> np.ndarray:
-    """Colours, ``"#RRGGBB"`` or three numbers 0 to 1, as a table by class id: uint8 ``(256, 3)``; 255 is grey."""
-    table = np.zeros((256, 3))
-    for index, colour in enumerate(colours):
-        table[index] = matplotlib.colors.to_rgb(colour)
-    table[IGNORE] = matplotlib.colors.to_rgb(IGNORE_COLOUR)
-    return np.round(table * 255).astype(np.uint8)
 
 
 def paletted(mask: np.ndarray, table: np.ndarray) -> Image.Image:
@@ -91,8 +71,9 @@ def learning_curves(history: list[dict[str, float]], path: Path, title: str) -> 
     """Loss and mean IoU by epoch, in training (on augmented images) and validation."""
     epochs = [row["epoch"] for row in history]
     marker = "o" if len(epochs) < 20 else None
-    with plt.rc_context(STYLE):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9, 3.4), layout="constrained")
+        left, right = figure.subplots(1, 2)
         for axes, key, label in ((left, "loss", "loss"), (right, "mean_iou", "mean IoU")):
             for prefix, name, colour in (("", "training (augmented)", PALETTE[1]), ("val_", "validation", PALETTE[6])):
                 values = [row.get(prefix + key, np.nan) for row in history]
@@ -116,8 +97,9 @@ def confusion_matrix(matrix: np.ndarray, classes: tuple[str, ...], path: Path, t
     """How many per cent of each true class were predicted as each class."""
     share = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     n = len(classes)
-    with plt.rc_context(STYLE | {"axes.grid": False}):
-        figure, axes = plt.subplots(figsize=(2.2 + 0.75 * n, 1.6 + 0.7 * n), layout="constrained")
+    with matplotlib.rc_context(STYLE | {"axes.grid": False}):
+        figure = Figure(figsize=(2.2 + 0.75 * n, 1.6 + 0.7 * n), layout="constrained")
+        axes = figure.subplots()
         image = axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
         axes.set_xticks(range(n), classes, rotation=30 if n > 3 else 0, ha="right" if n > 3 else "center")
         axes.set_yticks(range(n), classes)
@@ -144,9 +126,9 @@ def prediction_grid(examples: list[dict], classes: tuple[str, ...], path: Path, 
     groups = list(dict.fromkeys(example["group"] for example in examples))
     across = len(examples) // len(groups)
     headings = ("image", "truth", "prediction", "error")
-    with plt.rc_context(STYLE | {"axes.grid": False}):
+    with matplotlib.rc_context(STYLE | {"axes.grid": False}):
         size = (1.55 * len(headings) * across + 0.6, 1.85 * len(groups) + 0.9)
-        figure = plt.figure(figsize=size, layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
         blocks = figure.subfigures(len(groups), across, squeeze=False, wspace=0.02)
         for index, example in enumerate(examples):
             row, column = divmod(index, across)
@@ -183,7 +165,6 @@ def _example(axes, example: dict, table: np.ndarray) -> None:
 
 
 def save(figure, path: Path) -> None:
-    """Write a figure in one step, and close it."""
+    """Write a figure in one step."""
     with replacing(path) as temporary:
         figure.savefig(temporary)
-    plt.close(figure)

@@ -7,7 +7,6 @@ import io
 import ipaddress
 import os
 import shutil
-import signal
 import socket
 import sys
 import tempfile
@@ -22,7 +21,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 import unet
-from unet import figures
+from unet import figures, interrupts
 from unet.data.images import read_image
 from unet.errors import InputError
 
@@ -224,14 +223,13 @@ def serve(predictors, listener: socket.socket, max_upload_mb: int = 20, open_bro
     address = ipaddress.ip_address(ip)
     host = "localhost" if address.is_unspecified else f"[{ip}]" if address.version == 6 else ip
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-    with tempfile.TemporaryDirectory(prefix="unet-page-") as uploads:
+    with tempfile.TemporaryDirectory(prefix="unet-page-") as uploads, interrupts.sigterm_as_exit():
         server = _server(predictors, max_upload_mb, uploads)
         if not address.is_loopback:
             print(f"warning: everybody who reaches port {port} of this machine can upload photographs", file=sys.stderr)
         print(f"page: http://{host}:{port} (Ctrl-C ends it)", flush=True)
         if open_browser:
             webbrowser.open(f"http://{host}:{port}")
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         thread = threading.Thread(target=server.run, args=[[listener]], daemon=True)
         thread.start()
         try:

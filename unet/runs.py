@@ -1,41 +1,87 @@
-"""A run directory: everything a run is, and all that later steps need.
+"""A run directory: everything a run consists of, and all that later steps need except pixels.
 
 config.yaml       the resolved configuration
-environment.json  versions, device and commit, one entry for each start
-history.csv       one row an epoch
+run.json          format version, classes, colours, fingerprint of the training data: see :class:`RunInfo`
+data.csv          digest of every image the run was trained on
+environment.json  versions, device and commit, one entry per start
+history.csv       one row per epoch
 last.keras        the whole training state after the last checkpointed epoch
 best.keras        the network with the best validation mean IoU, from pixels to logits
 metrics.json      scores of every evaluated split
 export/           the network in other formats, with their proofs
-per_image_*.csv   scores of every image of such a split
+per_image_*.csv   scores of every image of an evaluated split
 counts_*.npz      confusion matrices of its images
-figures/          pictures
+figures/          figures drawn by evaluations
 tensorboard/      scalars and pictures for TensorBoard
-log.txt           what the commands said
+log.txt           messages of the commands
 """
 
 import contextlib
 import csv
+import dataclasses
 import io
 import json
 import logging
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
+from unet import colours, data
 from unet import config as configuration
 from unet.config import Config
+from unet.data import fingerprint
 from unet.errors import InputError, nearest
-from unet.files import temporary_name, write_json, write_text
+from unet.files import locked, temporary_name, write_json, write_text
 
 log = logging.getLogger("unet")
 
+FORMAT = 1
+"""Version of the run directory's format, written to run.json."""
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """Facts about a run's network and data that later steps need when the training data are gone.
+
+    Written to run.json when the run is created; ``data`` is added by ``train`` before the first step.
+    """
+
+    version: int
+    """Format version of the run directory; 0 for a run of an earlier version of this package, without run.json."""
+    classes: tuple[str, ...]
+    """Class names, in the order of the output channels."""
+    colours: tuple[str, ...]
+    """Colour of each class in pictures, ``#RRGGBB``."""
+    ignore: int
+    """Class id of pixels that count in neither training nor evaluation."""
+    channels: int
+    """Channels of an input image."""
+    data_licence: str | None
+    """Licence of the training images, if known."""
+    data: dict[str, dict] | None = None
+    """Number of images and digests of their names and content, by split; ``None`` before training."""
+
+    @classmethod
+    def of(cls, config: Config, version: int = FORMAT) -> "RunInfo":
+        """Derive the facts from a configuration, without opening its data."""
+        classes = data.recorded_class_names(config.data)
+        return cls(
+            version=version,
+            classes=classes,
+            colours=colours.hex_colours(len(classes)),
+            ignore=data.IGNORE,
+            channels=3,
+            data_licence=data.LICENCES.get(config.data.source),
+        )
+
 
 class Scores:
-    """Where an evaluation writes what it finds."""
+    """Directory that an evaluation writes its scores and figures to."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -43,7 +89,7 @@ class Scores:
         self.figures = self.path / "figures"
 
     def counts_file(self, split: str) -> Path:
-        """Confusion matrices of the images of an evaluated split."""
+        """Path of the confusion matrices of an evaluated split's images."""
         return self.path / f"counts_{split}.npz"
 
     def metrics(self) -> dict:
@@ -51,8 +97,14 @@ class Scores:
         return json.loads(self.metrics_file.read_text(encoding="utf-8")) if self.metrics_file.is_file() else {}
 
     def write_metrics(self, split: str, scores: dict) -> None:
-        """Add the scores of a split to metrics.json."""
-        write_json(self.metrics_file, self.metrics() | {split: scores})
+        """Add the scores of a split to metrics.json.
+
+        The lock is not the one that training holds, so that a run can be evaluated while it is trained, and two
+        evaluations at once both find their scores in the file.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with locked(self.path / ".metrics.lock"):
+            write_json(self.metrics_file, self.metrics() | {split: scores})
 
 
 class Run(Scores):
@@ -61,6 +113,8 @@ class Run(Scores):
     def __init__(self, path: str | Path):
         super().__init__(path)
         self.config_file = self.path / "config.yaml"
+        self.info_file = self.path / "run.json"
+        self.data_file = self.path / "data.csv"
         self.environment_file = self.path / "environment.json"
         self.history_file = self.path / "history.csv"
         self.last_file = self.path / "last.keras"
@@ -69,33 +123,33 @@ class Run(Scores):
 
     @classmethod
     def create(cls, config: Config, root: str | Path = "runs") -> "Run":
-        """Make ``root/<name>`` for a configuration, or return it if it is already there for the same one.
+        """Make ``root/<name>`` for a configuration, or return it if it already exists for the same one.
+
+        The data are not opened: ``train`` completes run.json with their fingerprint before the first step.
 
         Raises:
             InputError: The directory belongs to a different configuration; the message lists the differences.
         """
         run = cls(Path(root) / config.name)
-        # The run must be found again from any directory: its paths become absolute.
-        paths = {key: getattr(config.data, key) for key in ("data_dir", "cache_dir")}
-        absolute = {key: path.expanduser().absolute() for key, path in paths.items() if path is not None}
-        config = config.model_copy(update={"data": config.data.model_copy(update=absolute)})
+        config = _with_absolute_paths(config)
         if run.config_file.is_file():
             differences = _differences(run.config.model_dump(mode="json"), config.model_dump(mode="json"))
             if differences:
                 raise InputError(
                     f"{run.path} already holds a run with another configuration:\n"
                     + "\n".join(f"  {key}: {old!r} there, {new!r} here" for key, old, new in differences)
-                    + f"\nGo on with that run: train {run.path}. Or start this one under another name: name=..."
+                    + f"\nTo resume that run: unet train {run.path}. To start this one under another name: name=..."
                 )
         elif run.path.is_file() or (run.path.is_dir() and any(run.path.iterdir())):
             raise InputError(f"{run.path} exists but is not a run directory; choose another name: name=...")
         else:
             write_text(run.config_file, config.to_yaml())
+            write_json(run.info_file, dataclasses.asdict(RunInfo.of(config)))
         return run
 
     @classmethod
     def open(cls, path: str | Path) -> "Run":
-        """The run directory at ``path``.
+        """Open the run directory at ``path``.
 
         Raises:
             InputError: There is none.
@@ -111,14 +165,14 @@ class Run(Scores):
 
     @property
     def name(self) -> str:
-        """Of the directory."""
+        """Name of the directory."""
         return self.path.absolute().name
 
     def trained_network(self) -> Path:
-        """``best.keras``.
+        """Path of ``best.keras``.
 
         Raises:
-            InputError: There is none yet.
+            InputError: The run has not been trained yet.
         """
         if not self.best_file.is_file():
             raise InputError(f"{self.path} has no best.keras yet; train it first: unet train {self.path}")
@@ -126,11 +180,48 @@ class Run(Scores):
 
     @property
     def config(self) -> Config:
-        """The configuration it was made with."""
+        """The configuration the run was created with; its data may have been moved since (:meth:`move_data`)."""
         return configuration.load(self.config_file)
 
+    @property
+    def info(self) -> RunInfo:
+        """Classes, colours and the other facts in run.json; derived from the configuration for runs without one.
+
+        Raises:
+            InputError: run.json was written by a later version of this package.
+        """
+        if not self.info_file.is_file():
+            return RunInfo.of(self.config, version=0)
+        recorded = json.loads(self.info_file.read_text(encoding="utf-8"))
+        if recorded["version"] > FORMAT:
+            raise InputError(
+                f"{self.info_file}: format version {recorded['version']} is newer than this package reads ({FORMAT}); "
+                "upgrade it: pip install --upgrade unet-upsamplers"
+            )
+        recorded |= {key: tuple(recorded[key]) for key in ("classes", "colours")}
+        return RunInfo(**recorded)
+
+    def record_data(self, dataset: data.Dataset) -> None:
+        """Add the fingerprint of the training data to run.json, and the digest of every image to data.csv."""
+        listing = fingerprint.listing_of(dataset)
+        write_text(self.data_file, fingerprint.to_csv(listing))
+        known = dataclasses.replace(self.info, version=FORMAT, data=fingerprint.of(listing))
+        write_json(self.info_file, dataclasses.asdict(known))
+
+    def data_changes(self, dataset: data.Dataset) -> list[str]:
+        """Differences between recorded and present data, one line per changed split; empty if nothing is recorded."""
+        before = self.info.data
+        if before is None:
+            return []
+        old = fingerprint.from_csv(self.data_file.read_text(encoding="utf-8")) if self.data_file.is_file() else None
+        return fingerprint.changes(before, old, fingerprint.listing_of(dataset))
+
+    def move_data(self, config: Config) -> None:
+        """Record in config.yaml where the run's data are now."""
+        write_text(self.config_file, _with_absolute_paths(config).to_yaml())
+
     def history(self) -> list[dict[str, float]]:
-        """Rows of history.csv: ``epoch`` (from 1) and what was measured."""
+        """Rows of history.csv: ``epoch`` (from 1) and the values measured in it."""
         if not self.history_file.is_file():
             return []
         with open(self.history_file, newline="", encoding="utf-8") as file:
@@ -147,35 +238,32 @@ class Run(Scores):
         write_text(self.history_file, text.getvalue())
 
     def record_environment(self, jit: bool) -> None:
-        """Add an entry for this start to environment.json; ``jit`` says whether the step is compiled."""
+        """Add an entry for this start to environment.json; ``jit`` tells whether the step is compiled."""
         starts = []
         if self.environment_file.is_file():
             starts = json.loads(self.environment_file.read_text(encoding="utf-8"))["starts"]
         start = environment() | {"jit": jit, "precision": self.config.training.precision}
         write_json(self.environment_file, {"starts": [*starts, start]})
 
-    def logging(self):
-        """Also write what the commands say to log.txt."""
+    def logging(self) -> contextlib.AbstractContextManager[None]:
+        """Also write messages to log.txt."""
         return logging_to(self.path / "log.txt")
 
     @contextlib.contextmanager
-    def locked(self):
+    def locked(self) -> Iterator[None]:
         """Keep a second process from training in the same directory.
 
         Raises:
-            InputError: Another process is at it.
+            InputError: Another process is training in it.
         """
-        try:
-            import fcntl
-        except ImportError:  # Windows has no such locks
-            yield
-            return
-        with open(self.path / ".lock", "w") as lock:
+        with contextlib.ExitStack() as stack:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                stack.enter_context(locked(self.path / ".lock", wait=False))
             except BlockingIOError:
-                raise InputError(f"{self.path} is being trained by another process") from None
-            # What an earlier process was writing when it was killed.
+                raise InputError(
+                    f"{self.path} is being trained by another process; wait until it ends, or stop it"
+                ) from None
+            # Temporary files of a process that was killed.
             for file in (self.environment_file, self.history_file, self.best_file, self.last_file):
                 for leftover in self.path.glob(temporary_name(file, "*")):
                     leftover.unlink()
@@ -183,8 +271,8 @@ class Run(Scores):
 
 
 @contextlib.contextmanager
-def logging_to(path: Path):
-    """Also write what the commands say to the file at ``path``."""
+def logging_to(path: Path) -> Iterator[None]:
+    """Also write messages to the file at ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
@@ -200,7 +288,7 @@ def logging_to(path: Path):
 
 
 def environment() -> dict:
-    """Versions, device and commit of this process."""
+    """Collect versions, device and commit of this process."""
     import keras
 
     from unet import backend
@@ -223,7 +311,7 @@ def environment() -> dict:
 
 
 def _commit() -> str | None:
-    """Commit of the code, with ``+`` where the work tree differs from it; ``None`` outside a git checkout."""
+    """Commit of the code, with ``+`` if the work tree differs from it; ``None`` outside a git checkout."""
     here = Path(__file__).parent
     try:
         commit, changes = (
@@ -235,8 +323,15 @@ def _commit() -> str | None:
     return commit.strip() + ("+" if changes.strip() else "")
 
 
+def _with_absolute_paths(config: Config) -> Config:
+    """Make the paths of the data absolute, so that the run finds them from any directory."""
+    paths = {key: getattr(config.data, key) for key in ("data_dir", "cache_dir")}
+    absolute = {key: path.expanduser().absolute() for key, path in paths.items() if path is not None}
+    return config.model_copy(update={"data": config.data.model_copy(update=absolute)})
+
+
 def _differences(old: dict, new: dict, prefix: str = "") -> list[tuple]:
-    """Keys whose values differ, dotted, with both values."""
+    """List the dotted keys whose values differ, with both values."""
     found = []
     for key in dict.fromkeys([*old, *new]):
         a, b = old.get(key), new.get(key)

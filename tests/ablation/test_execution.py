@@ -303,7 +303,7 @@ def test_a_broken_worker_is_a_failed_cell_and_not_the_end(tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent is gone")
 @pytest.mark.backend_free
 def test_a_cell_ends_when_its_parent_is_killed(tmp_path):
-    cell = "from unet.ablation.run.cell import obey_parent; import pathlib, time; obey_parent(); "
+    cell = "from unet.interrupts import listen_to_parent; import pathlib, time; listen_to_parent(); "
     cell += f"pathlib.Path({str(tmp_path / 'ready')!r}).touch(); time.sleep(60)"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {cell!r}], start_new_session=True)"
     parent = f"import signal; signal.pthread_sigmask(signal.SIG_BLOCK, {{signal.SIGINT}}); {parent}"  # as Ray's do

@@ -33,13 +33,30 @@ def make_source(config: DataConfig) -> Source:
     return ShapesSource(config.shapes, config.validation)
 
 
+LICENCES = {
+    "pets": "CC BY-SA 4.0; the photographs belong to their owners",
+    "shapes": "Apache-2.0",
+}
+"""Licence of the images, by source."""
+
+
 def class_names(config: DataConfig) -> tuple[str, ...]:
-    """Class names of the configured source, without reading any data where the configuration tells them."""
-    if config.source == "folder" and config.folder.classes:
-        return tuple(config.folder.classes)
-    if config.source == "folder":
+    """Class names of the configured source; a folder whose classes are not configured is opened to check it.
+
+    Raises:
+        InputError: The folder needs class names, or is missing.
+    """
+    if config.source == "folder" and not config.folder.classes:
         return make_source(config).classes
-    return CLASSES
+    return recorded_class_names(config)
+
+
+def recorded_class_names(config: DataConfig) -> tuple[str, ...]:
+    """Class names of a run's data, without opening them.
+
+    Without configured classes a folder can only be the official Pets archive: no other is accepted in training.
+    """
+    return tuple(config.folder.classes) if config.source == "folder" and config.folder.classes else CLASSES
 
 
 def prepare(config: DataConfig) -> Dataset:
@@ -60,4 +77,16 @@ def prepare(config: DataConfig) -> Dataset:
     return replace(dataset, train=dataset.train.only(chosen))
 
 
-__all__ = ["IGNORE", "Dataset", "Problem", "Sample", "Source", "Split", "class_names", "make_source", "prepare"]
+__all__ = [
+    "IGNORE",
+    "LICENCES",
+    "Dataset",
+    "Problem",
+    "Sample",
+    "Source",
+    "Split",
+    "class_names",
+    "make_source",
+    "prepare",
+    "recorded_class_names",
+]

@@ -1,6 +1,6 @@
 """Decode once: a source becomes memory-mapped uint8 arrays, found again by what decides their content."""
 
-import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,19 @@ from unet.data import checks
 from unet.data.images import resize_image, resize_mask
 from unet.data.sources import SPLITS, Problem, Sample, Source
 from unet.errors import InputError
-from unet.files import write_json
+from unet.files import umask, write_json
 
 log = logging.getLogger("unet")
 
 FORMAT = 1
 """Part of the cache key: raise it when the arrays or the way they are made change."""
+
+
+def digest(image: np.ndarray, mask: np.ndarray) -> str:
+    """Digest of an image and its mask, 16 hexadecimal digits."""
+    content = hashlib.blake2b(np.ascontiguousarray(image), digest_size=8)
+    content.update(np.ascontiguousarray(mask))
+    return content.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -35,14 +43,22 @@ class Split:
     masks: np.ndarray
     """uint8 ``(N, H, W)``: class ids, 255 is ignored."""
     names: list[str]
+    known_digests: list[str] | None = None
+    """Digests stored when the arrays were written; ``None`` for arrays of earlier versions."""
 
     def __len__(self):
         return len(self.names)
 
+    @cached_property
+    def digests(self) -> list[str]:
+        """Digest of each image with its mask."""
+        return self.known_digests or [digest(*pair) for pair in zip(self.images, self.masks, strict=True)]
+
     def only(self, names: set[str]) -> "Split":
-        """The images that are called so, in the same order, in memory."""
+        """Load the images with these names into memory, in the same order."""
         rows = [row for row, name in enumerate(self.names) if name in names]
-        return Split(self.images[rows], self.masks[rows], [self.names[row] for row in rows])
+        known = self.known_digests and [self.known_digests[row] for row in rows]
+        return Split(self.images[rows], self.masks[rows], [self.names[row] for row in rows], known)
 
 
 @dataclass(frozen=True)
@@ -104,6 +120,7 @@ def _build(source: Source, size: tuple[int, int], parent: Path) -> Path:
     try:
         parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".preparing-", dir=parent))
+        temporary.chmod(0o777 & ~umask())  # mkdtemp makes directories that other users cannot read
     except OSError as error:
         raise InputError(f"data.cache_dir: cannot write to {parent} ({error}); set data.cache_dir elsewhere") from None
     try:
@@ -120,13 +137,18 @@ def _build(source: Source, size: tuple[int, int], parent: Path) -> Path:
         index = {
             "classes": list(source.classes),
             "names": {split: writer.names for split, writer in files.items()},
+            "digests": {split: writer.digests for split, writer in files.items()},
             "problems": [asdict(problem) for problem in problems],
         }
         write_json(temporary / "index.json", index)
         # The key is taken after decoding: a download has changed what is there.
         place = _place(parent, _key(source, size))
-        with contextlib.suppress(OSError):  # somebody else has just put the same arrays there
+        try:
             os.rename(temporary, place)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            # Another process has just put the same arrays there.
         if problems:
             log.warning("the data have oddities (%s); list them with unet check-data", checks.summary(problems))
         return place
@@ -160,6 +182,7 @@ class _Writer:
     def __init__(self, folder: Path, split: str, size: tuple[int, int]):
         self.size = size
         self.names: list[str] = []
+        self.digests: list[str] = []
         self.paths = {kind: folder / f"{split}_{kind}.npy" for kind in ("images", "masks")}
         for path in self.paths.values():
             path.with_suffix(".raw").touch()
@@ -168,6 +191,7 @@ class _Writer:
         """Append one sample."""
         self.names.append(sample.name)
         resized = {"images": resize_image(sample.image, self.size), "masks": resize_mask(sample.mask, self.size)}
+        self.digests.append(digest(resized["images"], resized["masks"]))
         for kind, path in self.paths.items():
             with open(path.with_suffix(".raw"), "ab") as raw:
                 raw.write(resized[kind].tobytes())
@@ -192,7 +216,7 @@ def _open(place: Path) -> Dataset:
     for split in SPLITS:
         names = index["names"][split]
         images, masks = (np.load(place / f"{split}_{kind}.npy", mmap_mode="r") for kind in ("images", "masks"))
-        splits[split] = Split(images, masks, names)
+        splits[split] = Split(images, masks, names, index.get("digests", {}).get(split))
     problems = [Problem(**problem) for problem in index["problems"]]
     return Dataset(classes=tuple(index["classes"]), problems=problems, **splits)
 

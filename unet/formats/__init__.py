@@ -79,13 +79,10 @@ def load_network(path: str | Path) -> LoadedNetwork:
 
 def describe(run) -> Metadata:
     """What is known of a run's network: from pixels to logits, at any size."""
-    from unet import data, figures
-
-    config = run.config
-    classes = data.class_names(config.data)
+    config, info = run.config, run.info
     return Metadata(
-        classes=classes,
-        colours=tuple(f"#{r:02X}{g:02X}{b:02X}" for r, g, b in figures.class_colours(len(classes))[: len(classes)]),
+        classes=info.classes,
+        colours=info.colours,
         size=config.data.size,
         dynamic=True,
         activation="none",

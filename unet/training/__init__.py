@@ -51,6 +51,8 @@ def train(run: Run) -> None:
     with run.locked(), run.logging():
         run.record_environment(jit=compiles(config))
         dataset = data.prepare(config.data)
+        if run.info.data is None:
+            run.record_data(dataset)
 
         # === The step ===
         random.seed(config.seed)  # Keras draws from it the seed of whatever is not seeded by name

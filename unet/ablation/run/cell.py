@@ -3,9 +3,7 @@
 ``python -m unet.ablation.run.cell RUN`` goes on where an interrupted one stopped.
 """
 
-import contextlib
 import os
-import signal
 from pathlib import Path
 
 SPLIT = "test"
@@ -49,11 +47,11 @@ def measure(run) -> dict:
 
     import keras
 
-    from unet import checkerboard, cost, data
+    from unet import checkerboard, cost
     from unet.model import from_config
 
     config, history = run.config, run.history()
-    classes = len(data.class_names(config.data))
+    classes = len(run.info.classes)
     fixed = from_config(config, classes, fixed_size=True)
     total = cost.total(cost.stages(fixed))
     surplus = cost.surplus(fixed)
@@ -79,26 +77,14 @@ def stay_on_cores() -> None:
         os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
 
 
-def obey_parent() -> None:
-    """Be stopped by SIGINT, though Ray's workers hand it on blocked, and on Linux also when the parent is gone."""
-    import ctypes
-
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    set_parent_death_signal = 1
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # other systems have no prctl
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGINT)
-
-
 if __name__ == "__main__":
     import typer
 
-    from unet import backend, console
+    from unet import backend, console, interrupts
 
     def main(run: Path):
         """Bring a run to its end."""
-        obey_parent()
+        interrupts.listen_to_parent()
         stay_on_cores()
         backend.use_backend()
         work(run)

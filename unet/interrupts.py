@@ -1,0 +1,103 @@
+"""Ctrl-C and SIGTERM: stop after the current step, or at once. The only module of the package that touches signals."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""Ctrl-C, and what a scheduler sends before it takes the machine."""
+
+
+@contextlib.contextmanager
+def stop_gracefully(request_stop: Callable[[int], None]) -> Iterator[None]:
+    """Call ``request_stop(signal_number)`` on the first SIGINT or SIGTERM; end the process at once on the second.
+
+    For work that can only be interrupted between two steps: an exception raised in the middle of one would leave
+    Keras' variables without values on JAX. Ending at once loses no file, as files are replaced in one step. The
+    caller's handlers are restored afterwards. A signal for which the caller has installed a handler is left alone;
+    outside the main thread nothing changes.
+
+    Args:
+        request_stop: Called from the signal handler, so it should only set a flag and log. :func:`stopped_by` gives
+            the exception to raise when the work has stopped.
+    """
+
+    def first(number, frame):
+        for listened in handled:
+            signal.signal(listened, second)
+        request_stop(number)
+
+    def second(number, frame):
+        if sys.stderr.isatty():
+            os.write(sys.stderr.fileno(), b"\x1b[?25h")  # show the cursor that a progress bar has hidden
+        os._exit(exit_code(number))
+
+    with _handlers(first, STOP_SIGNALS) as handled:
+        yield
+
+
+@contextlib.contextmanager
+def sigterm_as_exit() -> Iterator[None]:
+    """Let SIGTERM raise ``SystemExit(143)`` in the main thread, so that ``finally`` blocks run.
+
+    The caller's handler is restored afterwards; where the caller has installed one of their own, or outside the main
+    thread, nothing changes.
+    """
+
+    def terminate(number, frame):
+        raise stopped_by(number)
+
+    with _handlers(terminate, (signal.SIGTERM,)):
+        yield
+
+
+def stopped_by(number: int) -> BaseException:
+    """Exception for a process stopped by a signal: KeyboardInterrupt for SIGINT, else SystemExit with its exit code."""
+    return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(exit_code(number))
+
+
+def exit_code(number: int) -> int:
+    """Exit code of a process that a signal has ended, as shells count them: 130 for SIGINT, 143 for SIGTERM."""
+    return 128 + number
+
+
+def end_silently_on_ctrl_c() -> None:
+    """Let Ctrl-C end the process without a traceback, while the interpreter is shutting down."""
+    if _in_main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def listen_to_parent() -> None:
+    """Make a child process stoppable by SIGINT, and on Linux send it SIGINT when its parent dies.
+
+    Ray's workers start processes with SIGINT blocked, and ``nohup`` starts them with SIGINT ignored.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    set_parent_death_signal = 1
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # other systems have no prctl
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGINT)
+
+
+@contextlib.contextmanager
+def _handlers(handler: Callable, numbers: tuple[signal.Signals, ...]) -> Iterator[list[signal.Signals]]:
+    """Handle those of the signals that still have Python's default handler; yield which these are."""
+    defaults = (signal.SIG_DFL, signal.default_int_handler)
+    before = {number: signal.getsignal(number) for number in numbers if _in_main_thread()}
+    handled = [number for number, current in before.items() if current in defaults]
+    try:
+        for number in handled:
+            signal.signal(number, handler)
+        yield handled
+    finally:
+        for number in handled:
+            signal.signal(number, before[number])
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
