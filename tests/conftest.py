@@ -18,7 +18,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 import numpy as np
 import pytest
 
-from tests.helpers import PETS, ROOT
+from tests.helpers import JIT, PETS, ROOT
 
 # Started in the background, as by nohup, a process and its children ignore Ctrl-C, which some tests press.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -28,6 +28,24 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def _own_cache(tmp_path_factory):
     """Prepared arrays go to a temporary place, not to the user's cache."""
     os.environ["UNET_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory):
+    """A tiny run, trained once per process on drawn scenes of 24×32 pixels. Copy it to change it."""
+    from unet import config
+    from unet.runs import Run
+    from unet.training import train
+
+    root = tmp_path_factory.mktemp("runs")
+    path = root / "tiny.yaml"
+    path.write_text(
+        "data: {source: shapes, size: [24, 32], shapes: {train: 20, test: 40}}\nmodel: {width: 4, depth: 2}\n"
+        f"training: {{epochs: 2, batch_size: 4, warmup: 0, jit: {JIT}}}\n"
+    )
+    run = Run.create(config.load(path), root)
+    train(run)
+    return run
 
 
 @pytest.fixture

@@ -21,18 +21,9 @@ from unet.runs import Run
 from unet.training import train
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A tiny trained run."""
-    root = tmp_path_factory.mktemp("runs")
-    path = root / "tiny.yaml"
-    path.write_text(
-        "data: {source: shapes, size: [24, 32], shapes: {train: 20, test: 40}}\nmodel: {width: 4, depth: 2}\n"
-        f"training: {{epochs: 2, batch_size: 4, warmup: 0, jit: {JIT}}}\n"
-    )
-    run = Run.create(config.load(path), root)
-    train(run)
-    return run
+@pytest.fixture
+def run(trained_run):
+    return trained_run
 
 
 def test_scores_equal_sklearn_on_the_same_predictions(run):

@@ -29,8 +29,8 @@ FORMAT = 1
 
 def digest(image: np.ndarray, mask: np.ndarray) -> str:
     """Digest of an image and its mask, 16 hexadecimal digits."""
-    content = hashlib.blake2b(np.ascontiguousarray(image), digest_size=8)
-    content.update(np.ascontiguousarray(mask))
+    content = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=8)
+    content.update(np.ascontiguousarray(mask).data)
     return content.hexdigest()
 
 
