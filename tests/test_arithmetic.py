@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.helpers import ROOT
-from tests.test_cli import script
+from tests.helpers.commands import run_unet
 from unet.arithmetic import (
     conv_matrix,
     conv_paddings,
@@ -363,7 +363,7 @@ def test_an_impossible_argument_is_named(call, expected):
 
 def lines(*arguments):
     """What the script prints; a backend that does not exist shows that it imports none."""
-    code, out, err = script("arithmetic", *arguments, KERAS_BACKEND="none")
+    code, out, err = run_unet("arithmetic", *arguments, KERAS_BACKEND="none")
     assert (code, err) == (0, "")
     return [line.strip() for line in out.splitlines()]
 
@@ -404,7 +404,7 @@ def test_the_script_prints_matrices_with_the_weights_names():
 def test_the_script_rounds_pooling_as_asked():
     assert lines("pool", 5, "--kernel", 2)[1] == "o = floor((5 + 2*0 - 1*(2 - 1) - 1) / 2) + 1 = 2"
     assert lines("pool", 5, "--kernel", 2, "--ceil")[1].endswith("= 3")
-    assert lines("pool", 2, "-k", 1, "-s", 5, "--ceil")[1].endswith("+ 1 - 1 (the last window would lie outside) = 1")
+    assert lines("pool", 2, "-k", 1, "-s", 5, "--ceil")[1].endswith("+ 1 - 1 (the last window would start outside) = 1")
 
 
 @backend_free
@@ -416,13 +416,13 @@ def test_the_script_rounds_pooling_as_asked():
         (["conv", 5, "--stride", 0], "error: stride must be a whole number ≥ 1, received 0"),
         (["conv", 5, "--output-padding", 1], "error: --output-padding is for conv_transpose, not for conv"),
         (["pool", 5, "--reach", 3], "error: --reach is for conv and conv_transpose, not for pool"),
-        (["conv", 5, "--reach", 3, "--padding", 1], "error: --reach looks for paddings itself"),
+        (["conv", 5, "--reach", 3, "--padding", 1], "error: --reach determines the padding"),
         (["conv", 6, "--matrix"], "error: --matrix prints the matrix of inputs up to 5×5"),
         (["conv_transpose", 5, "-s", 2, "--matrix"], "error: --matrix prints up to 64 output pixels, received 121"),
     ],
 )
 def test_the_script_refuses_in_one_message(arguments, expected):
-    code, out, err = script("arithmetic", *arguments)
+    code, out, err = run_unet("arithmetic", *arguments)
     assert (code, out) == (2, "")
     assert err.startswith(expected)
     assert err.count("\n") == 1
@@ -430,6 +430,6 @@ def test_the_script_refuses_in_one_message(arguments, expected):
 
 @backend_free
 def test_the_scripts_help_shows_how_to_call_it():
-    code, out, _ = script("arithmetic", "--help")
+    code, out, _ = run_unet("arithmetic", "--help")
     assert code == 0
     assert "unet arithmetic conv_transpose 3" in out

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.helpers import ROOT
-from tests.test_cli import script
+from tests.helpers.commands import run_unet
 from unet import benchmark
 from unet.upsamplers import UPSAMPLERS
 
@@ -43,15 +43,15 @@ def test_memory_in_a_fresh_process_holds_the_result_and_little_more():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["upsampler"], "WHAT: 'upsampler' is not upsamplers; did you mean upsamplers?"),
-        (["upsamplers", "--only", "bicubical"], "--only: 'bicubical' begins none of nearest, bilinear"),
+        (["upsampler"], "WHAT: 'upsampler' must be upsamplers; did you mean upsamplers?"),
+        (["upsamplers", "--only", "bicubical"], "--only: 'bicubical' matches none of nearest, bilinear"),
         (["upsamplers", "--shape", "8,64,64"], "--shape: '8,64,64' must be four whole numbers B,h,w,C"),
         (["upsamplers", "--shape", "1,4,4,6"], "C a multiple of 8"),
         (["upsamplers", "--output", "table.md"], "--output: table.md must end in .json"),
     ],
 )
 def test_bad_input_is_one_message(arguments, message):
-    code, out, err = script("benchmark", *arguments)
+    code, out, err = run_unet("benchmark", *arguments)
     assert (code, out) == (2, "")
     assert message in err
     assert "Traceback" not in err

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from unet.inference import Predictor
 
+__version__ = "0.2.0"
+
 
 def load(path: str | Path) -> "Predictor":
     """Load a run directory or an exported file, to segment images with; Keras is imported only for networks in Keras.

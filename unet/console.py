@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
@@ -56,31 +57,50 @@ def quiet_stderr() -> Iterator[None]:
 
 
 def run(command: Callable[[], object]) -> None:
-    """Run a command line, and turn its errors into one message and an exit code.
-
-    Exit codes: 0 done, 1 the run failed, 2 the input cannot be used, 130 stopped by Ctrl-C, 143 stopped by SIGTERM.
-    With ``--debug`` (or UNET_DEBUG=1) anywhere on the command line the traceback is printed as well.
-    """
-    debug = "--debug" in sys.argv or bool(os.environ.get("UNET_DEBUG"))
-    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
-    _set_up_logging()
+    """Run the command that this process is for, and exit with its exit code."""
     try:
-        command()
-    except InputError as error:
-        _fail(error, 2, debug)
-    except (RunError, OSError) as error:
-        _fail(error, 1, debug)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    finally:  # also when typer has turned Ctrl-C into an exit: a second one ends the process silently
+        sys.exit(exit_code(command))
+    finally:
         interrupts.end_silently_on_ctrl_c()
 
 
-def _set_up_logging() -> None:
+def exit_code(command: Callable[[], object], debug: bool = False) -> int:
+    """Run a command and report an error as one message on standard error.
+
+    Args:
+        command: The function to call. It may end in ``SystemExit``, as command-line parsers do.
+        debug: Print the traceback of an error, too; UNET_DEBUG=1 does the same.
+
+    Returns:
+        0 for success, 1 for a failed run, 2 for input that cannot be used, 130 after Ctrl-C, 143 after SIGTERM.
+    """
+    debug = debug or bool(os.environ.get("UNET_DEBUG"))
+    with _logging():
+        try:
+            command()
+        except InputError as error:
+            return _report(error, error.for_command_line(), 2, debug)
+        except (RunError, OSError) as error:
+            return _report(error, str(error), 1, debug)
+        except KeyboardInterrupt:
+            return 130
+        except SystemExit as end:
+            return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
+
+
+@contextlib.contextmanager
+def _logging() -> Iterator[None]:
+    """Print the messages of the logger ``unet`` on the terminal."""
     logger = logging.getLogger("unet")
-    logger.handlers = [_ConsoleHandler()]
+    before = logger.handlers, logger.level, logger.propagate
+    logger.handlers, logger.propagate = [_ConsoleHandler()], False
     logger.setLevel(logging.INFO)
-    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.handlers, logger.propagate = before[0], before[2]
+        logger.setLevel(before[1])
 
 
 class _ConsoleHandler(logging.Handler):
@@ -90,9 +110,8 @@ class _ConsoleHandler(logging.Handler):
         console.print(record.getMessage(), soft_wrap=True, markup=False, highlight=False)
 
 
-def _fail(error: Exception, code: int, debug: bool) -> None:
+def _report(error: Exception, message: str, code: int, debug: bool) -> int:
     if debug:
-        raise error
-    message = error.for_command_line() if isinstance(error, InputError) else error
+        traceback.print_exception(error)
     print(f"error: {message}", file=sys.stderr)
-    sys.exit(code)
+    return code

@@ -1,4 +1,4 @@
-"""Show what the sizes, paddings and matrices of a convolution, a pooling or a transposed convolution come to."""
+"""The command ``unet arithmetic``: sizes, padding and matrices of convolution, pooling and transposed convolution."""
 
 from typing import Annotated
 
@@ -10,23 +10,30 @@ from unet.errors import InputError, nearest
 
 OPERATIONS = {"conv": "convolution", "pool": "pooling", "conv_transpose": "transposed convolution"}
 WIDEST_MAP = 12
+"""Largest output whose overlap is printed pixel by pixel."""
 LARGEST_MATRIX = (64, 25)
-"""Rows and columns that are still readable in a terminal."""
+"""Most rows and columns of a matrix that a terminal can show."""
 
 
 def main(
     operation: Annotated[str, typer.Argument(help="conv, pool or conv_transpose.")],
     size: Annotated[int, typer.Argument(help="Input height and width in pixels.")],
     kernel: Annotated[int, typer.Option("--kernel", "-k", help="Kernel size.")] = 3,
-    stride: Annotated[int | None, typer.Option("--stride", "-s", help="1 if not given; pool: the kernel size.")] = None,
-    padding: Annotated[int, typer.Option("--padding", "-p", help="On every side; conv_transpose crops by it.")] = 0,
-    output_padding: Annotated[int, typer.Option(help="conv_transpose: more at the bottom and right.")] = 0,
-    dilation: Annotated[int, typer.Option("--dilation", "-d", help="Pixels from one kernel tap to the next.")] = 1,
-    ceil: Annotated[bool, typer.Option("--ceil", help="pool: round up, so that no pixel is dropped.")] = False,
+    stride: Annotated[int | None, typer.Option("--stride", "-s", help="Default: 1; for pool, the kernel size.")] = None,
+    padding: Annotated[
+        int, typer.Option("--padding", "-p", help="Pixels added on every side; conv_transpose crops them instead.")
+    ] = 0,
+    output_padding: Annotated[
+        int, typer.Option(help="conv_transpose: extra rows at the bottom and columns on the right.")
+    ] = 0,
+    dilation: Annotated[int, typer.Option("--dilation", "-d", help="Distance between kernel taps, in pixels.")] = 1,
+    ceil: Annotated[bool, typer.Option("--ceil", help="pool: round the size up, so that no pixel is dropped.")] = False,
     reach: Annotated[int | None, typer.Option(help="List every padding that gives this output size.")] = None,
-    matrix: Annotated[bool, typer.Option("--matrix", help="Print the operation's matrix (small sizes).")] = False,
+    matrix: Annotated[bool, typer.Option("--matrix", help="Print the operation as a matrix (small sizes).")] = False,
 ):
-    """Print the output size of an operation, and for a transposed convolution how else to compute it and its overlap.
+    """Print the output size of an operation.
+
+    For a transposed convolution it also prints the equivalent convolution and the overlap of the kernels.
 
     unet arithmetic conv_transpose 3 -k 3 -s 2 --padding 1
 
@@ -47,7 +54,7 @@ def main(
         if given and operation not in operations:
             raise InputError(f"{option} is for {' and '.join(operations)}, not for {operation}")
     if reach is not None and (padding or output_padding or matrix):
-        raise InputError("--reach looks for paddings itself: leave out --padding, --output-padding and --matrix")
+        raise InputError("--reach determines the padding: leave out --padding, --output-padding and --matrix")
     if stride is None:
         stride = kernel if operation == "pool" else 1
     try:
@@ -71,7 +78,7 @@ def main(
 
 
 def reaching(operation: str, size: int, target: int, kernel: int, stride: int, dilation: int) -> list[str]:
-    """Every padding that leads to ``target``, or why none does."""
+    """List every padding that gives the output size ``target``, or say why none does."""
     transposed = operation == "conv_transpose"
     if reason := arithmetic.why_unreachable(size, target, kernel, stride, dilation, transposed):
         return [reason]
@@ -87,22 +94,22 @@ def reaching(operation: str, size: int, target: int, kernel: int, stride: int, d
 
 
 def conv_formula(i: int, k: int, s: int, p: int, d: int) -> str:
-    """o of a convolution, with the numbers filled in."""
+    """Formula of a convolution's output size, with its numbers."""
     return f"o = floor(({i} + 2*{p} - {d}*({k} - 1) - 1) / {s}) + 1 = {arithmetic.conv_size(i, k, s, p, d)}"
 
 
 def pool_formula(i: int, k: int, s: int, p: int, d: int, ceil: bool) -> str:
-    """o of a pooling, with the numbers filled in."""
+    """Formula of a pooling's output size, with its numbers."""
     o = arithmetic.pool_size(i, k, s, p, d, ceil)
     numerator = i + 2 * p - arithmetic.extent(k, d)
     rounding = "ceil" if ceil else "floor"
     unused = ceil and -(-numerator // s) + 1 > o
-    dropped = " - 1 (the last window would lie outside)" if unused else ""
+    dropped = " - 1 (the last window would start outside)" if unused else ""
     return f"o = {rounding}(({i} + 2*{p} - {d}*({k} - 1) - 1) / {s}) + 1{dropped} = {o}"
 
 
 def conv_transpose_formula(i: int, k: int, s: int, p: int, op: int, d: int) -> str:
-    """o of a transposed convolution, with the numbers filled in."""
+    """Formula of a transposed convolution's output size, with its numbers."""
     o = arithmetic.conv_transpose_size(i, k, s, p, op, d)
     return f"o = ({i} - 1)*{s} - 2*{p} + {d}*({k} - 1) + 1 + {op} = {o}"
 
@@ -131,10 +138,10 @@ def conv_transpose_lines(size: int, kernel: int, stride: int, padding: int, outp
 
 
 def matrix_lines(name: str, make, kernel: int, size: int, *parameters: int) -> list[str]:
-    """The matrix with w00, w01, … for the kernel's weights.
+    """Format the operation's matrix, with w00, w01, … for the weights of the kernel.
 
     Raises:
-        ValueError: It is too large to be read.
+        ValueError: The matrix is too large to be printed.
     """
     if kernel > 10 or size**2 > LARGEST_MATRIX[1]:
         raise ValueError("--matrix prints the matrix of inputs up to 5×5 and kernels up to 10×10")
@@ -147,11 +154,11 @@ def matrix_lines(name: str, make, kernel: int, size: int, *parameters: int) -> l
 
 
 def indented(values: np.ndarray) -> list[str]:
-    """An array's rows as text, its columns aligned."""
+    """Format the rows of an array, with its columns aligned."""
     width = max(len(str(value)) for value in values.flat)
     return ["  " + " ".join(str(value).rjust(width) for value in row) for row in values]
 
 
 def counted(number: int, noun: str) -> str:
-    """A number with its noun in singular or plural."""
+    """A number and its noun, in the singular or plural."""
     return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,42 +1,45 @@
-"""Measure what the upsamplers cost in time and memory."""
+"""The command ``unet benchmark``."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from unet import backend
-
 
 def main(
-    what: Annotated[str, typer.Argument(metavar="WHAT", help="upsamplers: their layers, forward and backward.")],
-    only: Annotated[str, typer.Option(help="Measure only variants whose names begin so, as conv_transpose.")] = "",
+    what: Annotated[str, typer.Argument(metavar="WHAT", help="upsamplers: forward and backward pass of every layer.")],
+    only: Annotated[
+        str, typer.Option(help="Measure only variants whose names start with this, as in conv_transpose.")
+    ] = "",
     shape: Annotated[
-        list[str] | None, typer.Option(help="Low-resolution map B,h,w,C; may be given several times.")
+        list[str] | None, typer.Option(help="Shape B,h,w,C of the low-resolution map; may be repeated.")
     ] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Rounds; the median counts.")] = 15,
-    jit: Annotated[bool | None, typer.Option(help="Compile with XLA; default: on a GPU, and always on JAX.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Number of rounds; the median is reported.")] = 15,
+    jit: Annotated[bool | None, typer.Option(help="Compile with XLA. Default: on a GPU, and always on JAX.")] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Write the figures to this .json file and the table to .md beside it.")
+        Path | None, typer.Option(help="Write the measurements to this .json file, and the table to .md next to it.")
     ] = None,
 ):
-    """Time every upsampler beside PyTorch's operation and beside nearest, in one process each, and its memory.
+    """Measure the time of every upsampler, compared with PyTorch's operation and with nearest, and its memory.
+
+    Every upsampler is measured in a process of its own.
 
     unet benchmark upsamplers --output docs/results/upsamplers.json
     """
+    from unet.backend import use_backend
     from unet.errors import InputError, nearest
 
     if what != "upsamplers":
-        raise InputError(f"WHAT: {what!r} is not upsamplers{nearest(what, ['upsamplers'])}")
+        raise InputError(f"WHAT: {what!r} must be upsamplers{nearest(what, ['upsamplers'])}")
     if output is not None and output.suffix != ".json":
-        raise InputError(f"--output: {output} must end in .json; the table goes to .md beside it")
+        raise InputError(f"--output: {output} must end in .json; the table is written to .md next to it")
     from unet import benchmark
 
     shapes = tuple(_shape(text) for text in shape) if shape else benchmark.SHAPES
     names = [name for name in benchmark.VARIANTS if name.startswith(only)]
     if not names:
-        raise InputError(f"--only: {only!r} begins none of {', '.join(benchmark.VARIANTS)}")
-    backend.use_backend()
+        raise InputError(f"--only: {only!r} matches none of {', '.join(benchmark.VARIANTS)}")
+    use_backend()
     from unet.files import write_json, write_text
     from unet.runs import environment
     from unet.tables import rows_table

@@ -1,39 +1,40 @@
-"""List everything that is wrong with a data set before training on it."""
+"""The command ``unet check-data``."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from unet import backend
-
 
 def main(
     path: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="As data.data_dir=DIR.")
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to change, as in data.data_dir=DIR.")
     ] = None,
 ):
-    """Read every image and mask of CONFIG's data and list all faults and oddities.
+    """Read every image and mask of CONFIG's data, and list all errors and warnings.
 
-    Faults (unreadable image, missing or wrongly sized mask, value out of range) keep the data from being used: exit
-    code 2. Oddities (empty mask, near-identical images in train and test) are only told: exit code 0.
+    Errors (an unreadable image, a missing mask, a mask of the wrong size or with an undefined value) prevent training:
+    exit code 2. Warnings (an empty mask, near-identical images in train and test) do not: exit code 0.
 
     unet check-data configs/pets.yaml data.source=folder data.data_dir=my_data
     """
-    backend.use_backend()
-    from unet import config, data
-    from unet.data import cache, checks
+    from unet import config
+    from unet.backend import use_backend
     from unet.errors import InputError
 
-    source = data.make_source(config.load(path, overrides or ()).data)
+    loaded = config.load(path, overrides or ())
+    use_backend()
+    from unet import data
+    from unet.data import cache, checks
+
+    source = data.make_source(loaded.data)
     problems = cache.inspect(source)
-    faults = [problem for problem in problems if problem.fatal]
-    oddities = [problem for problem in problems if not problem.fatal]
-    for heading, group in (("fault", faults), ("oddity", oddities)):
+    errors = [problem for problem in problems if problem.fatal]
+    warnings = [problem for problem in problems if not problem.fatal]
+    for heading, group in (("error", errors), ("warning", warnings)):
         for problem in group:
             print(f"{heading}: {problem.kind}: {problem}")
-    count = source.count()
-    print(f"{count} pairs read; {checks.summary(problems) or 'nothing wrong'}")
-    if faults:
-        raise InputError(f"{len(faults)} of these are faults: the data cannot be used until they are mended")
+    print(f"{source.count()} pairs read; {checks.summary(problems) or 'no problems found'}")
+    if errors:
+        raise InputError(f"{len(errors)} of these are errors; fix them before training")

@@ -1,27 +1,30 @@
-"""Show what a configuration's network costs, stage by stage."""
+"""The command ``unet summary``."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from unet import backend
-
 
 def main(
     path: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="As model.width=16.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to change, as in model.width=16.")
+    ] = None,
 ):
     """Print parameters, multiply-adds, activation memory and output shape of every stage, for one image.
 
     unet summary configs/pets.yaml model.upsampler=max_unpool
     """
-    backend.use_backend()
-    from unet import config, cost, data
+    from unet import config
+    from unet.backend import use_backend
+
+    loaded = config.load(path, overrides or ())
+    use_backend()
+    from unet import cost, data
     from unet.model import from_config
     from unet.tables import cost_table
 
-    loaded = config.load(path, overrides or ())
     classes = data.class_names(loaded.data)
     network = from_config(loaded, len(classes), fixed_size=True)
     height, width = loaded.data.size

@@ -1,45 +1,45 @@
-"""Train a configuration, or go on with a run."""
+"""The command ``unet train``."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from unet import backend
-
 
 def main(
     what: Annotated[
-        Path, typer.Argument(metavar="CONFIG_OR_RUN", help="A YAML file, or a run directory to go on with.")
+        Path,
+        typer.Argument(metavar="CONFIG_OR_RUN", help="A YAML file, or the directory of an interrupted run to resume."),
     ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="As training.epochs=8.")
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to change, as in training.epochs=8.")
     ] = None,
-    root: Annotated[Path, typer.Option(help="Directory of the run directories.")] = Path("runs"),
+    root: Annotated[Path, typer.Option(help="Directory that holds the run directories.")] = Path("runs"),
 ):
-    """Train CONFIG into runs/NAME, or go on with a run directory.
+    """Train CONFIG into runs/NAME, or resume a run.
 
-    An interrupted run goes on where it stopped when the same command is given again.
+    The same command resumes an interrupted run from its last checkpoint.
 
     unet train configs/pets.yaml model.upsampler=bilinear name=pets_bilinear
     """
-    backend.use_backend()
     from unet import config
+    from unet.backend import use_backend
     from unet.errors import InputError
     from unet.runs import Run
-    from unet.training import train
 
     if what.is_dir():
-        if overrides:
-            raise InputError(
-                f"{what} is a run with its own configuration: overrides such as {overrides[0]} need a YAML file"
-            )
         run = Run.open(what)
+        if overrides:
+            raise InputError(f"{what} is a run with its own configuration: {overrides[0]} needs a YAML file")
     else:
         run = Run.create(config.load(what, overrides or ()), root)
+    use_backend()
+    from unet.training import train
+
     try:
         train(run)
     except KeyboardInterrupt:
         print(f"resume with: unet train {run.path}")
         raise
     print(f"next: unet evaluate {run.path}")
+    print(f"      unet predict {run.path} IMAGES")
