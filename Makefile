@@ -1,56 +1,66 @@
-# `make demo` and `make test` each do all the set-up on a fresh machine with Python 3.11 to 3.13 (TensorFlow 2.21, which
-# constraints.txt names, has no wheel for 3.14).
+# `make demo` and `make test` do all the set-up on a fresh machine with Python 3.11 to 3.13 (TensorFlow 2.21, pinned in
+# constraints.txt, has no wheel for 3.14). `make help` lists the targets.
 PYTHON ?= python3
-# The backend's extra for `make demo`: cpu, cuda (TensorFlow with CUDA), jax, torch.
+# Extra that installs the backend of `make demo`: cpu, cuda (TensorFlow with CUDA), jax or torch.
 EXTRA ?= cpu
-# What pip installs for PyTorch. On Linux the registry's wheel brings CUDA along; name a CPU build here to save disk.
+# Requirement that pip installs for PyTorch. On Linux the default wheel includes CUDA; a CPU build saves disk space.
 TORCH ?= torch==2.13.0
+# Tests that `make test` selects; `make test-all` also runs those marked slow.
+SELECT ?= not slow
 
 VENV := .venv
 BARE := .venv-no-tensorflow
 PIP := bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PYTEST := bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+# pytest exits with 5 if it finds no test, and not every backend has slow ones.
+NONE_IS_FINE := $(if $(filter slow,$(SELECT)),|| [ $$$$? = 5 ])
 
-.PHONY: demo test lint notebooks parity export-matrix figures schema clean
+.PHONY: help demo test test-all test-tensorflow test-jax test-torch lint notebooks parity export-matrix figures schema clean
 
-demo: $(VENV)/.$(EXTRA)
-	$(VENV)/bin/python scripts/train.py configs/demo.yaml
-	$(VENV)/bin/python scripts/evaluate.py runs/demo
+help: ## List the targets.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-16s %s\n", $$1, $$2 }'
 
-# Every test on TensorFlow; then what depends on the backend on JAX and PyTorch, where TensorFlow is not installed.
-test: $(VENV)/.test $(BARE)/.test
-	KERAS_BACKEND=tensorflow $(VENV)/$(PYTEST)
-	KERAS_BACKEND=jax $(VENV)/$(PYTEST) -m "not backend_free" tests/data/test_pets.py tests/test_chain.py
-	@! $(BARE)/bin/python -c 'import tensorflow' 2> /dev/null || { echo "$(BARE) must not hold TensorFlow"; exit 1; }
-	KERAS_BACKEND=jax $(BARE)/$(PYTEST) -m "not backend_free"
-	KERAS_BACKEND=torch $(BARE)/$(PYTEST) -m "not backend_free"
+demo: $(VENV)/.$(EXTRA) ## Install, train a small network on drawn scenes, and score it.
+	$(VENV)/bin/unet train configs/demo.yaml
+	$(VENV)/bin/unet evaluate runs/demo
 
-lint: $(VENV)/.test
+test: test-tensorflow test-jax test-torch ## Install, and run the tests on TensorFlow, JAX and PyTorch.
+
+test-all: test ## Run the slow tests, too.
+	$(MAKE) test SELECT=slow
+
+test-tensorflow: $(VENV)/.test ## Run all tests on TensorFlow.
+	KERAS_BACKEND=tensorflow $(VENV)/$(PYTEST) -m "$(SELECT)" $(NONE_IS_FINE)
+
+# Without TensorFlow installed, except for the tests that read data through TensorFlow Datasets.
+test-jax: $(VENV)/.test $(BARE)/.test ## Run the tests that depend on the backend on JAX.
+	KERAS_BACKEND=jax $(VENV)/$(PYTEST) -m "$(SELECT) and not backend_free" tests/data/test_pets.py tests/test_chain.py $(NONE_IS_FINE)
+	KERAS_BACKEND=jax $(BARE)/$(PYTEST) -m "$(SELECT) and not backend_free" $(NONE_IS_FINE)
+
+test-torch: $(BARE)/.test ## Run the tests that depend on the backend on PyTorch.
+	KERAS_BACKEND=torch $(BARE)/$(PYTEST) -m "$(SELECT) and not backend_free" $(NONE_IS_FINE)
+
+lint: $(VENV)/.test ## Check style, format and types.
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-# Run the notebooks and write their outputs back.
-notebooks: $(VENV)/.test
+notebooks: $(VENV)/.test ## Execute the notebooks and save their outputs.
 	$(VENV)/bin/python notebooks/execute.py
 
-# How closely the upsamplers agree with independent references, on every backend: docs/results/parity.md.
-parity: $(VENV)/.test
+parity: $(VENV)/.test ## Compare the upsamplers with independent references on every backend: docs/results/parity.md.
 	for backend in tensorflow jax torch; do KERAS_BACKEND=$$backend $(VENV)/bin/python -m benchmarks.parity || exit 1; done
 
-# Every upsampler in every format, and what that costs on this machine: docs/results/export.md.
-export-matrix: $(VENV)/.test
+export-matrix: $(VENV)/.test ## Export every upsampler in every format and measure the files: docs/results/export.md.
 	for backend in tensorflow torch; do KERAS_BACKEND=$$backend $(VENV)/bin/python -m benchmarks.export_matrix || exit 1; done
 
-# Draw the README's figures and write its table from the committed results.
-figures: $(VENV)/.$(EXTRA)
+figures: $(VENV)/.$(EXTRA) ## Redraw the README's figures and tables from the committed results.
 	$(VENV)/bin/python scripts/figures.py
 
-# What editors use to complete and check the YAML files.
-schema: $(VENV)/.$(EXTRA)
+schema: $(VENV)/.$(EXTRA) ## Write the JSON schema with which editors check the YAML files: configs/schema.json.
 	$(VENV)/bin/python -m unet.config > configs/schema.json
 
-clean:
+clean: ## Delete the environments, the caches and all runs.
 	rm -rf $(VENV) $(BARE) .cache runs
 
 $(VENV)/bin/python $(BARE)/bin/python:
@@ -70,4 +80,5 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(BARE)/.test: pyproject.toml constraints.txt | $(BARE)/bin/python
 	$(BARE)/$(PIP) $(TORCH)
 	$(BARE)/$(PIP) -e '.[jax,torch,test]'
+	@! $(BARE)/bin/python -c 'import tensorflow' 2> /dev/null || { echo "$(BARE) must not contain TensorFlow"; exit 1; }
 	@touch $@
