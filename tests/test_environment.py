@@ -14,9 +14,10 @@ pytestmark = pytest.mark.backend_free
 def test_environment_variables_are_restored(monkeypatch):
     monkeypatch.setenv("UNET_TEST_SET", "before")
     monkeypatch.delenv("UNET_TEST_UNSET", raising=False)
+    within = {}
     with pytest.raises(KeyError), environment_variables(UNET_TEST_SET="within", UNET_TEST_UNSET="within"):
-        assert os.environ["UNET_TEST_SET"] == os.environ["UNET_TEST_UNSET"] == "within"
-        raise KeyError
+        raise KeyError(within.update(os.environ))
+    assert within["UNET_TEST_SET"] == within["UNET_TEST_UNSET"] == "within"
     assert os.environ["UNET_TEST_SET"] == "before"
     assert "UNET_TEST_UNSET" not in os.environ
 

@@ -138,7 +138,7 @@ def _logits(network: LoadedNetwork, images: np.ndarray) -> np.ndarray:
     """Scores of uint8 images ``(N, H, W, 3)``, at the size of the network's own where it takes no other."""
     if not network.metadata.dynamic:
         images = np.stack([resize_image(image, network.metadata.size) for image in images])
-    return network.scores(images)
+    return network.logits(images)
 
 
 def _prepared_batches(split: data.Split) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:

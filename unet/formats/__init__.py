@@ -1,14 +1,14 @@
-"""File formats that other runtimes load, and the registry that ``unet export`` names them by.
+"""File formats that other runtimes load, and the registry of their names.
 
-Adding one: a class (:class:`~unet.formats.base.Format`), and a line in ``FORMATS``. A runtime is imported only
-when a file of its format is written or loaded.
+To add one, write a :class:`~unet.formats.base.Format` and register it in ``FORMATS``. A runtime is imported only when a
+file of its format is written or loaded.
 """
 
 from pathlib import Path
 
 from unet import backend
 from unet.errors import InputError, nearest
-from unet.formats.base import ACTIVATIONS, Format, LoadedNetwork, Metadata
+from unet.formats.base import ACTIVATIONS, LICENCE, Format, LoadedNetwork, Metadata
 from unet.formats.keras import KerasFormat, KerasNetwork
 from unet.formats.litert import LiteRT
 from unet.formats.onnx import Onnx
@@ -32,32 +32,32 @@ _LICENCES = {
 """Terms of the weights, by the data they were trained on."""
 
 
-def choose(name: str, activation: str = "softmax", quantize: str = "none") -> Format:
-    """The format of that name, where it can do what is asked of it.
+def choose(format: str, activation: str = "softmax", quantize: str = "none") -> Format:
+    """Look up a format and check that it supports the other arguments.
 
     Raises:
-        InputError: It is not known, or cannot.
+        InputError: The format is unknown, or does not support an argument.
     """
-    if name not in FORMATS:
-        raise InputError(f"--format: {name!r} is not one of {', '.join(FORMATS)}{nearest(name, FORMATS)}")
-    possible = ("none", *FORMATS[name].quantizations)
+    if format not in FORMATS:
+        raise InputError(f"{format!r} is not one of {', '.join(FORMATS)}{nearest(format, FORMATS)}", "format")
+    possible = ("none", *FORMATS[format].quantizations)
     if quantize not in possible:
-        raise InputError(f"--quantize: {quantize!r} is not possible in {name}, which knows {', '.join(possible)}")
+        raise InputError(f"{quantize!r} is not possible in {format}, which supports {', '.join(possible)}", "quantize")
     if activation not in ACTIVATIONS:
-        raise InputError(f"--activation: {activation!r} is not one of {', '.join(ACTIVATIONS)}")
-    return FORMATS[name]
+        raise InputError(f"{activation!r} is not one of {', '.join(ACTIVATIONS)}", "activation")
+    return FORMATS[format]
 
 
 def is_exported(path: Path) -> bool:
-    """Whether ``path`` looks like a file that ``unet export`` writes."""
+    """Whether ``path`` looks like an exported file."""
     return any(file_format.recognises(path) for file_format in FORMATS.values())
 
 
 def load_network(path: str | Path) -> LoadedNetwork:
-    """Load a run directory or an exported file, each in its own runtime.
+    """Load a run directory or an exported file in its own runtime. Training data are never opened.
 
     Raises:
-        InputError: It is neither, its runtime is not installed, or the run has not been trained yet.
+        InputError: The path is neither, its runtime is not installed, or the run has not been trained yet.
     """
     from unet.runs import Run
 
@@ -70,15 +70,15 @@ def load_network(path: str | Path) -> LoadedNetwork:
         if file_format.recognises(path):
             try:
                 return file_format.load(path)
-            except ValueError as error:
-                raise InputError(f"{path}: its metadata are not what unet export writes: {error}") from error
+            except ValueError as error:  # of the metadata
+                raise InputError(f"{path}: {error}") from error
     endings = ", ".join(file_format.suffix for file_format in FORMATS.values() if file_format.suffix)
-    what = "there is no such file or directory" if not path.exists() else "is neither a run nor an exported file"
+    what = "is neither a run nor an exported file" if path.exists() else "there is no such file or directory"
     raise InputError(f"{path}: {what}; expected a run directory, a SavedModel directory or a file ({endings})")
 
 
 def describe(run) -> Metadata:
-    """What is known of a run's network: from pixels to logits, at any size."""
+    """Metadata of a run's network: pixels in, logits out, at any size."""
     config, info = run.config, run.info
     return Metadata(
         classes=info.classes,
@@ -86,11 +86,9 @@ def describe(run) -> Metadata:
         size=config.data.size,
         dynamic=True,
         activation="none",
-        quantization="none",
         upsampler=config.model.upsampler.name,
-        normalization="pixels 0 to 255 in RGB order; the network scales them itself",
-        licence=_LICENCES.get(config.data.source, "not stated; the terms of the training images apply"),
-        config=config.model_dump(mode="json", exclude={"data": {"data_dir", "cache_dir"}}),  # nobody else's paths
+        licence=_LICENCES.get(config.data.source, LICENCE),
+        config=config.model_dump(mode="json", exclude={"data": {"data_dir", "cache_dir"}}),  # paths stay private
     )
 
 

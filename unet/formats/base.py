@@ -1,4 +1,4 @@
-"""What every file format shares: the metadata a file carries, how it is written, and how it runs once loaded."""
+"""The interface of a file format: the metadata in a file, how a file is written, and how it runs once loaded."""
 
 import dataclasses
 import importlib
@@ -8,54 +8,82 @@ from typing import Any
 
 import numpy as np
 
+from unet.colours import hex_colours
+from unet.environment import environment_variables
 from unet.errors import InputError
 
 ACTIVATIONS = ("softmax", "none")
+VERSION = 1
+"""Version of the metadata. Increase it when a field changes its meaning, not for an additional field with a default."""
+PIXELS = "pixels 0 to 255 in RGB order; the network scales them itself"
+LICENCE = "not stated; the terms of the training images apply"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Metadata:
-    """What a file says about itself, in its format's own way, as JSON."""
+    """Description of a network that is stored in its file as JSON.
 
+    ``classes``, ``size``, ``dynamic`` and ``activation`` are required. A file written before one of the other fields
+    existed is loaded with the field's default.
+    """
+
+    version: int = VERSION
+    """Version of these metadata."""
     classes: tuple[str, ...]
     """Class names, in the order of the output channels."""
-    colours: tuple[str, ...]
-    """Colour of each class in pictures, ``#RRGGBB``."""
+    colours: tuple[str, ...] = ()
+    """Colour of each class in pictures, ``#RRGGBB``; empty means the project's palette."""
     size: tuple[int, int]
-    """Height and width in pixels that the network was trained at; where ``dynamic`` is false the only one it takes."""
+    """Height and width in pixels that the network was trained at; the only accepted size unless ``dynamic``."""
     dynamic: bool
-    """Whether the file takes any height and width."""
+    """Whether the file accepts any height and width."""
     activation: str
     """``"softmax"``: the output is probabilities; ``"none"``: logits."""
-    quantization: str
+    quantization: str = "none"
     """``"none"``, ``"float16"`` or ``"int8"``."""
-    upsampler: str
+    upsampler: str = "unknown"
     """Name of the decoder's upsampler."""
-    normalization: str
+    normalization: str = PIXELS
     """What the input must be."""
-    licence: str
+    licence: str = LICENCE
     """Terms of the weights and of the images they were trained on."""
-    config: dict
-    """The configuration it was trained with."""
+    config: dict = dataclasses.field(default_factory=dict)
+    """Training configuration."""
+
+    def __post_init__(self):
+        if not self.colours:
+            object.__setattr__(self, "colours", hex_colours(len(self.classes)))
+
+    @property
+    def stride(self) -> int:
+        """Factor by which the encoder reduces an image's height and width."""
+        return 2 ** self.config.get("model", {}).get("depth", 4)
 
     def to_json(self) -> str:
-        """One line of JSON."""
+        """Return one line of JSON."""
         return json.dumps(dataclasses.asdict(self), ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> "Metadata":
-        """Read what :meth:`to_json` wrote.
+        """Read what :meth:`to_json` of this or an earlier version wrote; unknown fields are ignored.
 
         Raises:
-            ValueError: It is something else.
+            ValueError: A newer version wrote it, or it is not metadata of this project.
         """
-        try:
-            content = json.loads(text)
-            values: dict[str, Any] = {field.name: content[field.name] for field in dataclasses.fields(cls)}
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"no metadata of this project ({error})") from None
-        values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
-        return cls(**values)
+        content = json.loads(text)
+        if not isinstance(content, dict):
+            raise ValueError(f"expected a JSON object, received {text[:40]!r}")
+        if (version := content.get("version", 1)) not in range(1, VERSION + 1):
+            raise ValueError(
+                f"written by a newer version of unet-upsamplers (metadata version {version}, supported up to "
+                f"{VERSION}); upgrade unet-upsamplers to read it"
+            )
+        fields = dataclasses.fields(cls)
+        values: dict[str, Any] = {field.name: content[field.name] for field in fields if field.name in content}
+        missing = {"classes", "size", "dynamic", "activation"} - values.keys()
+        if missing:
+            raise ValueError(f"the metadata lack {', '.join(sorted(missing))}; was it exported by this project?")
+        return cls(**values | {name: tuple(value) for name, value in values.items() if isinstance(value, list)})
 
 
 class LoadedNetwork:
@@ -63,7 +91,7 @@ class LoadedNetwork:
 
     Attributes:
         path: The file.
-        metadata: What it says about itself.
+        metadata: The file's description of itself.
     """
 
     path: Path
@@ -73,29 +101,31 @@ class LoadedNetwork:
         """Run the network.
 
         Args:
-            pixels: ``(B, H, W, 3)`` in 0..255, of any real dtype; H×W is ``metadata.size`` where it is not dynamic.
+            pixels: ``(B, H, W, 3)`` in 0..255, of any real dtype; H×W is ``metadata.size`` unless it is dynamic.
 
         Returns:
-            float32 ``(B, H, W, classes)``: probabilities or logits, as ``metadata.activation`` says.
+            float32 ``(B, H, W, classes)``: probabilities or logits, see ``metadata.activation``.
         """
         raise NotImplementedError
 
-    def scores(self, pixels: np.ndarray) -> np.ndarray:
-        """Logits, or logarithms of the probabilities, which are logits less a number of each pixel's own.
+    def logits(self, pixels: np.ndarray) -> np.ndarray:
+        """Run the network and return logits, whatever the file's output is.
 
-        Resized, blended or averaged, both lead to the same mask. Arguments and shape as in the call.
+        Log-probabilities of files that return probabilities: they equal the logits up to a constant per pixel, the
+        same for all classes. Resizing, blending or averaging them leads to the same mask and the same probabilities.
+        Arguments and shape as in the call.
         """
         output = self(pixels)
-        return logarithm(output) if self.metadata.activation == "softmax" else output
+        return log_probabilities(output) if self.metadata.activation == "softmax" else output
 
 
 class Format:
-    """One file format. Adding one: a class with these members, and a line in ``unet.formats.FORMATS``.
+    """A file format. To add one, write a subclass and register it in ``unet.formats.FORMATS``.
 
     Attributes:
-        suffix: Ending of the file's name; of a directory where it is empty.
-        backend: Keras backend that the network must be on to be written; ``None``: any.
-        quantizations: What ``write`` can reduce the numbers to.
+        suffix: File name extension; empty for a directory.
+        backend: Keras backend that writes the format; ``None``: any.
+        quantizations: Accepted values of ``Metadata.quantization`` in addition to ``"none"``.
     """
 
     suffix: str
@@ -104,21 +134,21 @@ class Format:
 
     @property
     def ending(self) -> str:
-        """What is added to a run's name."""
+        """Text appended to a run's name to name its file."""
         return self.suffix
 
     def fixed_size(self, quantization: str) -> str:
-        """Why a file takes one height and width only; empty where it can take any."""
+        """Reason why a file accepts one height and width only; empty if it can accept any."""
         return ""
 
     def write(self, network, path: Path, metadata: Metadata, examples: np.ndarray) -> None:
         """Write ``network`` with ``metadata`` to ``path``.
 
         Args:
-            network: ``keras.Model`` in float32, as ``metadata`` says.
-            path: Ends in :attr:`suffix`.
-            metadata: Goes into the file; ``metadata.quantization`` is one of :attr:`quantizations`.
-            examples: Training images, uint8 ``(N, *metadata.size, 3)``, to find the ranges of int8 numbers.
+            network: ``keras.Model`` in float32 that matches ``metadata``.
+            path: File name with the extension :attr:`suffix`.
+            metadata: Stored in the file; ``metadata.quantization`` is ``"none"`` or one of :attr:`quantizations`.
+            examples: Training images, uint8 ``(N, *metadata.size, 3)``, used to calibrate int8 ranges.
         """
         raise NotImplementedError
 
@@ -126,35 +156,42 @@ class Format:
         """Load ``path`` in the format's own runtime.
 
         Raises:
-            InputError: The runtime is not installed, or the file is not one of this project's.
+            InputError: The runtime is not installed, or the file was not written by this project.
         """
         raise NotImplementedError
 
     def recognises(self, path: Path) -> bool:
-        """Whether ``path`` looks like this format."""
+        """Whether ``path`` looks like a file of this format."""
         return path.suffix == self.suffix and path.is_file()
 
 
-def logarithm(probabilities: np.ndarray) -> np.ndarray:
-    """Of probabilities down to 1e-7: what lies below says nothing in float32."""
+def log_probabilities(probabilities: np.ndarray) -> np.ndarray:
+    """Natural logarithm of probabilities, which are clipped at 1e-7: lower ones are below float32 precision."""
     return np.log(np.maximum(probabilities, 1e-7))
 
 
 def input_signature(metadata: Metadata) -> list:
-    """What the network is traced for: float32 pixels of any batch, at one size or any."""
+    """Input that the network is traced for: float32 pixels, any batch size, one image size or any."""
     import keras
 
     size = (None, None) if metadata.dynamic else metadata.size
     return [keras.InputSpec(shape=(None, *size, 3), dtype="float32", name="pixels")]
 
 
-def runtime(module: str, extra: str, path: Path):
-    """Import what writes or runs ``path``.
+def runtime(module: str, extra: str, path: Path, **environment: str):
+    """Import a package that writes or runs ``path``.
+
+    Args:
+        module: Name of the module.
+        extra: The project's extra that installs it.
+        path: The file, named in the error message.
+        environment: Environment variables that the module reads while it is imported.
 
     Raises:
         InputError: It is not installed; the message says how to install it.
     """
     try:
-        return importlib.import_module(module)
+        with environment_variables(**environment):
+            return importlib.import_module(module)
     except ImportError as error:
         raise InputError(f"{path}: needs {error.name or module}: pip install '.[{extra}]'") from None

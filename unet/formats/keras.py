@@ -19,7 +19,7 @@ class KerasFormat(Format):
     backend = None
 
     def write(self, network, path, metadata, examples):
-        """Save, and put the metadata into the archive."""
+        """Save, and add the metadata to the archive."""
         network.save(path)
         with zipfile.ZipFile(path, "a") as archive:
             archive.writestr(MEMBER, metadata.to_json())
@@ -28,23 +28,24 @@ class KerasFormat(Format):
         """Load on the backend of this process."""
         try:
             with zipfile.ZipFile(path) as archive:
-                metadata = Metadata.from_json(archive.read(MEMBER).decode())
-        except (zipfile.BadZipFile, KeyError, ValueError) as error:
+                text = archive.read(MEMBER).decode()
+        except (zipfile.BadZipFile, KeyError) as error:
             raise InputError(
-                f"{path}: is not a .keras file exported by this project ({error}); give the run directory, or a file "
-                "that unet export wrote"
+                f"{path}: is not a .keras file exported by this project ({error}); give the run directory or an "
+                "exported file"
             ) from None
-        return KerasNetwork(path, metadata)
+        return KerasNetwork(path, Metadata.from_json(text))
 
 
 class KerasNetwork(LoadedNetwork):
     """A ``.keras`` file on the backend of this process.
 
     Args:
-        path: What is shown as the network's name.
-        metadata: What it says about itself.
-        file: The ``.keras`` file, where that is not ``path``.
-        jit: Whether the network is compiled, anew for every size. By default only on JAX, which is slow without.
+        path: Path shown as the network's name.
+        metadata: Description of the network.
+        file: The ``.keras`` file, if it is not ``path``.
+        jit: Whether to compile the network with XLA, once for each input size. Defaults to True on JAX, which is slow
+            otherwise, and False on other backends.
     """
 
     def __init__(self, path: Path, metadata: Metadata, file: Path | None = None, jit: bool | None = None):

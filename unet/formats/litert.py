@@ -1,4 +1,4 @@
-"""LiteRT (TensorFlow Lite), for telephones and small devices."""
+"""LiteRT (TensorFlow Lite), for phones and embedded devices."""
 
 import os
 import zipfile
@@ -12,22 +12,25 @@ from unet.formats.base import Format, LoadedNetwork, Metadata, input_signature, 
 
 MEMBER = "model_info.json"
 LABELS = "labels.txt"
-"""Files in the archive that LiteRT's metadata are: a zip at the end of the file."""
+"""Members of LiteRT's metadata, a zip archive at the end of the file."""
 
 
 class LiteRT(Format):
-    """``.tflite`` of LiteRT's built-in operations alone; also with float16 weights, or with int8 throughout."""
+    """``.tflite`` with LiteRT's built-in operations only; optionally float16 weights, or int8 throughout."""
 
     suffix = ".tflite"
     quantizations = ("float16", "int8")
 
     def fixed_size(self, quantization):
-        """Where everything is to be integers."""
-        integers = "positions and interpolation weights, constants at one size, would be computed in float32 for any"
-        return integers if quantization == "int8" else ""
+        """Of int8 files."""
+        reason = (
+            "with any size, positions and interpolation weights would be computed in float32; "
+            "with one size they are integer constants"
+        )
+        return reason if quantization == "int8" else ""
 
     def write(self, network, path, metadata, examples):
-        """Convert, with or without quantisation, and append the metadata."""
+        """Convert, quantise if requested, and append the metadata."""
         import tensorflow as tf
 
         options: dict[str, Any] = {}
@@ -58,10 +61,10 @@ class LiteRT(Format):
         """Load with ``ai_edge_litert.interpreter.Interpreter``."""
         try:
             with zipfile.ZipFile(path) as archive:
-                metadata = Metadata.from_json(archive.read(MEMBER).decode())
-        except (zipfile.BadZipFile, KeyError, ValueError) as error:
-            raise InputError(f"{path}: carries no metadata, so unet export did not write it ({error})") from None
-        return _LiteRTNetwork(path, metadata)
+                text = archive.read(MEMBER).decode()
+        except (zipfile.BadZipFile, KeyError) as error:
+            raise InputError(f"{path}: has no metadata, so it was not exported by this project ({error})") from None
+        return _LiteRTNetwork(path, Metadata.from_json(text))
 
 
 class _LiteRTNetwork(LoadedNetwork):
@@ -74,7 +77,7 @@ class _LiteRTNetwork(LoadedNetwork):
         self._shape: tuple[int, ...] | None = None
 
     def __call__(self, pixels):
-        """Invoke the interpreter; pixels are rounded and probabilities or logits rescaled where they are 8-bit."""
+        """Invoke the interpreter; for 8-bit files, quantise the pixels and dequantise the output."""
         if pixels.shape != self._shape:
             self._interpreter.resize_tensor_input(self._input["index"], pixels.shape)
             self._interpreter.allocate_tensors()

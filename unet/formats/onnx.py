@@ -1,9 +1,8 @@
-"""ONNX, for ONNX Runtime and the many others that read it."""
+"""ONNX, for ONNX Runtime and other runtimes that read it."""
 
 import contextlib
 import json
 import logging
-import os
 import warnings
 from pathlib import Path
 
@@ -13,22 +12,24 @@ from unet.errors import InputError
 from unet.formats.base import Format, LoadedNetwork, Metadata, input_signature, runtime
 
 KEY = "model_info"
-"""Key of the metadata among the file's ``metadata_props``."""
+"""Key of the metadata in the file's ``metadata_props``."""
+NO_TELEMETRY = {"ORT_DISABLE_TELEMETRY": "1"}
+"""ONNX Runtime reads this while it is imported."""
 
 
 class Onnx(Format):
-    """``.onnx``: one file, written by tf2onnx; int8 by ONNX Runtime's own quantiser."""
+    """``.onnx``: one file, written by tf2onnx and quantised to int8 by ONNX Runtime."""
 
     suffix = ".onnx"
     quantizations = ("int8",)
 
     def write(self, network, path, metadata, examples):
-        """Convert, quantise if asked for, and add the metadata."""
+        """Convert, quantise if requested, and add the metadata."""
         onnx = runtime("onnx", "onnx", path)
-        runtime("tf2onnx", "onnx", path)
-        logging.getLogger("tf2onnx").setLevel(logging.ERROR)  # it tells of every pass it makes
+        runtime("tf2onnx", "onnx", path, **NO_TELEMETRY)
+        logging.getLogger("tf2onnx").setLevel(logging.ERROR)  # it logs every optimisation pass
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Keras asks numpy whether it is old
+            warnings.simplefilter("ignore")  # of NumPy functions that Keras calls and that are deprecated
             network.export(path, format="onnx", verbose=False, input_signature=input_signature(metadata))
         if metadata.quantization == "int8":
             _quantize(path, examples)
@@ -44,27 +45,26 @@ class Onnx(Format):
 
 class _OnnxNetwork(LoadedNetwork):
     def __init__(self, path: Path):
-        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # segmenting a photograph is nobody else's business
-        onnxruntime = runtime("onnxruntime", "onnx", path)
+        onnxruntime = runtime("onnxruntime", "onnx", path, **NO_TELEMETRY)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         try:
             self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime has a class of its own for every failure
+        except Exception as error:  # ONNX Runtime raises a different class for each kind of failure
             raise InputError(f"{path}: ONNX Runtime cannot load it ({str(error).splitlines()[0]})") from error
         properties = self._session.get_modelmeta().custom_metadata_map
         if KEY not in properties:
-            raise InputError(f"{path}: has no {KEY} among its metadata, so unet export did not write it")
+            raise InputError(f"{path}: has no {KEY} in its metadata, so it was not exported by this project")
         self.path, self.metadata = path, Metadata.from_json(properties[KEY])
 
     def __call__(self, pixels):
         """Run the session."""
-        (scores,) = self._session.run(None, {"pixels": np.asarray(pixels, np.float32)})
-        return scores
+        (output,) = self._session.run(None, {"pixels": np.asarray(pixels, np.float32)})
+        return output
 
 
 def _name(model, metadata: Metadata) -> None:
-    """Call the output what it is, and open sizes batch, height and width."""
+    """Name the output after its content, and the variable axes batch, height and width."""
     (output,) = model.graph.output
     before, output.name = output.name, "probabilities" if metadata.activation == "softmax" else "logits"
     for node in model.graph.node:
@@ -78,9 +78,8 @@ def _name(model, metadata: Metadata) -> None:
 
 
 def _quantize(path: Path, examples: np.ndarray) -> None:
-    """Turn weights and activations into int8, with ranges found on the examples."""
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    from onnxruntime import quantization
+    """Convert weights and activations to int8, with ranges calibrated on the examples."""
+    quantization = runtime("onnxruntime.quantization", "onnx", path, **NO_TELEMETRY)
 
     class Reader(quantization.CalibrationDataReader):
         def __init__(self):
@@ -92,10 +91,10 @@ def _quantize(path: Path, examples: np.ndarray) -> None:
 
     root = logging.getLogger()
     level = root.level
-    root.setLevel(logging.ERROR)  # it gives advice on preprocessing that is followed here
+    root.setLevel(logging.ERROR)  # it recommends the preprocessing that is done here
     prepared = path.with_name(f"prepared-{path.name}")
     try:
-        with contextlib.suppress(Exception):  # an optimisation, which not every graph can have
+        with contextlib.suppress(Exception):  # an optimisation that not every graph supports
             quantization.quant_pre_process(path, prepared, skip_symbolic_shape=True)
         quantization.quantize_static(
             prepared if prepared.is_file() else path,

@@ -1,4 +1,4 @@
-"""OpenVINO's intermediate representation, for Intel's processors."""
+"""OpenVINO's intermediate representation, for Intel processors."""
 
 from pathlib import Path
 
@@ -8,11 +8,11 @@ from unet.errors import InputError
 from unet.formats.base import Format, LoadedNetwork, Metadata, input_signature, runtime
 
 INFO = ["model_info", "metadata"]
-"""Where the metadata lie in the model's ``rt_info``; ``model_info/labels`` is OpenVINO Model API's list of classes."""
+"""Path of the metadata in the model's ``rt_info``; OpenVINO's Model API reads class names from ``model_info/labels``."""
 
 
 class OpenVINO(Format):
-    """``.xml`` with the graph, and ``.bin`` beside it with the weights."""
+    """``.xml`` with the graph, and ``.bin`` next to it with the weights."""
 
     suffix = ".xml"
 
@@ -36,7 +36,7 @@ class OpenVINO(Format):
         return _OpenVINONetwork(path)
 
     def recognises(self, path):
-        """An .xml file with its weights beside it."""
+        """An .xml file with its weights next to it."""
         return super().recognises(path) and path.with_suffix(".bin").is_file()
 
 
@@ -48,9 +48,9 @@ class _OpenVINONetwork(LoadedNetwork):
         except RuntimeError as error:
             raise InputError(f"{path}: OpenVINO cannot read it ({str(error).strip().splitlines()[-1]})") from error
         if not model.has_rt_info(INFO):
-            raise InputError(f"{path}: has no {'/'.join(INFO)} in its rt_info, so unet export did not write it")
+            raise InputError(f"{path}: has no {'/'.join(INFO)} in its rt_info, so it was not exported by this project")
         self.path, self.metadata = path, Metadata.from_json(model.get_rt_info(INFO).astype(str))
-        # Else OpenVINO counts in bfloat16, unasked, where the processor can.
+        # OpenVINO uses bfloat16 by default where the processor supports it.
         self._compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
     def __call__(self, pixels):

@@ -1,4 +1,4 @@
-"""TensorFlow's SavedModel, for TensorFlow Serving and everything that converts from it."""
+"""TensorFlow's SavedModel, for TensorFlow Serving and converters."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from unet.errors import InputError
 from unet.formats.base import Format, LoadedNetwork, Metadata, input_signature, runtime
 
 INFO = Path("assets.extra") / "model_info.json"
-"""Where the metadata lie: SavedModel's own folder for files that TensorFlow leaves alone."""
+"""Path of the metadata, in the folder that SavedModel reserves for files of other tools."""
 
 
 class SavedModel(Format):
@@ -18,7 +18,7 @@ class SavedModel(Format):
     ending = "_savedmodel"
 
     def write(self, network, path, metadata, examples):
-        """Trace the network for its size, or any."""
+        """Trace the network at its size, or any."""
         network.export(path, format="tf_saved_model", verbose=False, input_signature=input_signature(metadata))
         (path / INFO).parent.mkdir()
         (path / INFO).write_text(metadata.to_json(), encoding="utf-8")
@@ -26,7 +26,7 @@ class SavedModel(Format):
     def load(self, path):
         """Load with ``tf.saved_model.load``."""
         if not (path / INFO).is_file():
-            raise InputError(f"{path}: holds no {INFO}, so unet export did not write it")
+            raise InputError(f"{path}: has no {INFO}, so it was not exported by this project")
         return _SavedModelNetwork(path, Metadata.from_json((path / INFO).read_text(encoding="utf-8")))
 
     def recognises(self, path):
@@ -38,9 +38,9 @@ class _SavedModelNetwork(LoadedNetwork):
     def __init__(self, path: Path, metadata: Metadata):
         tensorflow = runtime("tensorflow", "cpu", path)
         self.path, self.metadata = path, metadata
-        self._model = tensorflow.saved_model.load(str(path))  # held: the signature does not keep its variables
+        self._model = tensorflow.saved_model.load(str(path))  # the signature does not keep its variables alive
 
     def __call__(self, pixels):
         """Call the signature ``serving_default``."""
-        (scores,) = self._model.signatures["serving_default"](pixels=np.asarray(pixels, np.float32)).values()
-        return scores.numpy()
+        (output,) = self._model.signatures["serving_default"](pixels=np.asarray(pixels, np.float32)).values()
+        return output.numpy()

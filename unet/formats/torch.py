@@ -8,7 +8,7 @@ from unet.errors import InputError
 from unet.formats.base import Format, LoadedNetwork, Metadata, input_signature, runtime
 
 MEMBER = "model_info.json"
-"""Name of the metadata among the file's ``extra_files``."""
+"""Name of the metadata in the file's ``extra_files``."""
 
 
 class ExportedProgram(Format):
@@ -18,11 +18,11 @@ class ExportedProgram(Format):
     backend = "torch"
 
     def fixed_size(self, quantization):
-        """Always."""
-        return "torch.export follows one path through the code, and padding and cropping depend on the size"
+        """Always: see the reason."""
+        return "torch.export traces one path through the code, and padding and cropping depend on the size"
 
     def write(self, network, path, metadata, examples):
-        """Trace at one height and width for any batch."""
+        """Trace at one height and width, for any batch size."""
         import torch
 
         network.export(
@@ -46,10 +46,10 @@ class _ExportedNetwork(LoadedNetwork):
         extra = {MEMBER: ""}
         try:
             program = torch.export.load(path, extra_files=extra)
-        except Exception as error:  # zip, pickle and torch errors alike
+        except Exception as error:  # of zip, pickle or torch
             raise InputError(f"{path}: PyTorch cannot load it ({str(error).splitlines()[0]})") from error
         if not extra[MEMBER]:
-            raise InputError(f"{path}: has no {MEMBER} among its extra files, so unet export did not write it")
+            raise InputError(f"{path}: has no {MEMBER} in its extra files, so it was not exported by this project")
         self.path, self.metadata = path, Metadata.from_json(extra[MEMBER])
         self._torch, self._module = torch, program.module()
 
