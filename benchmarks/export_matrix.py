@@ -1,10 +1,11 @@
-"""Every upsampler in every format: does it work, how closely, how large, how fast. ``make export-matrix`` writes it.
+"""Every upsampler in every format: correctness, file size and latency. ``make export-matrix`` runs it.
 
 ``python -m benchmarks.export_matrix`` measures the formats that this process's backend writes, adds them to
-docs/results/export/matrix.json, and writes docs/results/export.md from what is there. With a run as its argument it
+docs/results/export/matrix.json, and writes docs/results/export.md from that file. With a run as its argument it
 measures nothing, but copies the scores that ``unet evaluate`` found for the run and for its exported files.
 """
 
+import dataclasses
 import json
 import platform
 import statistics
@@ -32,7 +33,7 @@ FLOAT = [(name, "none") for name in FORMATS]
 QUANTIZED = [(name, kind) for name, file_format in FORMATS.items() for kind in file_format.quantizations]
 WIDTH, DEPTH, SIZE = 16, 4, (128, 128)
 CALLS = 21
-"""Timed calls for each file, after three that do not count."""
+"""Timed calls per file, after three warm-up calls."""
 
 
 def writable(name: str) -> bool:
@@ -48,7 +49,7 @@ def scenes(size, count=4) -> np.ndarray:
 
 
 def make_network(upsampler: str, width: int, depth: int, seed: int = 0) -> keras.Model:
-    """A network of any size whose normalisation has seen something, so that no part of it is trivial."""
+    """An untrained network for any image size, with random batch normalisation so that no layer is an identity."""
     keras.utils.clear_session()
     network = build_unet(3, width=width, depth=depth, upsampler=upsampler, seed=seed, dtype="float32")
     rng = np.random.default_rng(seed)
@@ -59,7 +60,7 @@ def make_network(upsampler: str, width: int, depth: int, seed: int = 0) -> keras
 
 
 def metadata_for(upsampler: str, name: str, quantization: str, size) -> Metadata:
-    """What a file of the format says of itself, where it was not made from a run."""
+    """Metadata of a file that does not come from a run."""
     return Metadata(
         classes=("pet", "background", "border"),
         colours=("#E69F00", "#0072B2", "#F0E442"),
@@ -68,14 +69,12 @@ def metadata_for(upsampler: str, name: str, quantization: str, size) -> Metadata
         activation="softmax",
         quantization=quantization,
         upsampler=upsampler,
-        normalization="",
-        licence="",
         config={"model": {"depth": 1}},
     )
 
 
 def try_out(network, upsampler: str, name: str, quantization: str, size, folder: Path, images) -> dict:
-    """Write a format, load it in its runtime, compare; ``file`` holds the loaded network."""
+    """Write a file, load it in its runtime, and compare; the result's ``file`` is the loaded network."""
     file_format = FORMATS[name]
     metadata = metadata_for(upsampler, name, quantization, size)
     if not metadata.dynamic:
@@ -91,14 +90,13 @@ def try_out(network, upsampler: str, name: str, quantization: str, size, folder:
         network.set_weights(weights)
     path = folder / f"{name}_{quantization}" / f"{upsampler}{file_format.ending}"
     path.parent.mkdir()
-    with quiet_stderr():
-        loaded = write(file_format, with_softmax(network), path, metadata, images)
-        proof = prove(loaded, network, images)
-    return {"file": loaded, "bytes": size_of(path), "dynamic": metadata.dynamic} | proof
+    loaded = write(file_format, with_softmax(network), path, metadata, images)
+    proof = prove(loaded, network, images, "drawn images")
+    return {"file": loaded, "bytes": size_of(path), "dynamic": metadata.dynamic} | dataclasses.asdict(proof)
 
 
 def latency(loaded, image) -> float:
-    """Median seconds of a call with one image."""
+    """Median time of a call with one image, in seconds."""
     times = []
     for index in range(3 + CALLS):
         start = time.perf_counter()
@@ -109,7 +107,7 @@ def latency(loaded, image) -> float:
 
 
 def measure() -> None:
-    """Fill matrix.json with what this backend writes."""
+    """Measure the formats that this backend writes, and add them to matrix.json."""
     path = HERE / "export" / "matrix.json"
     found = json.loads(path.read_text()) if path.is_file() else {"machine": {}, "cells": {}}
     found["machine"] = {"device": backend.device_name(), "python": platform.python_version()}
@@ -133,7 +131,7 @@ def measure() -> None:
 
 
 def as_markdown(found: dict) -> str:
-    """The page docs/results/export.md."""
+    """The text of docs/results/export.md."""
     cells = found["cells"]
     floats = [name for name, _ in FLOAT]
     quantized = [f"{name} {kind}" for name, kind in QUANTIZED]
@@ -163,34 +161,34 @@ def as_markdown(found: dict) -> str:
     limits = "\n".join(f"- `{name.removesuffix(' none')}`: {reason}." for name, reason in reasons.items() if reason)
     return f"""# Export: every upsampler in every format
 
-Written by `make export-matrix`: a U-Net of width {WIDTH} and depth {DEPTH} with each upsampler is written in each
-format, loaded in the runtime of that format, and run on drawn scenes of {SIZE[0]}×{SIZE[1]} pixels, and of an odd size
-where the file takes any. All take any batch.
+Written by `make export-matrix`: a U-Net of width {WIDTH} and depth {DEPTH} with each upsampler is exported to each
+format, loaded in the runtime of that format, and run on drawn scenes of {SIZE[0]}×{SIZE[1]} pixels and, if the file
+accepts any size, of an odd size. All files accept any batch size.
 
-## Does it work?
-The largest difference in logits to the network in Keras. At most 1e-3 is allowed, and
-99.9 % of the pixels must get the same class.
+## Correctness
+Largest difference in logits from the network in Keras. At most 1e-3 is allowed, and 99.9 % of the pixels must get the
+same class.
 
 {table(floats, correct)}
 
-`max_unpool` is not continuous: where two values of a pooling window are equal but for rounding, as in areas of one
-colour, runtimes may put the value in different places. Keras itself does so when the pixels change by a thousandth of a
-grey value. The classes stay the same.
+`max_unpool` is not continuous: where two values of a pooling window are equal up to rounding, as in areas of uniform
+colour, runtimes may put the value in different places. So does Keras itself when pixels change by a thousandth of a
+grey level. The classes stay the same.
 
-One height and width only:
+These files accept one height and width only:
 
 {limits}
 
-## What does it cost?
-Size of the file, and time for one image of {SIZE[0]}×{SIZE[1]} on {found["machine"]["device"]} (median of {CALLS}
-calls). Times of one column compare upsamplers, times of one row runtimes; on another machine they differ.
+## Cost
+File size, and time for one image of {SIZE[0]}×{SIZE[1]} on {found["machine"]["device"]} (median of {CALLS}
+calls). Compare upsamplers within a column and runtimes within a row; times differ on other machines.
 
 {table(floats, cost)}
 
-Keras writes each weight twice into `savedmodel` and `torch` files.
+Keras stores each weight twice in `savedmodel` and `torch` files.
 
-Quantised, with ranges found on 8 drawn scenes; the share is that of the pixels which get the same class as in float32,
-in networks that have learned nothing and often have two classes nearly equal:
+Quantised files, calibrated on 8 drawn scenes. The percentage is the share of pixels that get the same class as in
+float32; it is low because the networks are untrained and often give two classes nearly the same value:
 
 {table(quantized, lambda cell: cost(cell) + agreement(cell))}
 {_scores()}"""
@@ -224,7 +222,7 @@ def copy_scores(run: Run) -> None:
 
 
 def _scores() -> str:
-    """The table of a run trained on real photographs, where it has been measured."""
+    """The table of a run trained on real photographs, if it has been measured."""
     path = HERE / "export" / "scores.json"
     if not path.is_file():
         return ""

@@ -353,9 +353,9 @@ def test_the_command_scores_a_file(run):
             ["--format", "onix"],
             "'onix' is not one of savedmodel, onnx, litert, openvino, torch, keras; did you mean onnx?",
         ),
-        (["--size", "128"], "expected HxW in pixels, as 128x128, or dynamic; received '128'"),
-        (["--format", "torch", "--size", "dynamic"], "such a file takes one size only (torch.export"),
-        (["--format", "torch", "--quantize", "int8"], "'int8' is not possible in torch, which knows none"),
+        (["--size", "128"], "--size: expected HxW in pixels, as 128x128, or dynamic; received '128'"),
+        (["--format", "torch", "--size", "dynamic"], "such a file accepts one size only (torch.export"),
+        (["--format", "torch", "--quantize", "int8"], "'int8' is not possible in torch, which supports none"),
         (["--activation", "sigmoid"], "'sigmoid' is not one of softmax, none"),
         (["--format", "keras", "model.width=8"], "model.width: a trained network's data can only be found elsewhere"),
     ],
@@ -450,7 +450,7 @@ def test_foreign_metadata_are_refused(tmp_path):
     (tmp_path / "saved_model.pb").touch()
     (tmp_path / "assets.extra").mkdir()
     (tmp_path / "assets.extra" / "model_info.json").write_text('{"classes": ["pet"]}')
-    with pytest.raises(InputError, match="its metadata are not what"):
+    with pytest.raises(InputError, match="metadata lack activation, dynamic, size"):
         load_network(tmp_path)
 
 

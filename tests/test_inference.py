@@ -42,7 +42,12 @@ class Network(LoadedNetwork):
         self.function = function
         self.shapes = []
         self.metadata = Metadata(
-            classes, COLOURS, size, dynamic, activation, "none", "nearest", "", "", {"model": {"depth": depth}}
+            classes=classes,
+            colours=COLOURS,
+            size=size,
+            dynamic=dynamic,
+            activation=activation,
+            config={"model": {"depth": depth}},
         )
 
     def __call__(self, pixels):
@@ -132,7 +137,7 @@ def test_the_resized_argmax_needs_no_enlarged_channels(rng, size):
 
 
 @pytest.mark.backend_free
-@pytest.mark.parametrize("options", [{}, {"large": "tile"}, {"flip": True}, {"large": "tile", "flip": True}])
+@pytest.mark.parametrize("options", [{}, {"mode": "tile"}, {"flip": True}, {"mode": "tile", "flip": True}])
 def test_probabilities_and_logits_lead_to_the_same_mask(options):
     photo = smooth(90, 130)
     by_logits, by_probabilities = (
@@ -201,13 +206,13 @@ def test_tiles_cover_a_side_with_weights_that_add_up_to_one(length, tile, overla
 def test_tiles_equal_the_whole_image_where_the_network_sees_no_further_than_their_margin(size):
     network = Network(blur)
     photo = noise(*size)
-    found = Predictor(network).probabilities(photo, large="tile", overlap=0.5, batch_size=3)
+    found = Predictor(network).probabilities(photo, mode="tile", overlap=0.5, batch_size=3)
     np.testing.assert_allclose(found, softmax(blur(photo[None])[0]), atol=2e-5)
     assert max(shape[0] for shape in network.shapes) <= 3
     assert len({shape[1:] for shape in network.shapes}) == 1  # compiled once for an image
     assert network.shapes[0][1] <= 32 + 3
     if size == (97, 211):
-        cut = Predictor(network).probabilities(photo, large="tile", overlap=0)
+        cut = Predictor(network).probabilities(photo, mode="tile", overlap=0)
         assert np.abs(cut - softmax(blur(photo[None])[0])).max() > 0.1
 
 
@@ -231,9 +236,9 @@ def test_tiles_of_a_real_network_equal_the_whole_image(upsampler):
     assert 16 < furthest <= 36  # a quarter of 160 × 0.9 shared pixels
     photo = noise(190, 231)
     whole = softmax(network(photo[None])[0])
-    found = Predictor(network).probabilities(photo, large="tile", overlap=0.9)
+    found = Predictor(network).probabilities(photo, mode="tile", overlap=0.9)
     np.testing.assert_allclose(found, whole, atol=1e-5)
-    cut = Predictor(network).probabilities(photo, large="tile", tile=(48, 48), overlap=0)
+    cut = Predictor(network).probabilities(photo, mode="tile", tile=(48, 48), overlap=0)
     assert np.abs(cut - whole).max() > 1e-3
 
 
@@ -242,7 +247,7 @@ def test_tiles_of_a_real_network_equal_the_whole_image(upsampler):
 def test_a_network_of_one_size_sees_nothing_but_that_size(size):
     network = Network(blur, dynamic=False)
     photo = noise(*size)
-    found = Predictor(network).probabilities(photo, large="tile", overlap=0.5)
+    found = Predictor(network).probabilities(photo, mode="tile", overlap=0.5)
     assert {shape[1:3] for shape in network.shapes} == {(32, 48)}
     inside = [slice(None, max(side - 8, 0)) for side in size]  # beyond the bottom and right edge it sees reflections
     np.testing.assert_allclose(found[*inside], softmax(blur(photo[None])[0])[*inside], atol=2e-5)
@@ -257,7 +262,7 @@ def test_memory_does_not_grow_with_the_images_height():
     for height in (500, 4000):
         photo = noise(height, 200)
         tracemalloc.start()
-        mask = predictor.predict(photo, large="tile")
+        mask = predictor.predict(photo, mode="tile")
         peaks.append(tracemalloc.get_traced_memory()[1] - mask.nbytes)
         tracemalloc.stop()
     assert peaks[1] < 1.5 * peaks[0]  # scores of the whole image would be 38 MB instead of 5 MB
@@ -301,9 +306,9 @@ def test_images_are_read_one_by_one_as_predictions_are_asked_for():
             given.append(index)
             yield noise(8, 8)
 
-    for large in ("resize", "tile"):
+    for mode in ("resize", "tile"):
         given.clear()
-        predictions = Predictor(Network(colour)).segment(photos(), large=large, batch_size=4)
+        predictions = Predictor(Network(colour)).segment(photos(), mode=mode, batch_size=4)
         assert next(predictions).probabilities is None
         assert len(given) <= 4
 
@@ -322,11 +327,11 @@ def test_images_are_read_one_by_one_as_predictions_are_asked_for():
         ("nowhere.jpg", {}, "nowhere.jpg: there is no such file"),
         (__file__, {}, r"test_inference.py: cannot be read as an image \(cannot identify"),
         (Image.new("F", (4, 4)), {}, "F-mode pixels have no agreed range"),
-        (noise(4, 4), {"large": "tiles"}, "large: 'tiles' is not one of resize, tile; did you mean tile?"),
-        (noise(4, 4), {"tile": (32, 48)}, "tile: goes with large='tile'"),
-        (noise(4, 4), {"large": "tile", "tile": (2, 48)}, "tile: must be 4 pixels or more"),
-        (noise(4, 4), {"large": "tile", "tile": 512}, r"tile: expected height and width in pixels.*received 512"),
-        (noise(4, 4), {"large": "tile", "overlap": 1.0}, "overlap: must be at least 0 and below 1"),
+        (noise(4, 4), {"mode": "tiles"}, "mode: 'tiles' is not one of resize, tile; did you mean tile?"),
+        (noise(4, 4), {"tile": (32, 48)}, "tile: can be set only with mode 'tile'"),
+        (noise(4, 4), {"mode": "tile", "tile": (2, 48)}, "tile: must be 4 pixels or more"),
+        (noise(4, 4), {"mode": "tile", "tile": 512}, r"tile: expected height and width in pixels.*received 512"),
+        (noise(4, 4), {"mode": "tile", "overlap": 1.0}, "overlap: must be at least 0 and below 1"),
         (noise(4, 4), {"batch_size": 0}, "batch_size: must be 1 or more"),
     ],
 )
@@ -337,8 +342,8 @@ def test_what_cannot_be_used_is_told(image, options, expected):
 
 @pytest.mark.backend_free
 def test_a_tile_that_the_file_cannot_take_is_told():
-    with pytest.raises(InputError, match=r"stand-in.onnx takes 32×48 pixels only \(height × width\), received 64×64"):
-        Predictor(Network(colour, dynamic=False)).predict(noise(4, 4), large="tile", tile=(64, 64))
+    with pytest.raises(InputError, match=r"stand-in.onnx accepts 32×48 pixels only \(height × width\), received 64×64"):
+        Predictor(Network(colour, dynamic=False)).predict(noise(4, 4), mode="tile", tile=(64, 64))
 
 
 @pytest.mark.backend_free
@@ -438,9 +443,9 @@ def test_predict_writes_masks_beside_a_broken_image_and_exits_with_1(run, predic
 
 def test_predict_in_tiles_of_a_given_size(run, predictor, tmp_path, capsys):
     photo = save(smooth(70, 90), tmp_path / "a.png")
-    predict.main(run.path, [str(photo)], tmp_path / "out", large="tile", tile="40x48", overlay=False)
+    predict.main(run.path, [str(photo)], tmp_path / "out", mode="tile", tile="40x48", overlay=False)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png"]
-    expected = predictor.predict(photo, large="tile", tile=(40, 48))
+    expected = predictor.predict(photo, mode="tile", tile=(40, 48))
     with Image.open(tmp_path / "out" / "a.png") as mask:
         np.testing.assert_array_equal(np.asarray(mask), expected)
     shares = np.bincount(expected.ravel(), minlength=3) / expected.size
@@ -462,7 +467,9 @@ from unet.formats import LoadedNetwork, Metadata
 
 class Network(LoadedNetwork):
     path = Path("x.onnx")
-    metadata = Metadata(("a", "b", "c"), ("#000000",) * 3, (8, 8), False, "none", "none", "", "", "", {{}})
+    metadata = Metadata(
+        classes=("a", "b", "c"), size=(8, 8), dynamic=False, activation="none", colours=("#000000",) * 3
+    )
     def __call__(self, pixels):
         return pixels.astype(np.float32)
 
@@ -511,10 +518,10 @@ def test_patterns_and_folders_keep_relative_paths(tmp_path, monkeypatch):
         (["three"], "three", r"three/y.png: is one of the images and would be overwritten; choose another --out"),
         (["three/y.png"], "link", r"link/y.png: is one of the images and would be overwritten"),
         (["three/y_overlay.jpg", "three/y.png"], "three", "is one of the images and would be overwritten"),
-        (["four/*.jpg"], "out", r"four/\*.jpg: no image is called so \(.jpg, "),
-        (["four"], "out", r"four: holds no image \(.jpg, "),
+        (["four/*.jpg"], "out", r"four/\*.jpg: matches no image \(.jpg, "),
+        (["four"], "out", r"four: contains no image \(.jpg, "),
         (["one/z.jpg"], "out", r"one/z.jpg: there is no such file or folder; did you mean one/x.jpg?"),
-        (["one/x.jpg"], "one/x.png", "--out: one/x.png is a file; name a folder"),
+        (["one/x.jpg"], "one/x.png", "out: one/x.png is a file; name a folder"),
     ],
 )
 def test_what_would_be_lost_or_is_missing_is_told_before_anything_is_written(
@@ -535,9 +542,9 @@ def test_wrong_options_are_told_before_anything_is_written(tmp_path, monkeypatch
     photo = str(save(noise(40, 60), tmp_path / "a.png"))
     monkeypatch.setattr(unet, "load", lambda path: Predictor(Network(colour)))
     for options, expected in (
-        ({"tile": "40"}, r"--tile: expected height and width in pixels, as 512x512, received '40'"),
-        ({"large": "tiled"}, "did you mean tile?"),
-        ({"large": "tile", "tile": "2x2"}, "tile: must be 4 pixels or more"),
+        ({"tile": "40"}, r"tile: expected height and width in pixels, as 512x512, received '40'"),
+        ({"mode": "tiled"}, "did you mean tile?"),
+        ({"mode": "tile", "tile": "2x2"}, "tile: must be 4 pixels or more"),
     ):
         with pytest.raises(InputError, match=expected):
             predict.main(Path("x"), [photo], tmp_path / "out", **options)
@@ -555,7 +562,7 @@ import resource
 from pathlib import Path
 from unet.commands import predict
 
-for name, options in (("resized", dict(probabilities=True)), ("tiled", dict(large="tile", tile="256x256"))):
+for name, options in (("resized", dict(probabilities=True)), ("tiled", dict(mode="tile", tile="256x256"))):
     predict.main(Path({str(run.path)!r}), [{str(photo)!r}], Path({str(tmp_path)!r}) / name, **options)
 print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """

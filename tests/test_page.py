@@ -34,13 +34,15 @@ class Columns:
         self.name = name
         self.share = share
         colours = ("#112233", "#445566", "#778899")
-        self.metadata = Metadata(classes, colours, (32, 48), True, "none", "none", "carafe", "", "", {})
+        self.metadata = Metadata(
+            classes=classes, colours=colours, size=(32, 48), dynamic=True, activation="none", upsampler="carafe"
+        )
 
-    def predict(self, image, large="resize", flip=False):
+    def predict(self, image, mode="resize", flip=False):
         height, width = image.shape[:2]
         mask = np.zeros((height, width), np.uint8)
         mask[:, : round(width * self.share)] = 1
-        if large == "tile":
+        if mode == "tile":
             mask[height // 2 :] = 2
         return mask[:, ::-1] if flip else mask
 
@@ -126,7 +128,7 @@ def test_areas_are_of_the_whole_photograph_though_less_is_shown(tmp_path):
     html = page.segment([Columns(share=1 / 4000)], path)
     assert 'class="name">large.jpg, 4,000×500 pixels<' in html
     assert re.findall(r"flex-grow: ([\d.]+)", html) == ["99.975", "0.025", "0.0"]
-    assert shares(page.segment([Columns(share=0.25)], path, large="tile")) == [37.5, 12.5, 50]
+    assert shares(page.segment([Columns(share=0.25)], path, mode="tile")) == [37.5, 12.5, 50]
     shown = [base64.b64decode(picture) for picture in re.findall(r"base64,([^\"]+)", html)]
     assert [Image.open(io.BytesIO(picture)).size for picture in shown] == [(1600, 200)] * 2
 

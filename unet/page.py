@@ -77,13 +77,13 @@ def read_photograph(path: str | Path) -> np.ndarray:
         raise InputError(f"{path.name} cannot be read: {error or type(error).__name__}.") from None
 
 
-def segment(predictors, path: str | Path, large: str = "resize", flip: bool = False, begins=lambda *_: None) -> str:
+def segment(predictors, path: str | Path, mode: str = "resize", flip: bool = False, begins=lambda *_: None) -> str:
     """What the page shows of a photograph, as HTML: the mask of each network over it, areas and times.
 
     Args:
         predictors: As :func:`unet.load` returns them.
         path: The photograph.
-        large: ``"resize"`` or ``"tile"``: what is done with photographs larger than the network's size.
+        mode: ``"resize"`` or ``"tile"``: what is done with photographs larger than the network's size.
         flip: Whether to average with the mirrored photograph.
         begins: Called with the share of the networks that are done and the name of the next one.
 
@@ -98,7 +98,7 @@ def segment(predictors, path: str | Path, large: str = "resize", flip: bool = Fa
     for index, predictor in enumerate(predictors):
         begins(index / len(predictors), predictor.name)
         start = time.perf_counter()
-        mask = np.asarray(predictor.predict(pixels, large=large, flip=flip))
+        mask = np.asarray(predictor.predict(pixels, mode=mode, flip=flip))
         seconds = time.perf_counter() - start
         shares = 100 * np.bincount(mask.ravel(), minlength=len(predictor.metadata.classes)) / mask.size
         layer = figures.paletted(mask, figures.colour_table(predictor.metadata.colours))
@@ -154,13 +154,13 @@ def build(predictors, max_upload_mb: int = 20):
 
     networks = [_describe(predictor) for predictor in predictors]
 
-    def show(dropped, chosen, large, flip, progress=gradio.Progress()):  # noqa: B008, how Gradio finds it
+    def show(dropped, chosen, mode, flip, progress=gradio.Progress()):  # noqa: B008, how Gradio finds it
         """The result, the file it is of, and an empty place for the next one."""
         path = dropped or chosen
         if not path:
             return _TEMPLATE.render(networks=networks), None, None
         try:
-            return segment(predictors, path, large, flip, progress), path, None
+            return segment(predictors, path, mode, flip, progress), path, None
         except InputError as error:
             return _TEMPLATE.render(networks=networks, message=str(error)), path, None
 
@@ -171,7 +171,7 @@ def build(predictors, max_upload_mb: int = 20):
         with gradio.Row(equal_height=True):
             photograph = gradio.File(label=f"Photograph, up to {max_upload_mb} MB", height=150, elem_id="photograph")
             with gradio.Column():
-                large = gradio.Radio(
+                mode = gradio.Radio(
                     [("the whole photograph, resized", "resize"), ("tiles at full resolution", "tile")],
                     value="resize",
                     label="What a network sees",
@@ -180,9 +180,9 @@ def build(predictors, max_upload_mb: int = 20):
         empty, *_ = show(None, None, None, None)
         result = gradio.HTML(empty, apply_default_css=False, js_on_load=_text("page.js"), elem_id="result")
         gradio.on(
-            [photograph.upload, large.input, flip.input],
+            [photograph.upload, mode.input, flip.input],
             show,
-            [photograph, chosen, large, flip],
+            [photograph, chosen, mode, flip],
             [result, chosen, photograph],
             show_progress_on=result,
             concurrency_limit=1,  # one photograph at a time, whoever asks

@@ -1,7 +1,5 @@
 """Tables printed to standard output."""
 
-from pathlib import Path
-
 from rich.console import Console
 from rich.table import Table
 
@@ -42,30 +40,6 @@ def metrics_table(scores: dict, title: str) -> None:
         row(f"pet IoU, {rule.replace('_', ' ')}", values)
     for rule, values in scores.get("pet_dice", {}).items():
         row(f"pet Dice, {rule.replace('_', ' ')}", values)
-    show(table)
-
-
-def export_table(file: Path, entry: dict) -> None:
-    """Print what an exported file is, and how it compares with the network it was made from."""
-    table = Table(title=f"{file.name}: {entry['format']}", title_justify="left", show_header=False)
-    size = entry["size"]
-    rows = {
-        "input": "any height and width" if size == "dynamic" else f"{size[0]}×{size[1]} pixels, any batch",
-        "output": {"softmax": "probabilities", "none": "logits"}[entry["activation"]],
-        "numbers": {"none": "float32"}.get(entry["quantization"], entry["quantization"]),
-        "file size": f"{entry['bytes'] / 2**20:.2f} MiB",
-        "test images compared": f"{entry['proof']['images']:,}",
-    }
-    proof = entry["proof"]
-    if "mean_iou" in proof:
-        rows["mean IoU"] = f"{proof['mean_iou']:.4f} (float32: {proof['mean_iou_float']:.4f})"
-    else:
-        rows["largest difference in logits"] = f"{proof['largest_logit_difference']:.2g}"
-        if proof["within"] < 1:  # max-unpooling jumps where two values of a window are equal but for rounding
-            rows["pixels that differ by 0.001 or less"] = f"{proof['within']:.3%}"
-    rows["pixels with the same class"] = f"{proof['same_class']:.3%}"
-    for name, value in rows.items():
-        table.add_row(name, value)
     show(table)
 
 

@@ -3,6 +3,7 @@
 import glob
 import logging
 import re
+import sys
 import warnings
 from pathlib import Path
 from typing import Annotated
@@ -16,77 +17,73 @@ from unet.errors import InputError, RunError, nearest
 log = logging.getLogger("unet")
 
 LISTED = 10
-"""Up to so many images the share of each class is printed."""
+"""Up to this number of images, the share of each class is printed."""
 
 
 def main(
-    network: Annotated[Path, typer.Argument(metavar="RUN_OR_FILE", help="A run directory, or an exported file.")],
+    network: Annotated[Path, typer.Argument(metavar="RUN_OR_FILE", help="A run directory or an exported file.")],
     images: Annotated[
         list[str],
-        typer.Argument(metavar="IMAGES", help="Files, folders with all that is below, patterns ('**/*.jpg')."),
+        typer.Argument(metavar="IMAGES", help="Files, folders (with their subfolders), patterns ('**/*.jpg')."),
     ],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where masks and overlays are written.")],
-    large: Annotated[
-        str, typer.Option(help="resize: as in training; tile: overlapping tiles in own pixels.")
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where masks and overlays are written.")] = Path("masks"),
+    mode: Annotated[
+        str, typer.Option(help="resize: whole images, as in training; tile: overlapping tiles at full resolution.")
     ] = "resize",
-    tile: Annotated[str | None, typer.Option(metavar="HxW", help="Size of the tiles; default: as in training.")] = None,
-    overlap: Annotated[float, typer.Option(help="Share of a tile that its neighbour covers too.")] = 0.25,
-    flip: Annotated[bool, typer.Option("--flip", help="Average with the mirror image: twice the time.")] = False,
+    large: Annotated[str | None, typer.Option(hidden=True)] = None,
+    tile: Annotated[
+        str | None, typer.Option(metavar="HxW", help="Size of the tiles; default: the size in training.")
+    ] = None,
+    overlap: Annotated[float, typer.Option(help="Share of a tile that its neighbour also covers.")] = 0.25,
+    flip: Annotated[bool, typer.Option("--flip", help="Average with the mirror image: takes twice the time.")] = False,
     probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="Write NAME_probabilities.npz: float16 (H, W, C), and classes.")
+        bool,
+        typer.Option("--probabilities", help="Also write NAME_probabilities.npz: float16 (H, W, C), and class names."),
     ] = False,
-    overlay: Annotated[bool, typer.Option("--overlay/--no-overlay", help="Write NAME_overlay.jpg.")] = True,
-    batch_size: Annotated[int, typer.Option(help="Tiles that the network sees at a time.")] = 8,
+    overlay: Annotated[bool, typer.Option("--overlay/--no-overlay", help="Also write NAME_overlay.jpg.")] = True,
+    batch_size: Annotated[int, typer.Option(help="Tiles that are processed at a time.")] = 8,
 ):
-    """Segment IMAGES of any size; write for each DIR/NAME.png, whose pixels are class ids and which shows in colours.
+    """Segment IMAGES of any size. For each, write DIR/NAME.png: pixels are class ids, shown in the class colours.
 
-    What lies below a folder, or below the fixed part of a pattern, keeps its relative path below DIR. Two images that
-    would get one name, or a mask in the place of an image, are an error before anything is written; masks of an earlier
-    call are replaced.
+    Images below a folder, or below the fixed part of a pattern, keep their relative path below DIR. If two images would
+    get the same name, or a mask would overwrite an image, nothing is written. Masks of an earlier call are replaced.
 
-    unet predict runs/pets photos --out masks
+    unet predict runs/pets photos
     """
-    jobs = plan(images, out, overlay, probabilities)
-    predictor = unet.load(network)
+    from unet.inference import Options, check_options
 
-    from PIL import Image
-
-    from unet import figures
-    from unet.console import track
-    from unet.data.images import read_image
-    from unet.files import replacing
-    from unet.inference import Options
-
-    classes = predictor.metadata.classes
-    colours = figures.colour_table(predictor.metadata.colours)
+    if large is not None:
+        print("warning: --large is now called --mode", file=sys.stderr)
+        mode = large
     options: Options = {
-        "large": large,
+        "mode": mode,
         "tile": _size(tile),
         "overlap": overlap,
         "flip": flip,
         "batch_size": batch_size,
     }
-    predictor.segment([], **options)  # complains now of what is wrong with them
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    check_options(**options)
+    jobs = plan(images, out, overlay, probabilities)
+    predictor = unet.load(network)
+    predictor.segment([], **options)  # checks the options that depend on the network
+
+    from PIL import Image
+
+    from unet.console import track
+    from unet.data.images import read_image
+
     lines = []
-    for source, files in track(jobs.items(), len(jobs), "segmenting"):
-        try:
-            image = read_image(source)
-        except OSError as error:
-            log.warning("%s: cannot be read as an image (%s)", source, error)
-            continue
-        found = next(predictor.segment([image], probabilities=probabilities, **options))
-        with replacing(files["mask"]) as temporary:
-            figures.paletted(found.mask, colours).save(temporary)
-        if overlay:
-            with replacing(files["overlay"]) as temporary:
-                Image.fromarray(figures.overlay(image, found.mask, colours)).save(temporary, quality=90)
-        if found.probabilities is not None:
-            with replacing(files["probabilities"]) as temporary:
-                np.savez_compressed(temporary, probabilities=found.probabilities.astype(np.float16), classes=classes)
-        areas = np.bincount(found.mask.ravel(), minlength=len(classes)) / found.mask.size
-        shares = ", ".join(f"{name} {area:.1%}" for name, area in zip(classes, areas) if area)
-        lines.append(f"{source}: {image.shape[1]}×{image.shape[0]}, {shares}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        for source, files in track(jobs.items(), len(jobs), "segmenting"):
+            try:
+                image = read_image(source)
+            except OSError as error:
+                log.warning("%s: cannot be read as an image (%s)", source, error)
+                continue
+            prediction = next(predictor.segment([image], probabilities=probabilities, **options))
+            _write(files, image, prediction, predictor.metadata)
+            lines.append(f"{source}: {image.shape[1]}×{image.shape[0]}, {_shares(prediction.mask, predictor.metadata)}")
 
     if len(lines) <= LISTED:
         print(*lines, sep="\n")
@@ -95,14 +92,39 @@ def main(
         raise RunError(f"{failed} of {len(jobs)} images could not be read")
 
 
+def _write(files: dict[str, Path], image: np.ndarray, prediction, metadata) -> None:
+    """Write the requested files of one image."""
+    from PIL import Image
+
+    from unet import figures
+    from unet.files import replacing
+
+    colours = figures.colour_table(metadata.colours)
+    with replacing(files["mask"]) as temporary:
+        figures.paletted(prediction.mask, colours).save(temporary)
+    if "overlay" in files:
+        with replacing(files["overlay"]) as temporary:
+            Image.fromarray(figures.overlay(image, prediction.mask, colours)).save(temporary, quality=90)
+    if "probabilities" in files:
+        with replacing(files["probabilities"]) as temporary:
+            shares = prediction.probabilities.astype(np.float16)
+            np.savez_compressed(temporary, probabilities=shares, classes=metadata.classes)
+
+
+def _shares(mask: np.ndarray, metadata) -> str:
+    """Share of the image that each class found in it covers."""
+    areas = np.bincount(mask.ravel(), minlength=len(metadata.classes)) / mask.size
+    return ", ".join(f"{name} {area:.1%}" for name, area in zip(metadata.classes, areas) if area)
+
+
 def plan(images: list[str], out: Path, overlay: bool, probabilities: bool) -> dict[Path, dict[str, Path]]:
-    """Every image with the files that will be written for it.
+    """Map each image to the files that will be written for it.
 
     Raises:
-        InputError: An argument names no image, or two files would be written to one place.
+        InputError: An argument matches no image, or two files would have the same path.
     """
     if out.exists() and not out.is_dir():
-        raise InputError(f"--out: {out} is a file; name a folder")
+        raise InputError(f"{out} is a file; name a folder", "out")
     endings = {"mask": ".png"}
     endings |= {"overlay": "_overlay.jpg"} if overlay else {}
     endings |= {"probabilities": "_probabilities.npz"} if probabilities else {}
@@ -120,14 +142,14 @@ def plan(images: list[str], out: Path, overlay: bool, probabilities: bool) -> di
                 raise InputError(f"{file}: is one of the images and would be overwritten; choose another --out")
             if (other := writers.setdefault(file, path)) != path:
                 raise InputError(
-                    f"{other} and {path}: both would be written to {file}; segment them into two folders, or give the "
-                    "folder above them, below which paths are kept"
+                    f"{other} and {path}: both would be written to {file}; write them to different folders, or pass "
+                    "their parent folder, which keeps relative paths"
                 )
     return jobs
 
 
 def _named(argument: str, out: Path) -> list[tuple[Path, Path]]:
-    """Images that an argument stands for, each with its relative path without ending."""
+    """Images that an argument matches, each with its relative path without extension."""
     from unet.data.images import IMAGE_ENDINGS
 
     path = Path(argument).expanduser()
@@ -141,7 +163,7 @@ def _named(argument: str, out: Path) -> list[tuple[Path, Path]]:
     else:
         there = [str(other) for other in path.parent.glob("*")]
         raise InputError(f"{argument}: there is no such file or folder{nearest(str(path), there)}")
-    earlier = out.resolve() if root.resolve() != out.resolve() else None  # masks of an earlier call are no images
+    earlier = out.resolve() if root.resolve() != out.resolve() else None  # masks of an earlier call are not images
     named = sorted((candidate, candidate.relative_to(root).with_suffix("")) for candidate in candidates)
     found = [
         (candidate, name)
@@ -152,7 +174,7 @@ def _named(argument: str, out: Path) -> list[tuple[Path, Path]]:
         and earlier not in candidate.resolve().parents
     ]
     if not found:
-        what = "holds no image" if path.is_dir() else "no image is called so"
+        what = "contains no image" if path.is_dir() else "matches no image"
         raise InputError(f"{argument}: {what} ({', '.join(IMAGE_ENDINGS)})")
     return found
 
@@ -162,5 +184,5 @@ def _size(text: str | None) -> tuple[int, int] | None:
         return None
     match = re.fullmatch(r"(\d+)[x×](\d+)", text)
     if not match:
-        raise InputError(f"--tile: expected height and width in pixels, as 512x512, received {text!r}")
+        raise InputError(f"expected height and width in pixels, as 512x512, received {text!r}", "tile")
     return int(match[1]), int(match[2])

@@ -81,7 +81,7 @@ def _quantize(path: Path, examples: np.ndarray) -> None:
     """Convert weights and activations to int8, with ranges calibrated on the examples."""
     quantization = runtime("onnxruntime.quantization", "onnx", path, **NO_TELEMETRY)
 
-    class Reader(quantization.CalibrationDataReader):
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[name-defined]
         def __init__(self):
             self.batches = iter(examples[:, None])
 

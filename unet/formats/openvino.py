@@ -8,7 +8,7 @@ from unet.errors import InputError
 from unet.formats.base import Format, LoadedNetwork, Metadata, input_signature, runtime
 
 INFO = ["model_info", "metadata"]
-"""Path of the metadata in the model's ``rt_info``; OpenVINO's Model API reads class names from ``model_info/labels``."""
+"""Path of the metadata in ``rt_info``; OpenVINO's Model API reads class names from ``model_info/labels``."""
 
 
 class OpenVINO(Format):

@@ -40,6 +40,35 @@ class Options(TypedDict, total=False):
     """Images, or tiles of an image, processed at a time. A larger batch takes more memory, and less time on a GPU."""
 
 
+def check_options(
+    *,
+    mode: str = "resize",
+    tile: tuple[int, int] | None = None,
+    overlap: float = 0.25,
+    flip: bool = False,
+    batch_size: int = 8,
+) -> None:
+    """Check what can be checked of :class:`Options` without a network.
+
+    Raises:
+        InputError: An option has an invalid value.
+    """
+    if mode not in MODES:
+        raise InputError(f"{mode!r} is not one of {', '.join(MODES)}{nearest(mode, MODES)}", "mode")
+    if batch_size < 1:
+        raise InputError(f"must be 1 or more, received {batch_size}", "batch_size")
+    if mode == "resize":
+        if tile is not None:
+            raise InputError("can be set only with mode 'tile'", "tile")
+        return
+    try:
+        _, _ = map(operator.index, (0, 0) if tile is None else tile)
+    except (TypeError, ValueError):
+        raise InputError(f"expected height and width in pixels, as (512, 512), received {tile!r}", "tile") from None
+    if not 0 <= overlap < 1:
+        raise InputError(f"must be at least 0 and below 1, a share of the tile, received {overlap}", "overlap")
+
+
 class Prediction(NamedTuple):
     """The segmentation of one image, at its own size."""
 
@@ -98,15 +127,10 @@ class Predictor:
         batch_size: int = 8,
     ) -> Iterator[Prediction]:
         """Yield predictions one at a time while ``images`` are being read, so that not all need to fit in memory."""
-        if mode not in MODES:
-            raise InputError(f"{mode!r} is not one of {', '.join(MODES)}{nearest(mode, MODES)}", "mode")
-        if batch_size < 1:
-            raise InputError(f"must be 1 or more, received {batch_size}", "batch_size")
+        check_options(mode=mode, tile=tile, overlap=overlap, batch_size=batch_size)
         if mode == "resize":
-            if tile is not None:
-                raise InputError("is only used with mode 'tile'", "tile")
             return self._resized(images, probabilities, flip, batch_size)
-        tile = self._checked_tile(tile, overlap)
+        tile = self._checked_tile(tile)
         return (self._tiled(as_pixels(image), probabilities, tile, overlap, flip, batch_size) for image in images)
 
     def _resized(self, images, probabilities: bool, flip: bool, batch_size: int) -> Iterator[Prediction]:
@@ -124,12 +148,10 @@ class Predictor:
                     softmax(resize_logits(logits, size)) if probabilities else None,
                 )
 
-    def _checked_tile(self, tile, overlap: float) -> tuple[int, int]:
-        size = tuple(self.metadata.size)
-        try:
-            height, width = tile = size if tile is None else tuple(map(operator.index, tile))
-        except (TypeError, ValueError):
-            raise InputError(f"expected height and width in pixels, as (512, 512), received {tile!r}", "tile") from None
+    def _checked_tile(self, tile: tuple[int, int] | None) -> tuple[int, int]:
+        """The tile's height and width, which the network accepts."""
+        size = self.metadata.size
+        height, width = tile = size if tile is None else (operator.index(tile[0]), operator.index(tile[1]))
         if not self.metadata.dynamic and tile != size:
             raise InputError(
                 f"{self.name} accepts {size[0]}×{size[1]} pixels only (height × width), received {height}×{width}",
@@ -141,8 +163,6 @@ class Predictor:
                 f"received {height}×{width}",
                 "tile",
             )
-        if not 0 <= overlap < 1:
-            raise InputError(f"must be at least 0 and below 1, a share of the tile, received {overlap}", "overlap")
         return height, width
 
     def _tiled(self, image, probabilities: bool, tile, overlap: float, flip: bool, batch_size: int) -> Prediction:

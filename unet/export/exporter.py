@@ -1,0 +1,261 @@
+"""Conversion of a trained run to a file for another runtime."""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import tempfile
+from importlib import metadata as packages
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from unet import config as configuration
+from unet import data
+from unet.config import Config
+from unet.console import quiet_stderr
+from unet.data.images import resize_image
+from unet.deprecation import renamed
+from unet.errors import InputError, RunError
+from unet.export.card import CARD, model_card, record
+from unet.export.proof import Proof, prove, prove_quantized, to_json
+from unet.files import write_text
+from unet.formats import Format, LoadedNetwork, Metadata, choose, describe
+from unet.model import from_config
+from unet.runs import Run
+
+log = logging.getLogger("unet")
+
+PROOF_IMAGES = 16
+"""Number of images that a float file is compared on."""
+CALIBRATION_IMAGES = 128
+"""Number of training images that int8 ranges are calibrated on."""
+
+
+@renamed(name="format")
+def export(
+    run: Run,
+    format: str,
+    size: tuple[int, int] | str | None = None,
+    activation: str = "softmax",
+    quantize: str = "none",
+    out: Path | None = None,
+    overrides: tuple[str, ...] = (),
+) -> tuple[Path, dict]:
+    """Write a run's best network in another format, load the file in its runtime, and compare the two.
+
+    The run's data are used where they can be found: test images for the comparison, and training images to calibrate
+    int8 files, which cannot be written without them. Other files are compared on drawn images if there are no data.
+
+    Args:
+        run: A trained run, of any backend and precision; the file is float32 before quantisation.
+        format: One of ``unet.formats.FORMATS``; Keras must use the format's backend.
+        size: Height and width, ``"dynamic"`` for any, or ``None``: any if the format supports it, else the training
+            size.
+        activation: ``"softmax"``: the file returns probabilities; ``"none"``: logits.
+        quantize: ``"none"``, or one of the format's quantisations.
+        out: Directory; default ``export`` in the run directory.
+        overrides: ``data.key=value``: the current location of the run's data.
+
+    Returns:
+        The file, and its entry in export.json.
+
+    Raises:
+        InputError: The run, an argument or the data cannot be used.
+        RunError: The file does not do what the network does; it is deleted.
+
+    Example:
+        ``file, entry = export(Run.open("runs/pets"), "onnx")``
+    """
+    file_format = choose(format, activation, quantize)
+    run.trained_network()
+    config = configuration.with_data_at(run.config, overrides)
+    metadata = _metadata(run, file_format, size, activation, quantize)
+    dataset = _dataset(config, metadata, required=quantize == "int8" or bool(overrides))
+    directory = Path(out or run.path / "export")
+    target = directory / (run.name + ("" if quantize == "none" else f"_{quantize}") + file_format.ending)
+    trained_on = json.loads(run.environment_file.read_text(encoding="utf-8"))["starts"][-1]["backend"]
+    if file_format.backend not in (None, trained_on):
+        log.info("trained on %s; rebuilt on %s with the same weights", trained_on, file_format.backend)
+
+    network = rebuild(run, metadata)
+    complete = with_softmax(network) if activation == "softmax" else network
+    examples = _spread(dataset.train.images, CALIBRATION_IMAGES) if dataset else drawn_images(metadata.size)
+    directory.mkdir(parents=True, exist_ok=True)
+    # In the target's directory, so that the file can be moved there in one step.
+    with tempfile.TemporaryDirectory(prefix=".exporting-", dir=directory) as temporary:
+        file = Path(temporary) / target.name
+        log.info("writing %s", target)
+        loaded = write(file_format, complete, file, metadata, examples)
+        proof = _prove(loaded, network, dataset)
+        del loaded  # before its files move
+        if failure := proof.judge(metadata):
+            raise RunError(f"{target}: the file does not do what the network does: {failure}; nothing was written")
+        entry = _entry(format, file_format, file, metadata) | {"proof": to_json(proof)}
+        _move(file, target)
+    record(directory, target.name, entry)
+    write_text(directory / CARD, model_card(run, directory))
+    return target, entry
+
+
+def write(file_format: Format, network: keras.Model, file: Path, metadata: Metadata, examples) -> LoadedNetwork:
+    """Write a file and load it in its own runtime; arguments as in :meth:`unet.formats.Format.write`.
+
+    Raises:
+        InputError: A package that the format needs is not installed.
+        RunError: The converter or the runtime rejected the network.
+    """
+    try:
+        with quiet_stderr():  # converters and runtimes report progress there, some of them on the first call
+            file_format.write(network, file, metadata, examples)
+            loaded = file_format.load(file)
+            loaded(examples[:1])
+        return loaded
+    except InputError:
+        raise
+    except Exception as error:  # every converter has its own classes of errors
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise RunError(f"{file.name}: could not be converted: {type(error).__name__}: {(lines or [''])[-1]}") from error
+
+
+def rebuild(run: Run, metadata: Metadata) -> keras.Model:
+    """Build the run's network in float32 on this backend, from pixels to logits, for the file's size or any.
+
+    Raises:
+        RunError: The run's weights do not fit its configuration.
+    """
+    config = run.config
+    trained = keras.saving.load_model(run.trained_network(), compile=False)
+    training = config.training.model_copy(update={"precision": "float32"})
+    config = _at_size(config, metadata.size).model_copy(update={"training": training})
+    network = from_config(config, len(metadata.classes), fixed_size=not metadata.dynamic)
+    if _layers(network) != _layers(trained):
+        raise RunError(f"{run.path}: best.keras is not the network that config.yaml describes")
+    network.set_weights(trained.get_weights())
+    network.jit_compile = False
+    return network
+
+
+def _layers(network: keras.Model) -> list[tuple]:
+    return [(layer.name, type(layer)) for layer in network.layers]
+
+
+def _at_size(config: Config, size: tuple[int, int]) -> Config:
+    return config.model_copy(update={"data": config.data.model_copy(update={"size": size})})
+
+
+def _dataset(config: Config, metadata: Metadata, required: bool) -> data.Dataset | None:
+    """The run's data at the file's size, or ``None`` if they cannot be found and are not required."""
+    config = _at_size(config, metadata.size)
+    if not required:  # nothing is downloaded just to compare
+        config = config.model_copy(update={"data": config.data.model_copy(update={"download": False})})
+    try:
+        dataset = data.prepare(config.data)
+    except InputError as error:
+        if required:
+            raise InputError(
+                f"the data of the run are needed but cannot be used: {error}\nIf they have moved: data.data_dir=NEW"
+            ) from error
+        log.info(
+            "the data of the run cannot be used, so the file is compared on drawn images (to compare on test images "
+            "instead, data.data_dir=NEW): %s",
+            str(error).splitlines()[0],
+        )
+        return None
+    if dataset.classes != metadata.classes:
+        raise InputError(
+            f"the run has the classes {', '.join(metadata.classes)}; the data have {', '.join(dataset.classes)}"
+        )
+    return dataset
+
+
+def _prove(loaded: LoadedNetwork, network: keras.Model, dataset: data.Dataset | None) -> Proof:
+    """Compare the file with the network: by mean IoU if it is quantised and there are masks, else by logits."""
+    if dataset is None:
+        return prove(loaded, network, drawn_images(loaded.metadata.size), "drawn images")
+    split, kind = (dataset.test, "test images") if len(dataset.test) else (dataset.train, "training images")
+    if loaded.metadata.quantization != "none":
+        return prove_quantized(loaded, network, split, kind)
+    return prove(loaded, network, _spread(split.images, PROOF_IMAGES), kind)
+
+
+def drawn_images(size: tuple[int, int], count: int = PROOF_IMAGES) -> np.ndarray:
+    """Drawn scenes, uint8 ``(count, *size, 3)``, the same on every call."""
+    from unet.data.shapes import draw_scene
+
+    scenes = (draw_scene(np.random.default_rng(index))[0] for index in range(count))
+    return np.stack([resize_image(scene, size) for scene in scenes])
+
+
+def _metadata(run: Run, file_format: Format, size, activation: str, quantize: str) -> Metadata:
+    described = describe(run)
+    reason = file_format.fixed_size(quantize)
+    dynamic = size == "dynamic" or (size is None and not reason)
+    if size == "dynamic" and reason:
+        raise InputError(f"such a file accepts one size only ({reason}); give height and width instead", "size")
+    if size is None and reason:
+        log.info("height and width are fixed at %d×%d: %s", *described.size, reason)
+    return dataclasses.replace(
+        described,
+        size=described.size if dynamic or size is None else tuple(size),
+        dynamic=dynamic,
+        activation=activation,
+        quantization=quantize,
+    )
+
+
+def with_softmax(network: keras.Model) -> keras.Model:
+    """Append a softmax to a network that returns logits."""
+    probabilities = keras.layers.Softmax(dtype="float32", name="probabilities")(network.output)
+    return keras.Model(network.input, probabilities, name=network.name)
+
+
+def _spread(images: np.ndarray, count: int) -> np.ndarray:
+    """At most ``count`` of the images, evenly spaced."""
+    return np.stack([images[i] for i in np.linspace(0, len(images) - 1, min(count, len(images))).astype(int)])
+
+
+def _parts(file: Path) -> list[Path]:
+    """Files and directories that a written file consists of; the file itself comes last."""
+    return [*sorted(p for p in file.parent.iterdir() if p.stem == file.stem and p != file), file]
+
+
+def _move(file: Path, target: Path) -> None:
+    for part in _parts(file):
+        place = target.with_name(part.name)
+        if place.is_dir():  # cannot be replaced in one step; this directory is deleted with the old one
+            os.replace(place, part.with_name(f"before-{part.name}"))
+        os.replace(part, place)
+
+
+def size_of(file: Path) -> int:
+    """Total bytes of a written file and the files that belong to it; it is in a directory of its own."""
+    return sum(p.stat().st_size for part in _parts(file) for p in (part.rglob("*") if part.is_dir() else [part]))
+
+
+def _entry(format: str, file_format: Format, file: Path, metadata: Metadata) -> dict:
+    versions = {}
+    for package in (
+        "keras",
+        "tensorflow",
+        "tensorflow-cpu",
+        "torch",
+        "tf2onnx",
+        "onnxruntime",
+        "ai-edge-litert",
+        "openvino",
+    ):
+        with contextlib.suppress(packages.PackageNotFoundError):
+            versions[package] = packages.version(package)
+    return {
+        "format": format,
+        "bytes": size_of(file),
+        "size": "dynamic" if metadata.dynamic else list(metadata.size),
+        "fixed_because": "" if metadata.dynamic else file_format.fixed_size(metadata.quantization),
+        "activation": metadata.activation,
+        "quantization": metadata.quantization,
+        "backend": keras.backend.backend(),
+        "versions": versions,
+    }

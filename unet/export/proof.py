@@ -1,0 +1,193 @@
+"""Proofs that a file does what the trained network does: both are run on the same images and compared."""
+
+import dataclasses
+from typing import ClassVar
+
+import keras
+import numpy as np
+
+from unet import data
+from unet.console import track
+from unet.data.images import resize_image
+from unet.errors import RunError
+from unet.formats import LoadedNetwork, Metadata
+from unet.formats.base import log_probabilities
+from unet.inference import softmax
+from unet.metrics import Tally
+from unet.upsamplers import UPSAMPLERS
+
+LARGEST_DIFFERENCE = 1e-3
+"""Largest accepted difference of logits between a float32 file and the network."""
+WITHIN = 0.99
+"""Share of pixels within that difference if the network is not continuous: max-unpooling jumps where two values of a
+window are equal up to rounding, and every runtime rounds differently."""
+SAME_CLASS = 0.999
+"""Share of pixels that get the same class."""
+SAME_CLASS_FLOAT16 = 0.99
+"""The same for float16 weights, if there are no masks to compute mean IoU with."""
+LARGEST_LOSS = 0.01
+"""Largest accepted loss of mean IoU by quantisation."""
+BATCH = 16
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FloatProof:
+    """Comparison of logits, pixel by pixel."""
+
+    kind: ClassVar[str] = "float"
+    images: int
+    """Number of images compared."""
+    compared_on: str = "test images"
+    """What the images are: ``"test images"``, ``"training images"`` or ``"drawn images"``."""
+    largest_logit_difference: float
+    within: float = 1.0
+    """Share of pixels whose logits differ by no more than ``LARGEST_DIFFERENCE``."""
+    same_class: float
+    """Share of pixels that get the same class."""
+
+    def judge(self, metadata: Metadata) -> str:
+        """Return why the file is rejected, or an empty string if it is accepted."""
+        if metadata.quantization == "float16":
+            passed, least = self.same_class >= SAME_CLASS_FLOAT16, SAME_CLASS_FLOAT16
+        else:
+            continuous = not UPSAMPLERS[metadata.upsampler].needs_argmax
+            passed = self.within >= (1 if continuous else WITHIN) and self.same_class >= SAME_CLASS
+            least = SAME_CLASS
+        return (
+            ""
+            if passed
+            else (
+                f"its logits differ by up to {self.largest_logit_difference:.2g} (allowed: {LARGEST_DIFFERENCE:g}) and "
+                f"{self.same_class:.3%} of the pixels get the same class (at least {least:.1%})"
+            )
+        )
+
+    def rows(self) -> dict[str, str]:
+        """Results as text, by title."""
+        rows = {
+            "compared on": f"{self.images:,} {self.compared_on}",
+            "largest difference in logits": f"{self.largest_logit_difference:.2g}",
+        }
+        if self.within < 1:
+            rows[f"pixels that differ by {LARGEST_DIFFERENCE:g} or less"] = f"{self.within:.3%}"
+        return rows | {"pixels with the same class": f"{self.same_class:.3%}"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QuantizedProof:
+    """Comparison of mean IoU on a split."""
+
+    kind: ClassVar[str] = "quantized"
+    images: int
+    """Number of images compared."""
+    compared_on: str = "test images"
+    """What the images are: ``"test images"`` or ``"training images"``."""
+    mean_iou: float
+    """Mean IoU of the file."""
+    mean_iou_float: float
+    """Mean IoU of the network in float32."""
+    same_class: float
+    """Share of pixels that get the same class."""
+
+    def judge(self, metadata: Metadata) -> str:
+        """Return why the file is rejected, or an empty string if it is accepted."""
+        loss = self.mean_iou_float - self.mean_iou
+        passed = loss <= LARGEST_LOSS
+        return "" if passed else f"it loses {100 * loss:.2f} points of mean IoU (allowed: {100 * LARGEST_LOSS:g})"
+
+    def rows(self) -> dict[str, str]:
+        """Results as text, by title."""
+        return {
+            "compared on": f"{self.images:,} {self.compared_on}",
+            "mean IoU": f"{self.mean_iou:.4f} (float32: {self.mean_iou_float:.4f})",
+            "pixels with the same class": f"{self.same_class:.3%}",
+        }
+
+
+Proof = FloatProof | QuantizedProof
+
+
+def to_json(proof: Proof) -> dict:
+    """Entry ``proof`` of export.json."""
+    return {"kind": proof.kind} | dataclasses.asdict(proof)
+
+
+def read_proof(content: dict) -> Proof:
+    """Read the entry ``proof`` of export.json, of this version or an earlier one."""
+    kind = content.get("kind") or ("quantized" if "mean_iou" in content else "float")  # versions up to 0.1 had no kind
+    proof: type[FloatProof] | type[QuantizedProof] = QuantizedProof if kind == QuantizedProof.kind else FloatProof
+    return proof(**{field.name: content[field.name] for field in dataclasses.fields(proof) if field.name in content})
+
+
+def prove(
+    loaded: LoadedNetwork, network: keras.Model, images: np.ndarray, compared_on: str = "test images"
+) -> FloatProof:
+    """Compare a loaded file with the network, at the file's size and, if it accepts any, also at an odd one.
+
+    Args:
+        loaded: The file, in its runtime.
+        network: ``keras.Model`` from pixels to logits.
+        images: uint8 ``(N, *size, 3)`` at the size of ``loaded.metadata``.
+        compared_on: See :class:`FloatProof`.
+
+    Raises:
+        RunError: The file's output has another shape.
+    """
+    batches = [images[:1], images[1:]] if len(images) > 1 else [images]
+    if loaded.metadata.dynamic:
+        height, width = loaded.metadata.size
+        odd = (height + height // 4) | 1, (width - width // 8) | 1
+        batches.append(np.stack([resize_image(image, odd) for image in images[:2]]))
+    difference, within, same, pixels = 0.0, 0, 0, 0
+    for batch in batches:
+        expected = np.asarray(network.predict_on_batch(batch), np.float32)
+        found = loaded.logits(batch)
+        if found.shape != expected.shape:
+            raise RunError(
+                f"the file returns an array {found.shape} for images {batch.shape}, the network {expected.shape}"
+            )
+        same += int((found.argmax(-1) == expected.argmax(-1)).sum())
+        pixels += expected[..., 0].size
+        if loaded.metadata.activation == "softmax":
+            expected = log_probabilities(softmax(expected))
+        apart = np.nan_to_num(np.abs(found - expected).max(-1), nan=np.inf)  # NaN must not count as small
+        within += int((apart <= LARGEST_DIFFERENCE).sum())
+        difference = max(difference, float(apart.max()))
+    return FloatProof(
+        images=len(images),
+        compared_on=compared_on,
+        largest_logit_difference=difference,
+        within=within / pixels,
+        same_class=same / pixels,
+    )
+
+
+def prove_quantized(
+    loaded: LoadedNetwork, network: keras.Model, split: data.Split, compared_on: str = "test images"
+) -> QuantizedProof:
+    """Compare mean IoU of a loaded file and of the network in float32.
+
+    Args:
+        loaded: The file, in its runtime.
+        network: ``keras.Model`` from pixels to logits.
+        split: Images and masks at the size of ``loaded.metadata``.
+        compared_on: See :class:`QuantizedProof`.
+    """
+    tallies = {name: Tally(loaded.metadata.classes) for name in ("file", "network")}
+    same, pixels = 0, 0
+    for start in track(range(0, len(split), BATCH), -(-len(split) // BATCH), f"comparing on {compared_on}"):
+        chosen = slice(start, start + BATCH)
+        images, masks = np.asarray(split.images[chosen]), np.asarray(split.masks[chosen])
+        outputs = {"file": loaded(images), "network": np.asarray(network.predict_on_batch(images), np.float32)}
+        for name, tally in tallies.items():
+            tally.add(split.names[chosen], masks, outputs[name])
+        same += int((outputs["file"].argmax(-1) == outputs["network"].argmax(-1)).sum())
+        pixels += masks.size
+    reached, expected = (tallies[name].scores()["mean_iou"]["dataset"] for name in ("file", "network"))
+    return QuantizedProof(
+        images=len(split),
+        compared_on=compared_on,
+        mean_iou=reached,
+        mean_iou_float=expected,
+        same_class=same / pixels,
+    )
