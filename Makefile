@@ -15,7 +15,7 @@ PYTEST := bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist works
 # pytest exits with 5 if it finds no test, and not every backend has slow ones.
 NONE_IS_FINE := $(if $(filter slow,$(SELECT)),|| [ $$$$? = 5 ])
 
-.PHONY: help demo test test-all test-tensorflow test-jax test-torch lint notebooks parity export-matrix figures schema clean
+.PHONY: help demo test test-all test-tensorflow test-jax test-torch lint notebooks parity export-matrix figures docs schema clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-16s %s\n", $$1, $$2 }'
@@ -54,8 +54,13 @@ parity: $(VENV)/.test ## Compare the upsamplers with independent references on e
 export-matrix: $(VENV)/.test ## Export every upsampler in every format and measure the files: docs/results/export.md.
 	for backend in tensorflow torch; do KERAS_BACKEND=$$backend $(VENV)/bin/python -m benchmarks.export_matrix || exit 1; done
 
-figures: $(VENV)/.$(EXTRA) ## Redraw the README's figures and tables from the committed results.
+figures: $(VENV)/.$(EXTRA) ## Redraw charts and gallery and rewrite the generated tables from the committed results.
 	$(VENV)/bin/python scripts/figures.py
+	$(VENV)/bin/python docs/gallery.py
+	$(VENV)/bin/python docs/generate.py
+
+docs: $(VENV)/.docs ## Build the documentation into site/, without the network.
+	$(VENV)/bin/python -m mkdocs build --strict
 
 schema: $(VENV)/.$(EXTRA) ## Write the JSON schema with which editors check the YAML files: configs/schema.json.
 	$(VENV)/bin/python -m unet.config > configs/schema.json
@@ -74,7 +79,11 @@ $(VENV)/.$(EXTRA): pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(VENV)/$(PIP) $(TORCH)
-	$(VENV)/$(PIP) -e '.[cpu,jax,torch,onnx,litert,openvino,demo,ray,test]'
+	$(VENV)/$(PIP) -e '.[cpu,jax,torch,onnx,litert,openvino,demo,ray,docs,test]'
+	@touch $@
+
+$(VENV)/.docs: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(VENV)/$(PIP) -e '.[docs]'
 	@touch $@
 
 $(BARE)/.test: pyproject.toml constraints.txt | $(BARE)/bin/python

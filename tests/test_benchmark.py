@@ -75,10 +75,10 @@ class TestCommittedTables:
         }
 
     def test_no_upsampler_but_max_unpool_without_xla_is_slower_than_pytorchs(self):
-        """As the README says, with the figures it gives."""
+        """The results page quotes these figures."""
         compared = [one for one in self.measurements("upsamplers") if one.rule_by_torch]
         assert max(one.rule_by_torch for one in compared if one.upsampler != "max_unpool") <= 1
-        text = (ROOT / "README.md").read_text(encoding="utf-8")
+        text = (ROOT / "docs" / "results" / "README.md").read_text(encoding="utf-8")
         plain = [one for one in compared if one.upsampler == "max_unpool"]
         fused = self.measurements("max_unpool_xla")
         assert max(one.rule_by_torch for one in fused) <= 1

@@ -1,0 +1,178 @@
+#!/usr/bin/env python
+"""Write the generated parts of the README and of the documentation from the registry and the committed results.
+
+A generated part stands between ``<!-- generated: PART -->`` and ``<!-- end of PART -->`` in a Markdown file; PART is
+one of ``PARTS``, or ``card NAME`` for the figures of one upsampler in the gallery. Run with ``make figures``.
+"""
+
+import json
+import os
+import re
+from pathlib import Path
+
+from unet import upsamplers
+from unet.ablation.report.results import Summary, Variant
+from unet.files import write_text
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "docs" / "results"
+ABLATION = RESULTS / "upsamplers_cpu"
+GALLERY = ROOT / "docs" / "upsamplers" / "index.md"
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "index.md", GALLERY)
+RULES = {'savedmodel': 'TensorFlow, TensorFlow Serving', 'onnx': 'ONNX Runtime and many others; float32, int8', 'litert': 'telephones and small devices; float32, float16, int8', 'openvino': "Intel's processors; compile with `INFERENCE_PRECISION_HINT` `f32` for float32 throughout", 'keras': 'Keras on any backend', 'nearest': 'copies each pixel into a 2×2 cell', 'bilinear': 'interpolates between the nearest two pixels, either way', 'bicubic': 'interpolates between four, by cubic convolution', 'bed_of_nails': 'puts each pixel top left into its cell, zeros elsewhere', 'max_unpool': 'puts each value where its maximum was pooled from, zeros elsewhere (SegNet)', 'conv_transpose': 'transposed convolution: projection and rule in one', 'resize_conv': 'nearest, then a 3×3 convolution (Odena et al.)', 'pixel_shuffle': 'sub-pixel convolution, started without a checkerboard by ICNR', 'bilinear_additive': 'interpolates four channels and adds them', 'carafe': 'gathers by kernels predicted from the map', 'dysample': 'samples at predicted places', 'sapa': 'gathers by the likeness of skip and map', 'fade': 'gathers by kernels from skip and map, and gates in the skip'}
+MARKED = re.compile(r"(<!-- generated: (.+?) -->\n)(.*?)(<!-- end of \2 -->)", re.DOTALL)
+
+
+def ablation(document: Path) -> list[str]:
+    """Verdict, chart and table of the committed ablation."""
+    summary = Summary.load(ABLATION / "summary.json")
+    charts = os.path.relpath(ABLATION / "charts", document.parent)
+    titles = ["upsampler", "mean IoU, %", f"minus {summary.baseline}", "rank", "parameters", "multiply-adds", "1 image"]
+    rows = [
+        [
+            f"`{one.name}`",
+            interval(one.mean_iou, one.low, one.high),
+            difference(one),
+            f"{one.rank_low}–{one.rank_high}",
+            f"{one.parameters:,}",
+            f"{one.multiply_adds / 1e6:.1f} M",
+            f"{one.latency['1']['median_ms']:.1f} ms",
+        ]
+        for one in summary.best_first()
+    ]
+    return [
+        f"> {summary.verdict}",
+        "",
+        f"![Differences of mean IoU to {summary.baseline}, with intervals]({charts}/differences.png)",
+        "",
+        *table(titles, rows, left=1),
+    ]
+
+
+def rules(document: Path) -> list[str]:
+    """Name and rule of every upsampler."""
+    gallery = os.path.relpath(GALLERY, document.parent)
+    rows = [[f"[`{name}`]({gallery}#{name})", RULES[name]] for name, upsampler in upsamplers.UPSAMPLERS.items()]
+    return table(["upsampler", "rule"], rows, left=2)
+
+
+def overview(document: Path) -> list[str]:
+    """Name, rule, score and cost of every upsampler."""
+    variants = {one.name: one for one in Summary.load(ABLATION / "summary.json").variants}
+    rows = []
+    for name, upsampler in upsamplers.UPSAMPLERS.items():
+        score = f"{100 * variants[name].mean_iou:.1f}" if name in variants else "–"
+        rows.append([f"[`{name}`](#{name})", RULES[name], score, "–".join(f"{ratio:.1f}" for ratio in extremes(slowdowns(name))) + "×"])
+    titles = ["upsampler", "rule after the projection", "mean IoU, %", "step time"]
+    return table(titles, rows, left=2)
+
+
+def card(name: str) -> list[str]:
+    """Picture, options and costs of one upsampler."""
+    options = ", ".join(f"`{key}={value}`" for key, value in defaults(name).items()) or "none"
+    found = measurements(name)
+    facts = [
+        f"**Options**: {options}",
+        f"**Decoder step**: {times(slowdowns(name))} the time with `nearest`; "
+        f"peak memory of the rule {joined(format(one['peak_mib'], '.0f') for one in found)} MiB",
+    ]
+    if found[0]["rule_by_torch"] is not None:
+        facts.append(f"**Against PyTorch**: {times(one['rule_by_torch'] for one in found)} the time of its operation")
+    variants = {one.name: one for one in Summary.load(ABLATION / "summary.json").variants}
+    if name in variants:
+        one = variants[name]
+        facts += [
+            f"**In the small ablation**: mean IoU {interval(one.mean_iou, one.low, one.high)} %"
+            + ("" if one.difference is None else f", difference to `nearest` {difference(one)}"),
+            f"**Cost of that network**: {one.parameters:,} parameters ({one.surplus_parameters:+,} beyond the "
+            f"projection), {one.multiply_adds / 1e6:.1f} M multiply-adds ({one.surplus_multiply_adds / 1e6:+.1f} M), "
+            f"{one.latency['1']['median_ms']:.1f} ms for one image",
+        ]
+    picture = f"![{name}: one pixel and its result, a photograph and its result]({name}.png)"
+    return [picture, "", *(f"- {fact}" for fact in facts)]
+
+
+def defaults(name: str) -> dict[str, object]:
+    """Options of an upsampler with their defaults."""
+    return {key: option.default for key, option in upsamplers.options(name).items()}
+
+
+def measurements(name: str) -> list[dict]:
+    """Committed timings of an upsampler with its default options, one for each shape."""
+    found = json.loads((RESULTS / "upsamplers.json").read_text(encoding="utf-8"))["measurements"]
+    own = [one for one in found if one["upsampler"].split(",")[0] == name]
+    return [one for one in own if one["upsampler"] == own[0]["upsampler"]]
+
+
+def slowdowns(name: str) -> list[float]:
+    """Time of a decoder step with an upsampler over that with ``nearest``, one for each measured shape."""
+    return [one["step_by_nearest"] for one in measurements(name)]
+
+
+def extremes(ratios: list[float]) -> list[float]:
+    """The least and the greatest, once if they round to the same."""
+    low, high = min(ratios), max(ratios)
+    return [low] if f"{low:.1f}" == f"{high:.1f}" else [low, high]
+
+
+def table(titles: list[str], rows: list[list[str]], left: int) -> list[str]:
+    """Lines of a Markdown table; the first ``left`` columns are text, the others numbers."""
+    rule = ["---"] * left + ["---:"] * (len(titles) - left)
+    return [f"| {' | '.join(row)} |" for row in (titles, rule, *rows)]
+
+
+def interval(value: float, low: float, high: float) -> str:
+    """A share and its interval in per cent."""
+    return f"{100 * value:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
+
+
+def difference(one: Variant) -> str:
+    """Difference to the baseline and its interval, in percentage points; a dash for the baseline."""
+    if one.difference is None or one.difference_low is None or one.difference_high is None:
+        return "–"
+    return f"{100 * one.difference:+.2f} [{100 * one.difference_low:+.2f}, {100 * one.difference_high:+.2f}]"
+
+
+def times(ratios) -> str:
+    """Ratios as "1.32× and 1.80×"."""
+    return joined(f"{ratio:.2f}×" for ratio in ratios)
+
+
+def joined(words) -> str:
+    """Words joined by "and"."""
+    return " and ".join(words)
+
+
+PARTS = {"ablation": ablation, "rules": rules, "overview": overview}
+
+
+def generated(document: Path) -> str:
+    """The text of a document with its generated parts written anew."""
+
+    def part(match: re.Match) -> str:
+        begin, name, _, end = match.groups()
+        kind, _, upsampler = name.partition(" ")
+        lines = card(upsampler) if kind == "card" else PARTS[kind](document)
+        return begin + "\n" + "\n".join(lines) + "\n\n" + end
+
+    return MARKED.sub(part, with_all_cards(document))
+
+
+def with_all_cards(document: Path) -> str:
+    """The text of a document; the gallery gets a section for every upsampler that has none yet."""
+    text = document.read_text(encoding="utf-8")
+    if document == GALLERY:
+        for name in upsamplers.UPSAMPLERS:
+            if f"<!-- generated: card {name} -->" not in text:
+                text += f"\n## `{name}` {{ #{name} }}\n\n<!-- generated: card {name} -->\n<!-- end of card {name} -->\n"
+    return text
+
+
+def main() -> None:
+    """Write every document."""
+    for document in DOCUMENTS:
+        write_text(document, generated(document))
+
+
+if __name__ == "__main__":
+    main()
