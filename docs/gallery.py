@@ -46,7 +46,6 @@ def enlarged(name: str, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         name: A name in ``unet.upsamplers.UPSAMPLERS``.
         image: ``(H, W)`` with even sides; it is halved, and serves as the skip of guided upsamplers.
     """
-    layer_class = upsamplers.UPSAMPLERS[name]
     skip = image.astype("float32")[None, :, :, None]
     x = halved(image).astype("float32")[None, :, :, None]
     argmax = None
@@ -55,7 +54,7 @@ def enlarged(name: str, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     layer = upsamplers.build(
         name, filters, seed=0, kernel_initializer=keras.initializers.GlorotUniform(seed=3), **options
     )
-    if layer_class.needs_argmax:
+    if layer.needs_argmax:
         x, argmax = upsamplers.MaxPoolWithArgmax()(skip)
     if name == "sapa":
         return number(x), sapa(x, skip)
@@ -86,7 +85,7 @@ def draw(name: str) -> Image.Image:
     """The picture of the upsampler called ``name``."""
     bright = np.zeros((14, 14))
     bright[6:8, 6:8] = 1
-    if upsamplers.UPSAMPLERS[name].needs_argmax:
+    if name == "max_unpool":
         bright[6:8, 6:8] = [[0, 0], [1, 0]]  # a single maximum, away from the top left corner
     width = 4 * PANEL + 3 * GAP + 12
     height = PANEL + TOP + BOTTOM

@@ -19,7 +19,21 @@ RESULTS = ROOT / "docs" / "results"
 ABLATION = RESULTS / "upsamplers_cpu"
 GALLERY = ROOT / "docs" / "upsamplers" / "index.md"
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "index.md", GALLERY)
-RULES = {'savedmodel': 'TensorFlow, TensorFlow Serving', 'onnx': 'ONNX Runtime and many others; float32, int8', 'litert': 'telephones and small devices; float32, float16, int8', 'openvino': "Intel's processors; compile with `INFERENCE_PRECISION_HINT` `f32` for float32 throughout", 'keras': 'Keras on any backend', 'nearest': 'copies each pixel into a 2×2 cell', 'bilinear': 'interpolates between the nearest two pixels, either way', 'bicubic': 'interpolates between four, by cubic convolution', 'bed_of_nails': 'puts each pixel top left into its cell, zeros elsewhere', 'max_unpool': 'puts each value where its maximum was pooled from, zeros elsewhere (SegNet)', 'conv_transpose': 'transposed convolution: projection and rule in one', 'resize_conv': 'nearest, then a 3×3 convolution (Odena et al.)', 'pixel_shuffle': 'sub-pixel convolution, started without a checkerboard by ICNR', 'bilinear_additive': 'interpolates four channels and adds them', 'carafe': 'gathers by kernels predicted from the map', 'dysample': 'samples at predicted places', 'sapa': 'gathers by the likeness of skip and map', 'fade': 'gathers by kernels from skip and map, and gates in the skip'}
+RULES = {
+    "nearest": "Copies each pixel into a 2×2 cell.",
+    "bilinear": "Interpolates linearly between two pixels per axis.",
+    "bicubic": "Interpolates between four pixels per axis by cubic convolution.",
+    "bed_of_nails": "Puts each pixel at the top left of its cell, zeros elsewhere.",
+    "max_unpool": "Puts each value where the pooling found its maximum, zeros elsewhere (SegNet).",
+    "conv_transpose": "Transposed convolution: projection and rule in one.",
+    "resize_conv": "Nearest neighbour, then a 3×3 convolution.",
+    "pixel_shuffle": "Sub-pixel convolution, initialized without a checkerboard (ICNR).",
+    "bilinear_additive": "Sums groups of four bilinearly interpolated channels.",
+    "carafe": "Gathers with kernels predicted from the feature map.",
+    "dysample": "Samples bilinearly at predicted positions.",
+    "sapa": "Gathers by the similarity of skip and feature map.",
+    "fade": "Gathers with kernels predicted from skip and feature map, and gates in the skip.",
+}
 MARKED = re.compile(r"(<!-- generated: (.+?) -->\n)(.*?)(<!-- end of \2 -->)", re.DOTALL)
 
 
@@ -52,7 +66,7 @@ def ablation(document: Path) -> list[str]:
 def rules(document: Path) -> list[str]:
     """Name and rule of every upsampler."""
     gallery = os.path.relpath(GALLERY, document.parent)
-    rows = [[f"[`{name}`]({gallery}#{name})", RULES[name]] for name, upsampler in upsamplers.UPSAMPLERS.items()]
+    rows = [[f"[`{name}`]({gallery}#{name})", RULES[name]] for name in upsamplers.UPSAMPLERS]
     return table(["upsampler", "rule"], rows, left=2)
 
 
@@ -60,9 +74,16 @@ def overview(document: Path) -> list[str]:
     """Name, rule, score and cost of every upsampler."""
     variants = {one.name: one for one in Summary.load(ABLATION / "summary.json").variants}
     rows = []
-    for name, upsampler in upsamplers.UPSAMPLERS.items():
+    for name in upsamplers.UPSAMPLERS:
         score = f"{100 * variants[name].mean_iou:.1f}" if name in variants else "–"
-        rows.append([f"[`{name}`](#{name})", RULES[name], score, "–".join(f"{ratio:.1f}" for ratio in extremes(slowdowns(name))) + "×"])
+        rows.append(
+            [
+                f"[`{name}`](#{name})",
+                RULES[name],
+                score,
+                "–".join(f"{ratio:.1f}" for ratio in extremes(slowdowns(name))) + "×",
+            ]
+        )
     titles = ["upsampler", "rule after the projection", "mean IoU, %", "step time"]
     return table(titles, rows, left=2)
 

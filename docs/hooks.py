@@ -35,9 +35,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         files.append(File.generated(config, target, content=relinked(text, f"notebooks/{path.name}", target)))
     # report.md becomes report.html, so the report for the browser needs another name.
     report = "results/upsamplers_cpu/report"
-    files.append(
-        File(f"{report}.html", config.docs_dir, config.site_dir, False, dest_uri=f"{report}-interactive.html")
-    )
+    files.append(File(f"{report}.html", config.docs_dir, config.site_dir, False, dest_uri=f"{report}-interactive.html"))
     return files
 
 

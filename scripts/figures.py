@@ -10,7 +10,7 @@ from unet import console
 
 
 def main(
-    results: Annotated[Path, typer.Argument(metavar="DIRECTORY", help="Directory of the ablation's summary.json.")] = Path(
+    results: Annotated[Path, typer.Argument(metavar="DIRECTORY", help="Folder of summary.json.")] = Path(
         "docs/results/upsamplers_cpu"
     ),
 ):

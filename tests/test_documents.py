@@ -1,23 +1,37 @@
-"""Figures in the README and the configurations are those of the committed results; links lead somewhere."""
+"""Figures, tables and names in README and documentation are those of the committed results; links lead somewhere."""
 
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 
 from benchmarks import export_matrix
-from scripts import figures
+from docs import generate
 from tests.helpers import ROOT
 from unet import upsamplers
 from unet.ablation.report.results import Summary
 
 pytestmark = pytest.mark.backend_free
-RESULTS = ROOT / "docs" / "results"
+DOCS = ROOT / "docs"
+RESULTS = DOCS / "results"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+CONFIGURE = (DOCS / "guides" / "configure.md").read_text(encoding="utf-8")
+GALLERY = (DOCS / "upsamplers" / "index.md").read_text(encoding="utf-8")
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
+COMMANDS = [*DOCUMENTS, *sorted((ROOT / "configs").rglob("*.yaml"))]
+CONFIGURATIONS = sorted(
+    path.relative_to(ROOT / "configs").with_suffix("").as_posix() for path in (ROOT / "configs").rglob("*.yaml")
+)
 
 
 def scores(folder):
     return json.loads((RESULTS / folder / "metrics.json").read_text(encoding="utf-8"))["test"]
+
+
+def name_of(path):
+    return path.relative_to(ROOT).as_posix()
 
 
 @pytest.mark.parametrize("upsampler", ["conv_transpose", "max_unpool"])
@@ -35,21 +49,34 @@ def test_the_readme_shows_the_committed_scores(upsampler):
     assert f"| {row} |" in README
 
 
-def test_the_readme_shows_the_committed_ablation():
-    directory = "docs/results/upsamplers_cpu"
-    summary = Summary.load(ROOT / directory / "summary.json")
-    _, _, rest = README.partition(figures.BEGIN + "\n")
-    assert rest.partition(figures.END)[0] == figures.block(summary, directory), "run `make figures`"
-    assert len(summary.variants) >= 6
-    assert len(summary.seeds) >= 3
-    assert summary.images == 3669
+@pytest.mark.parametrize("document", generate.DOCUMENTS, ids=name_of)
+def test_generated_parts_are_up_to_date(document):
+    assert document.read_text(encoding="utf-8") == generate.generated(document), "run `make figures`"
+
+
+def test_the_readme_shows_the_scores_of_every_variant_of_the_committed_ablation():
+    directory = RESULTS / "upsamplers_cpu"
+    summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
+    assert len(summary["variants"]) >= 6
+    assert len(summary["seeds"]) >= 3
+    assert summary["images"] == 3669
+    assert summary["verdict"] in README
+    assert summary["verdict"] in (directory / "report.md").read_text(encoding="utf-8")
+    _, _, table = README.partition("<!-- generated: ablation -->")
+    for variant in summary["variants"]:
+        row = next(line for line in table.splitlines() if line.startswith(f"| `{variant['name']}` | "))
+        assert f"| {100 * variant['mean_iou']:.2f} [" in row
+        assert f"| {variant['parameters']:,} |" in row
+
+
+def test_the_committed_cells_are_those_of_the_summary():
+    directory = RESULTS / "upsamplers_cpu"
+    summary = Summary.load(directory / "summary.json")
     for variant in summary.variants:
         for seed in summary.seeds:
             stem = variant.name.replace(" ", "-").replace("=", "-")
-            found = json.loads((ROOT / directory / "cells" / f"{stem}-seed{seed}" / "metrics.json").read_text())
+            found = json.loads((directory / "cells" / f"{stem}-seed{seed}" / "metrics.json").read_text())
             assert found["cost"]["parameters"] == variant.parameters
-    report = (ROOT / directory / "report.md").read_text(encoding="utf-8")
-    assert summary.verdict in report
 
 
 def test_the_page_on_export_is_made_from_the_committed_results():
@@ -68,40 +95,78 @@ def test_the_page_on_export_is_made_from_the_committed_results():
 
 @pytest.mark.parametrize(("name", "folder"), [("demo", "demo"), ("pets_cpu", "pets_cpu/conv_transpose")])
 def test_the_table_of_configurations_shows_the_committed_scores(name, folder):
-    row = next(line for line in README.splitlines() if line.startswith(f"| [`{name}.yaml`]"))
+    row = next(line for line in CONFIGURE.splitlines() if line.startswith(f"| `{name}` |"))
     assert row.endswith(f"mean IoU {scores(folder)['mean_iou']['dataset']:.3f} |")
 
 
-def test_the_configuration_tells_the_committed_score():
+def test_the_configuration_quotes_the_committed_score():
     text = (ROOT / "configs" / "pets_cpu.yaml").read_text(encoding="utf-8")
     for upsampler in ("conv_transpose", "max_unpool"):
         assert f"{scores(f'pets_cpu/{upsampler}')['mean_iou']['dataset']:.3f} ({upsampler})" in text
 
 
-@pytest.mark.parametrize(
-    "document",
-    [
-        "README.md",
-        "CONTRIBUTING.md",
-        "docs/results/README.md",
-        "docs/results/export.md",
-        "docs/results/upsamplers_cpu/report.md",
-        "docs/adding-an-upsampler.md",
-    ],
-)
-def test_links_lead_to_files_that_are_there(document):
-    file = ROOT / document
-    links = re.findall(r"\]\((?!https?://)([^)#]+)", file.read_text(encoding="utf-8"))
-    missing = [link for link in links if not (file.parent / link).exists()]
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_links_lead_to_files_that_exist(document):
+    links = re.findall(r"\]\((?!https?://)([^)#]+)", without_code(document))
+    missing = [link for link in links if not (document.parent / link).exists() and not is_generated(document, link)]
     assert missing == []
 
 
-def test_every_upsampler_and_its_options_are_in_the_readme():
+def without_code(document):
+    return re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def is_generated(document, link):
+    """The pages that the site makes from the notebooks."""
+    target = (document.parent / link).resolve()
+    return target.parent == DOCS / "notebooks" and (ROOT / "notebooks" / target.name).with_suffix(".ipynb").exists()
+
+
+def test_every_upsampler_has_a_row_a_section_its_options_and_a_picture():
     for name in upsamplers.UPSAMPLERS:
-        row = next(line for line in README.splitlines() if line.startswith(f"| `{name}` |") and line.count("|") == 4)
-        assert re.findall(r"`(\w+)`", row.split("|")[3]) == list(upsamplers.options(name))
+        assert re.search(rf"^\| \[`{name}`\]\(docs/upsamplers/index.md#{name}\) \| \S", README, re.MULTILINE)
+        section = re.search(rf"^## `{name}` \{{ #{name} \}}$(.*?)(?=^## |\Z)", GALLERY, re.MULTILINE | re.DOTALL)[1]
+        options = re.search(r"^- \*\*Options\*\*: (.*)$", section, re.MULTILINE)[1]
+        assert re.findall(r"`(\w+)=", options) == list(upsamplers.options(name))
+        assert "**When to use it**" in section
+        assert (DOCS / "upsamplers" / f"{name}.png").is_file()
 
 
-def test_every_shipped_configuration_is_in_the_readme():
-    for path in (ROOT / "configs").rglob("*.yaml"):
-        assert f"(configs/{path.relative_to(ROOT / 'configs')})" in README
+def test_every_shipped_configuration_is_in_the_table_of_configurations():
+    rows = re.findall(r"^\| `([\w/]+)` \|", CONFIGURE, re.MULTILINE)
+    assert set(CONFIGURATIONS) <= set(rows)
+
+
+@pytest.mark.parametrize("document", COMMANDS, ids=name_of)
+def test_commands_exist_and_name_shipped_configurations(document):
+    from unet.commands import COMMANDS as known
+
+    for command, argument in re.findall(r"\bunet ([a-z-]+) ([\w./-]+)", code(document)):
+        assert command in known, f"unet {command}"
+        if command in ("train", "ablate", "summary") and re.fullmatch(r"[\w/]+", argument):
+            assert argument in CONFIGURATIONS or argument.startswith("runs/"), f"unet {command} {argument}"
+
+
+def code(document):
+    text = document.read_text(encoding="utf-8")
+    return text if document.suffix == ".yaml" else "\n".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL))
+
+
+def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path):
+    pytest.importorskip("mkdocs")
+    pytest.importorskip("material")
+    pytest.importorskip("mkdocstrings")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    pages = sorted((tmp_path / "site").rglob("*.html"))
+    assert {"index.html", "upsamplers/index.html", "notebooks/01_convolution_arithmetic.html", "changelog.html"} <= {
+        page.relative_to(tmp_path / "site").as_posix() for page in pages
+    }
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        loaded = re.findall(r"<(?:script|img|iframe)[^>]+src=[\"'](https?://[^\"']+)", text)
+        loaded += re.findall(
+            r"<link[^>]+rel=[\"'](?:stylesheet|preconnect)[\"'][^>]*href=[\"'](https?://[^\"']+)", text
+        )
+        assert loaded == [], page.name
