@@ -1,4 +1,4 @@
-"""What all tests share: a quiet backend, a cache of their own, the real data where they are."""
+"""Settings and fixtures of all tests: a quiet backend, their own cache, the real data if present, a trained run."""
 
 import os
 import signal
@@ -6,11 +6,11 @@ from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# PyTorch's threads wait for each other by spinning; where the cores are busy with other tests that doubles the time.
+# PyTorch's threads spin while they wait for each other, which doubles the time if other tests use the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Machine code for a few small steps need not be fast, and half the time of XLA's compilation goes into making it so.
+# A few small steps need no fast machine code, and XLA spends half of its compilation time on optimization.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-# JAX compiles every operation anew in every process; with these it does so once for all workers and sub-processes.
+# Without a cache on disk, JAX compiles every operation again in every worker and sub-process.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
@@ -20,13 +20,13 @@ import pytest
 
 from tests.helpers import JIT, PETS, ROOT
 
-# Started in the background, as by nohup, a process and its children ignore Ctrl-C, which some tests press.
+# A process started in the background, as by nohup, ignores SIGINT, and so do its children; some tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory):
-    """Prepared arrays go to a temporary place, not to the user's cache."""
+    """Write prepared arrays to a temporary directory, not to the user's cache."""
     os.environ["UNET_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
@@ -55,7 +55,7 @@ def rng():
 
 @pytest.fixture
 def pets():
-    """Folder of the real data, or a skip that says what is missing."""
+    """Folder of the real data; without it the test is skipped with a message that says what is missing."""
     if not (PETS / "pets128").is_dir():
         pytest.skip(f"real Oxford-IIIT Pets are not in {PETS} (set PETS_DATA)")
     return PETS

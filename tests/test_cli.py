@@ -8,14 +8,10 @@ import sys
 
 import pytest
 
-from tests.helpers import BACKEND, JIT, ROOT
+from tests.helpers import BACKEND, ROOT, TINY
 from tests.helpers.commands import run_unet, run_unet_process
 from unet.commands import COMMANDS
 
-TINY = [
-    *("data.size=16", "data.shapes.train=12", "data.shapes.test=4", "model.width=2", "model.depth=1"),
-    *("training.epochs=1", "training.batch_size=4", "training.warmup=0", f"training.jit={JIT}"),
-]
 DEMO = str(ROOT / "configs" / "demo.yaml")
 
 

@@ -1,4 +1,4 @@
-"""What tests share that is not a fixture: where things are, and which backend runs."""
+"""Paths, the backend in use, and settings that several tests share."""
 
 import os
 from pathlib import Path
@@ -6,6 +6,11 @@ from pathlib import Path
 BACKEND = os.environ.get("KERAS_BACKEND", "tensorflow")
 ROOT = Path(__file__).parents[2]
 JIT = "true" if BACKEND == "jax" else "false"
-"""training.jit of tests about something else: what takes the least time for a few steps on a CPU."""
+"""Value of training.jit that takes the least time for a few steps on a CPU."""
 PETS = Path(os.environ.get("PETS_DATA", ROOT.parent / "shared" / "data"))
-"""Prepared Oxford-IIIT Pets: tfds/, pets128/ and pets_original/. Set PETS_DATA to where they are."""
+"""Folder of the prepared Oxford-IIIT Pets: tfds/, pets128/ and pets_original/. PETS_DATA overrides it."""
+TINY = (
+    *("data.size=16", "data.shapes.train=12", "data.shapes.test=4", "model.width=2", "model.depth=1"),
+    *("training.epochs=1", "training.batch_size=4", "training.warmup=0", f"training.jit={JIT}"),
+)
+"""Overrides that turn the configuration `demo` into a training of a second."""
