@@ -17,28 +17,24 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
+from unet.upsamplers import UPSAMPLERS
+
 Shape = tuple[int, int, int, int]
 SHAPES: tuple[Shape, ...] = ((8, 64, 64, 64), (2, 256, 256, 32))
 """Of the low-resolution map, ``(B, h, w, C)``: the middle and the end of a decoder."""
 
-VARIANTS: dict[str, tuple[str, dict]] = {
-    "nearest": ("nearest", {}),
-    "bilinear": ("bilinear", {}),
-    "bilinear, align_corners": ("bilinear", {"align_corners": True}),
-    "bicubic": ("bicubic", {}),
-    "bed_of_nails": ("bed_of_nails", {}),
-    "max_unpool": ("max_unpool", {}),
-    "conv_transpose, kernel 2": ("conv_transpose", {"kernel_size": 2}),
-    "conv_transpose, kernel 3": ("conv_transpose", {"kernel_size": 3}),
-    "conv_transpose, kernel 4": ("conv_transpose", {"kernel_size": 4}),
-    "resize_conv": ("resize_conv", {}),
-    "pixel_shuffle": ("pixel_shuffle", {}),
-    "bilinear_additive": ("bilinear_additive", {}),
-    "carafe": ("carafe", {}),
-    "dysample": ("dysample", {}),
-    "sapa": ("sapa", {}),
-    "fade": ("fade", {}),
+OPTIONS: dict[str, dict[str, dict]] = {
+    "bilinear": {"bilinear": {}, "bilinear, align_corners": {"align_corners": True}},
+    "conv_transpose": {f"conv_transpose, kernel {size}": {"kernel_size": size} for size in (2, 3, 4)},
 }
+"""Variants of the upsamplers that are measured with more than their default options."""
+
+
+def variants() -> dict[str, tuple[str, dict]]:
+    """Registry name and options of every variant, by its name in tables."""
+    return {
+        variant: (name, options) for name in UPSAMPLERS for variant, options in OPTIONS.get(name, {name: {}}).items()
+    }
 
 
 @dataclass
@@ -110,7 +106,7 @@ def measure_memory(name: str, shape: Shape, jit: bool) -> tuple[float | None, fl
     if (on_gpu := peak_memory_on_gpu()) is not None:
         peak = on_gpu
     batch, h, w, channels = shape
-    if VARIANTS[name][0] in ("pixel_shuffle", "bilinear_additive"):
+    if variants()[name][0] in ("pixel_shuffle", "bilinear_additive"):
         channels //= 4
     return peak, batch * 4 * h * w * channels * 4 / 2**20
 
@@ -157,7 +153,7 @@ def _inputs(name: str, shape: Shape, projected: bool) -> tuple:
     from unet import upsamplers
 
     batch, h, w, channels = shape
-    registered, options = VARIANTS[name]
+    registered, options = variants()[name]
     rng = np.random.default_rng(0)
     filters = channels // 2 if projected else None
     if not projected and registered == "conv_transpose":
@@ -243,7 +239,7 @@ def _counterpart(name: str, shape: Shape) -> Callable[[], None] | None:
         import torch.nn.functional as F
     except ImportError:
         return None
-    registered, options = VARIANTS[name]
+    registered, options = variants()[name]
     _, x, _, argmax, dy = _inputs(name, shape, False)
     device = "cuda" if torch.cuda.is_available() else "cpu"
 

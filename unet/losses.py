@@ -21,6 +21,11 @@ def cross_entropy(mask, logits, class_weights=None, label_smoothing: float = 0.0
         logits: Network output.
         class_weights: ``(C,)`` weights w, or ``None`` for 1.
         label_smoothing: ε mixes the one-hot target with the uniform distribution, ``(1 − ε)·onehot + ε/C``.
+
+    Example:
+        >>> mask, logits = ops.ones((1, 4, 4), "int32"), ops.zeros((1, 4, 4, 3))
+        >>> cross_entropy(mask, logits).shape == ()
+        True
     """
     target, valid = _one_hot(mask, logits)
     weights = valid if class_weights is None else valid * ops.matmul(target, _column(class_weights))[..., 0]
@@ -38,6 +43,11 @@ def focal(mask, logits, gamma: float = 2.0, class_weights=None):
     """Focal loss (Lin et al. 2017): mean of ``w_y · (1 − p_y)^γ · (−log p_y)`` over the pixels that count.
 
     Divided by the number of those pixels, not by the sum of weights, as in the paper's α-balanced form.
+
+    Example:
+        >>> mask, logits = ops.ones((1, 4, 4), "int32"), ops.zeros((1, 4, 4, 3))
+        >>> focal(mask, logits).shape == ()
+        True
     """
     target, valid = _one_hot(mask, logits)
     log_p = ops.sum(target * ops.log_softmax(logits, axis=-1), axis=-1)
@@ -48,7 +58,13 @@ def focal(mask, logits, gamma: float = 2.0, class_weights=None):
 
 
 def tversky(mask, logits, alpha: float = 0.3, beta: float = 0.7, class_weights=None):
-    """Tversky loss (Salehi et al. 2017): mean over classes of ``1 − TP / (TP + α·FP + β·FN)``, with soft counts."""
+    """Tversky loss (Salehi et al. 2017): mean over classes of ``1 − TP / (TP + α·FP + β·FN)``, with soft counts.
+
+    Example:
+        >>> mask, logits = ops.ones((1, 4, 4), "int32"), ops.zeros((1, 4, 4, 3))
+        >>> tversky(mask, logits).shape == ()
+        True
+    """
     target, valid = _one_hot(mask, logits)
     p = ops.softmax(logits, axis=-1) * valid[..., None]
     axes = (0, 1, 2)
@@ -60,7 +76,13 @@ def tversky(mask, logits, alpha: float = 0.3, beta: float = 0.7, class_weights=N
 
 
 def dice(mask, logits, class_weights=None):
-    """Soft Dice loss (Milletari et al. 2016): mean over classes of ``1 − 2·TP / (2·TP + FP + FN)``."""
+    """Soft Dice loss (Milletari et al. 2016): mean over classes of ``1 − 2·TP / (2·TP + FP + FN)``.
+
+    Example:
+        >>> mask, logits = ops.ones((1, 4, 4), "int32"), ops.zeros((1, 4, 4, 3))
+        >>> dice(mask, logits).shape == ()
+        True
+    """
     return tversky(mask, logits, 0.5, 0.5, class_weights)
 
 
@@ -68,6 +90,11 @@ def lovasz(mask, logits, class_weights=None):
     """Lovász-softmax (Berman et al. 2018): convex surrogate of ``1 − IoU``, mean over the classes present.
 
     Errors ``|onehot − p|`` are sorted downwards and weighted by how much each, in turn, raises the Jaccard loss.
+
+    Example:
+        >>> mask, logits = ops.ones((1, 4, 4), "int32"), ops.zeros((1, 4, 4, 3))
+        >>> lovasz(mask, logits).shape == ()
+        True
     """
     target, valid = _one_hot(mask, logits)
     classes = logits.shape[-1]

@@ -2,12 +2,14 @@
 
 import math
 import zlib
+from pathlib import Path
 
 import keras
 from keras import layers
 
 from unet import upsamplers
 from unet.config import Config
+from unet.config.schema import doubled_widths
 
 BLOCKS = ("plain", "residual")
 NORMALIZATIONS = ("batch", "group", "none")
@@ -63,7 +65,7 @@ def build_unet(
     if normalization not in NORMALIZATIONS:
         raise ValueError(f"normalization must be one of {', '.join(NORMALIZATIONS)}, received {normalization!r}")
 
-    widths = tuple(width * 2**i for i in range(depth + 1)) if widths is None else tuple(widths)
+    widths = doubled_widths(width, depth) if widths is None else tuple(widths)
     if len(widths) != depth + 1:
         raise ValueError(f"widths must be {depth + 1} numbers at depth {depth}, received {widths}")
 
@@ -106,7 +108,7 @@ def build_unet(
         return activate(y, f"{name}_act_2")
 
     def pool(x, name):
-        if upsamplers.UPSAMPLERS[upsampler].needs_argmax:
+        if upsamplers.layer_class(upsampler).needs_argmax:
             return upsamplers.MaxPoolWithArgmax(dtype=dtype, name=name)(x)
         return layers.MaxPooling2D(2, padding="same", dtype=dtype, name=name)(x), None
 
@@ -158,6 +160,12 @@ def from_config(config: Config, classes: int, fixed_size: bool = False) -> keras
         seed=config.seed,
         dtype=config.training.precision,
     )
+
+
+def load_saved(path: str | Path) -> keras.Model:
+    """Load a network from a ``.keras`` file, for inference."""
+    upsamplers.register()
+    return keras.saving.load_model(path, compile=False)
 
 
 def seed_of(seed: int, name: str) -> int:

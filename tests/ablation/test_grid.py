@@ -247,7 +247,7 @@ BROKEN = {
     ),
     "wrong value to set": ("set: {data: {size: 0}}\n" + UPSAMPLERS_VARY, "grid.yaml:2: data.size: must be ≥ 1"),
     "not YAML": ("vary: [\n", "grid.yaml:3: not valid YAML"),
-    "key twice": ("vary: {}\nvary: {}\n", "grid.yaml:3: vary: the key stands twice"),
+    "key twice": ("vary: {}\nvary: {}\n", "grid.yaml:3: vary: duplicate key"),
 }
 
 

@@ -36,9 +36,9 @@ def main(
     from unet import benchmark
 
     shapes = tuple(_shape(text) for text in shape) if shape else benchmark.SHAPES
-    names = [name for name in benchmark.VARIANTS if name.startswith(only)]
+    names = [name for name in benchmark.variants() if name.startswith(only)]
     if not names:
-        raise InputError(f"--only: {only!r} matches none of {', '.join(benchmark.VARIANTS)}")
+        raise InputError(f"--only: {only!r} matches none of {', '.join(benchmark.variants())}")
     use_backend()
     from unet.files import write_json, write_text
     from unet.runs import environment

@@ -9,12 +9,13 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from unet.config.schema import PETS_CLASSES
 from unet.data.sources import Problem, Sample, draw
 from unet.errors import InputError
 
 log = logging.getLogger("unet")
 
-CLASSES = ("pet", "background", "border")
+CLASSES = PETS_CLASSES
 DATASET = "oxford_iiit_pet:4.*.*"
 
 

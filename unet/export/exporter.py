@@ -23,7 +23,7 @@ from unet.export.card import CARD, model_card, record
 from unet.export.proof import Proof, prove, prove_quantized, to_json
 from unet.files import write_text
 from unet.formats import Format, LoadedNetwork, Metadata, choose, describe
-from unet.model import from_config
+from unet.model import from_config, load_saved
 from unet.runs import Run
 
 log = logging.getLogger("unet")
@@ -127,7 +127,7 @@ def rebuild(run: Run, metadata: Metadata) -> keras.Model:
         RunError: The run's weights do not fit its configuration.
     """
     config = run.config
-    trained = keras.saving.load_model(run.trained_network(), compile=False)
+    trained = load_saved(run.trained_network())
     training = config.training.model_copy(update={"precision": "float32"})
     config = _at_size(config, metadata.size).model_copy(update={"training": training})
     network = from_config(config, len(metadata.classes), fixed_size=not metadata.dynamic)

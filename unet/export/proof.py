@@ -14,7 +14,7 @@ from unet.formats import LoadedNetwork, Metadata
 from unet.formats.base import log_probabilities
 from unet.inference import softmax
 from unet.metrics import Tally
-from unet.upsamplers import UPSAMPLERS
+from unet.upsamplers import layer_class
 
 LARGEST_DIFFERENCE = 1e-3
 """Largest accepted difference of logits between a float32 file and the network."""
@@ -50,7 +50,7 @@ class FloatProof:
         if metadata.quantization == "float16":
             passed, least = self.same_class >= SAME_CLASS_FLOAT16, SAME_CLASS_FLOAT16
         else:
-            continuous = not UPSAMPLERS[metadata.upsampler].needs_argmax
+            continuous = not layer_class(metadata.upsampler).needs_argmax
             passed = self.within >= (1 if continuous else WITHIN) and self.same_class >= SAME_CLASS
             least = SAME_CLASS
         return (

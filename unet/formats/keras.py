@@ -54,10 +54,10 @@ class KerasNetwork(LoadedNetwork):
         backend.use_backend()
         import keras
 
-        import unet.upsamplers  # noqa: F401, registers the layers
+        from unet.model import load_saved
 
         self.path, self.metadata = path, metadata
-        self.network = keras.saving.load_model(file or path, compile=False)
+        self.network = load_saved(file or path)
         self.network.jit_compile = keras.backend.backend() == "jax" if jit is None else jit
 
     def __call__(self, pixels):

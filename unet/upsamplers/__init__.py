@@ -1,71 +1,133 @@
-"""The family of upsamplers and the registry that YAML names them by.
+"""The upsamplers and the registry that YAML names them by.
 
-Adding one: a class with its rule (:class:`~unet.upsamplers.base.Upsampler`), and a line in ``UPSAMPLERS``.
+Adding one takes a layer (:class:`~unet.upsamplers.base.Upsampler`), a model of its options if it has any, and a line in
+``UPSAMPLERS``. Importing this package does not import Keras; a layer is imported when it is first used.
 """
 
-import inspect
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from unet.upsamplers.base import Upsampler
-from unet.upsamplers.convolution import ConvTranspose, ResizeConv
-from unet.upsamplers.interpolation import Bicubic, Bilinear, Nearest
-from unet.upsamplers.reassembly import Carafe, Fade, Sapa
-from unet.upsamplers.sampling import DySample
-from unet.upsamplers.sub_pixel import ICNR, BilinearAdditive, PixelShuffle
-from unet.upsamplers.unpooling import BedOfNails, MaxPoolWithArgmax, MaxUnpool
+from pydantic.fields import FieldInfo
 
-UPSAMPLERS: dict[str, type[Upsampler]] = {
-    "nearest": Nearest,
-    "bilinear": Bilinear,
-    "bicubic": Bicubic,
-    "bed_of_nails": BedOfNails,
-    "max_unpool": MaxUnpool,
-    "conv_transpose": ConvTranspose,
-    "resize_conv": ResizeConv,
-    "pixel_shuffle": PixelShuffle,
-    "bilinear_additive": BilinearAdditive,
-    "carafe": Carafe,
-    "dysample": DySample,
-    "sapa": Sapa,
-    "fade": Fade,
+from unet.upsamplers import settings
+
+if TYPE_CHECKING:
+    from unet.upsamplers.base import Upsampler as Upsampler
+    from unet.upsamplers.sub_pixel import ICNR as ICNR
+    from unet.upsamplers.unpooling import MaxPoolWithArgmax as MaxPoolWithArgmax
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the registry knows about an upsampler without importing Keras."""
+
+    layer: str
+    """Module in this package and class, as ``"interpolation:Bilinear"``."""
+    rule: str
+    """What it does, in one sentence."""
+    options: type[settings.Options] = settings.Options
+    """Model of its options."""
+
+
+UPSAMPLERS: dict[str, Entry] = {
+    "nearest": Entry("interpolation:Nearest", "Copies each pixel into a 2×2 cell."),
+    "bilinear": Entry(
+        "interpolation:Bilinear", "Interpolates linearly between two pixels per axis.", settings.BilinearOptions
+    ),
+    "bicubic": Entry(
+        "interpolation:Bicubic",
+        "Interpolates between four pixels per axis by cubic convolution.",
+        settings.BicubicOptions,
+    ),
+    "bed_of_nails": Entry("unpooling:BedOfNails", "Puts each pixel at the top left of its cell, zeros elsewhere."),
+    "max_unpool": Entry(
+        "unpooling:MaxUnpool", "Puts each value where the pooling found its maximum, zeros elsewhere (SegNet)."
+    ),
+    "conv_transpose": Entry(
+        "convolution:ConvTranspose",
+        "Transposed convolution: projection and rule in one.",
+        settings.ConvTransposeOptions,
+    ),
+    "resize_conv": Entry(
+        "convolution:ResizeConv", "Nearest neighbour, then a 3×3 convolution.", settings.ResizeConvOptions
+    ),
+    "pixel_shuffle": Entry(
+        "sub_pixel:PixelShuffle",
+        "Sub-pixel convolution, initialized without a checkerboard (ICNR).",
+        settings.PixelShuffleOptions,
+    ),
+    "bilinear_additive": Entry("sub_pixel:BilinearAdditive", "Sums groups of four bilinearly interpolated channels."),
+    "carafe": Entry(
+        "reassembly:Carafe", "Gathers with kernels predicted from the feature map.", settings.CarafeOptions
+    ),
+    "dysample": Entry("sampling:DySample", "Samples bilinearly at predicted positions.", settings.DySampleOptions),
+    "sapa": Entry("reassembly:Sapa", "Gathers by the similarity of skip and feature map.", settings.SapaOptions),
+    "fade": Entry(
+        "reassembly:Fade",
+        "Gathers with kernels predicted from skip and feature map, and gates in the skip.",
+        settings.FadeOptions,
+    ),
 }
 
 
-def build(name: str, /, filters: int | None = None, **options) -> Upsampler:
-    """Make the upsampler called ``name``; options are its constructor's arguments.
+def build(name: str, /, filters: int | None = None, **options) -> "Upsampler":
+    """Create the upsampler called ``name``.
+
+    Args:
+        name: A key of ``UPSAMPLERS``.
+        filters: Output channels; ``None`` leaves the projection out.
+        **options: Further arguments of the layer.
 
     Raises:
-        ValueError: The name is not registered; the message lists those that are.
+        ValueError: The name is not registered, or an option is wrong; the message lists what is accepted.
+    """
+    return layer_class(name)(filters, **options)
+
+
+def layer_class(name: str) -> "type[Upsampler]":
+    """Import the layer of the upsampler called ``name``.
+
+    Raises:
+        ValueError: The name is not registered; the message lists the names that are.
     """
     if name not in UPSAMPLERS:
         raise ValueError(f"unknown upsampler {name!r}; choose from {', '.join(UPSAMPLERS)}")
-    return UPSAMPLERS[name](filters, **options)
+    return _imported(UPSAMPLERS[name].layer)
 
 
-def options(name: str) -> dict[str, inspect.Parameter]:
-    """The options that belong to the upsampler called ``name`` itself, beyond what all share."""
-    own = inspect.signature(UPSAMPLERS[name].__init__).parameters
-    shared = inspect.signature(Upsampler.__init__).parameters
-    return {k: v for k, v in own.items() if k not in shared and v.kind is not inspect.Parameter.KEYWORD_ONLY}
+def options(name: str) -> dict[str, FieldInfo]:
+    """Options that the upsampler called ``name`` has of its own, as pydantic fields by name."""
+    return UPSAMPLERS[name].options.model_fields
 
 
-__all__ = [
-    "ICNR",
-    "UPSAMPLERS",
-    "BedOfNails",
-    "Bicubic",
-    "Bilinear",
-    "BilinearAdditive",
-    "Carafe",
-    "ConvTranspose",
-    "DySample",
-    "Fade",
-    "MaxPoolWithArgmax",
-    "MaxUnpool",
-    "Nearest",
-    "PixelShuffle",
-    "ResizeConv",
-    "Sapa",
-    "Upsampler",
-    "build",
-    "options",
-]
+def register() -> None:
+    """Import every layer, so that Keras can load saved models that contain it."""
+    for layer in _layers().values():
+        _imported(layer)
+
+
+_ALSO = {"Upsampler": "base:Upsampler", "MaxPoolWithArgmax": "unpooling:MaxPoolWithArgmax", "ICNR": "sub_pixel:ICNR"}
+
+
+def _layers() -> dict[str, str]:
+    """Module and name of every public class, by its name."""
+    return _ALSO | {entry.layer.split(":")[1]: entry.layer for entry in UPSAMPLERS.values()}
+
+
+def _imported(layer: str):
+    module, name = layer.split(":")
+    return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+
+
+def __getattr__(name: str) -> "type[Upsampler]":
+    if layer := _layers().get(name):
+        return _imported(layer)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_layers()})
+
+
+__all__ = ["UPSAMPLERS", "Entry", "build", "layer_class", "options", "register", *_layers()]

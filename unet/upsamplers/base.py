@@ -5,6 +5,8 @@ import math
 import keras
 from keras import ops
 
+from unet.upsamplers.settings import Options
+
 
 class Upsampler(keras.Layer):
     """Enlarge a feature map ×2 and crop it to the skip connection it will be joined with.
@@ -38,8 +40,20 @@ class Upsampler(keras.Layer):
     needs_argmax = False
     needs_skip = False
 
-    def __init__(self, filters=None, activation=None, kernel_initializer="glorot_uniform", seed=None, **kwargs):
+    def __init__(
+        self,
+        filters=None,
+        activation=None,
+        kernel_initializer="glorot_uniform",
+        seed=None,
+        *,
+        options: Options | None = None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
+        self.options = options or Options()
+        for name, value in self.options:
+            setattr(self, name, value)
         if filters is not None:
             check_positive(filters=filters)
         self.filters = filters
@@ -57,7 +71,8 @@ class Upsampler(keras.Layer):
         raise NotImplementedError
 
     def check_doubles(self) -> None:
-        """Raise a ValueError if the options do not suit a decoder, which needs ×2 of a 2×2 pooling."""
+        """Raise a ValueError if the result is not at least twice the size, as a decoder needs."""
+        self.options.check_doubles()
 
     def build_rule(self, channels: int, skip_channels: int | None) -> None:
         """Make the rule's own weights, for ``channels`` after the projection and those of the skip (None: no skip)."""
@@ -94,6 +109,7 @@ class Upsampler(keras.Layer):
             )
         if skip_shape is not None:
             self.check_doubles()
+        self.options.check_channels(channels)
         if self.projection is not None:
             self.projection.build(x_shape)
         self.build_rule(channels, None if skip_shape is None else skip_shape[-1])
@@ -145,6 +161,7 @@ class Upsampler(keras.Layer):
             "activation": keras.activations.serialize(self.activation),
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "seed": self.seed,
+            **self.options.model_dump(),
         }
 
 
@@ -153,11 +170,3 @@ def check_positive(**arguments) -> None:
     for name, value in arguments.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a positive integer, received {value!r}")
-
-
-def check_odd(**arguments) -> None:
-    """The same for an odd number."""
-    check_positive(**arguments)
-    for name, value in arguments.items():
-        if value % 2 == 0:
-            raise ValueError(f"{name} must be odd, so that a kernel has a middle, received {value}")

@@ -6,8 +6,15 @@ import keras
 from keras import ops
 
 from unet import arithmetic
-from unet.upsamplers.base import Upsampler, check_odd, check_positive
+from unet.upsamplers.base import Upsampler, check_positive
 from unet.upsamplers.interpolation import nearest
+from unet.upsamplers.settings import (
+    ConvTransposeOptions,
+    ResizeConvOptions,
+    check_paddings,
+    check_transposed_doubles,
+    transposed_size,
+)
 
 
 @keras.saving.register_keras_serializable("unet")
@@ -29,6 +36,11 @@ class ConvTranspose(Upsampler):
         **kwargs: See :class:`~unet.upsamplers.base.Upsampler`. With padding given, equal to
             ``torch.nn.ConvTranspose2d``. In a decoder the result must be at least twice as large; what exceeds the skip
             is cut at the bottom and right.
+
+    Example:
+        >>> layer = ConvTranspose(filters=8, kernel_size=4)
+        >>> tuple(layer(ops.ones((1, 3, 4, 16))).shape)
+        (1, 6, 8, 8)
     """
 
     def __init__(
@@ -42,38 +54,23 @@ class ConvTranspose(Upsampler):
         dilation: int = 1,
         **kwargs,
     ):
-        super().__init__(filters, **kwargs)
         if filters is None:
             raise ValueError("ConvTranspose is a learned upsampler: give filters, the number of output channels")
-        check_positive(kernel_size=kernel_size, strides=strides, dilation=dilation)
-        if padding is None and output_padding is not None:
-            raise ValueError("output_padding needs padding: give both, or neither for Keras' 'same'")
-        reach, largest = arithmetic.extent(kernel_size, dilation), max(strides, dilation) - 1
-        for name, value, most in (("padding", padding, reach - 1), ("output_padding", output_padding, largest)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most):
-                raise ValueError(f"{name} must be from 0 to {most} with kernel_size {kernel_size}, received {value!r}")
-        self.kernel_size = kernel_size
+        options = ConvTransposeOptions.checked(kernel_size=kernel_size, padding=padding, output_padding=output_padding)
+        super().__init__(filters, options=options, **kwargs)
+        check_positive(strides=strides, dilation=dilation)
+        check_paddings(kernel_size, padding, output_padding, strides, dilation)
         self.strides = strides
         self.dilation = dilation
-        self.padding = padding
-        self.output_padding = output_padding
 
     def make_projection(self):
         """Make nothing: the transposed convolution is the projection."""
 
     def check_doubles(self):
-        """Name the paddings that reach twice the size, if these do not."""
+        """Raise a ValueError with the paddings that reach twice the size, if these do not."""
         if self.strides != 2:
             raise ValueError(f"strides must be 2 in a decoder, received {self.strides}")
-        if self.enlarged(1) >= 2:
-            return
-        sizes = arithmetic.conv_transpose_sizes(1, self.kernel_size, self.strides, self.dilation)
-        pairs = sorted(pair for size, reached in sizes.items() if size >= 2 for pair in reached)
-        choice = f"choose (padding, output_padding) from {', '.join(map(str, pairs))}" if pairs else "none does"
-        raise ValueError(
-            f"kernel_size {self.kernel_size}, padding {self.padding} and output_padding {self.output_padding} do not "
-            f"reach twice the size: {choice}"
-        )
+        check_transposed_doubles(self.kernel_size, self.padding, self.output_padding, self.dilation)
 
     def build_rule(self, channels, skip_channels):
         """Create kernel ``(k, k, filters, C_in)`` and bias ``(filters,)``."""
@@ -105,12 +102,7 @@ class ConvTranspose(Upsampler):
 
     def enlarged(self, size):
         """Height or width of the result."""
-        if self.padding is None:
-            return self.strides * size
-        exact = (size - 1) * self.strides - 2 * self.padding + arithmetic.extent(self.kernel_size, self.dilation)
-        if self.output_padding is not None:
-            return exact + self.output_padding
-        return exact + min(max(self.strides * size - exact, 0), max(self.strides, self.dilation) - 1)
+        return transposed_size(size, self.kernel_size, self.padding, self.output_padding, self.strides, self.dilation)
 
     def rule_multiply_adds(self, x_shape) -> int:
         """Every input pixel meets the whole kernel once."""
@@ -120,9 +112,6 @@ class ConvTranspose(Upsampler):
     def get_config(self):
         """Everything needed to build the layer again."""
         return super().get_config() | {
-            "kernel_size": self.kernel_size,
-            "padding": self.padding,
-            "output_padding": self.output_padding,
             "strides": self.strides,
             "dilation": self.dilation,
         }
@@ -139,12 +128,15 @@ class ResizeConv(Upsampler):
         filters: See :class:`~unet.upsamplers.base.Upsampler`. ``None``: the 3×3 convolution keeps the channels.
         kernel_size: Side of the convolution's kernel, an odd number of pixels.
         **kwargs: See :class:`~unet.upsamplers.base.Upsampler`.
+
+    Example:
+        >>> layer = ResizeConv(filters=8)
+        >>> tuple(layer(ops.ones((1, 3, 4, 16))).shape)
+        (1, 6, 8, 8)
     """
 
     def __init__(self, filters=None, kernel_size: int = 3, **kwargs):
-        super().__init__(filters, **kwargs)
-        check_odd(kernel_size=kernel_size)
-        self.kernel_size = kernel_size
+        super().__init__(filters, options=ResizeConvOptions.checked(kernel_size=kernel_size), **kwargs)
 
     def build_rule(self, channels, skip_channels):
         """Make the convolution at high resolution."""
@@ -163,10 +155,6 @@ class ResizeConv(Upsampler):
         """The convolution at high resolution."""
         h, w, c = x_shape
         return 4 * h * w * self.kernel_size**2 * c * c
-
-    def get_config(self):
-        """Everything needed to build the layer again."""
-        return super().get_config() | {"kernel_size": self.kernel_size}
 
 
 def dilated(kernel, dilation: int):

@@ -7,6 +7,7 @@ from keras import ops
 
 from unet import resample
 from unet.upsamplers.base import Upsampler
+from unet.upsamplers.settings import BicubicOptions, BilinearOptions
 
 
 @keras.saving.register_keras_serializable("unet")
@@ -14,6 +15,11 @@ class Nearest(Upsampler):
     """Nearest neighbour: ``y[2h+i, 2w+j] = x[h, w]`` for i, j in {0, 1}.
 
     Also called nearest-neighbour unpooling. Arguments and shapes: :class:`~unet.upsamplers.base.Upsampler`.
+
+    Example:
+        >>> layer = Nearest(filters=8)
+        >>> tuple(layer(ops.ones((1, 3, 4, 16))).shape)
+        (1, 6, 8, 8)
     """
 
     def upsample(self, x, skip=None, argmax=None):
@@ -30,11 +36,15 @@ class Bilinear(Upsampler):
         align_corners: ``False`` scales pixel areas (source position ``(v + ½)/2 − ½``, clamped); ``True`` maps
             corner centres onto each other (``v·(n − 1)/(2n − 1)``). Both equal ``torch.nn.Upsample``.
         **kwargs: See :class:`~unet.upsamplers.base.Upsampler`.
+
+    Example:
+        >>> layer = Bilinear(filters=8, align_corners=True)
+        >>> tuple(layer(ops.ones((1, 3, 4, 16))).shape)
+        (1, 6, 8, 8)
     """
 
     def __init__(self, filters=None, align_corners: bool = False, **kwargs):
-        super().__init__(filters, **kwargs)
-        self.align_corners = align_corners
+        super().__init__(filters, options=BilinearOptions.checked(align_corners=align_corners), **kwargs)
 
     def upsample(self, x, skip=None, argmax=None):
         """Multiply by one interpolation matrix per axis."""
@@ -43,10 +53,6 @@ class Bilinear(Upsampler):
     def rule_multiply_adds(self, x_shape) -> int:
         """Two taps for each row of the twice as high map, two for each pixel of the whole."""
         return separable_multiply_adds(x_shape, taps=2)
-
-    def get_config(self):
-        """Everything needed to build the layer again."""
-        return super().get_config() | {"align_corners": self.align_corners}
 
 
 @keras.saving.register_keras_serializable("unet")
@@ -59,14 +65,15 @@ class Bicubic(Upsampler):
             TensorFlow's kernel.
         align_corners: As for :class:`Bilinear`.
         **kwargs: See :class:`~unet.upsamplers.base.Upsampler`.
+
+    Example:
+        >>> layer = Bicubic(filters=8, a=-0.5)
+        >>> tuple(layer(ops.ones((1, 3, 4, 16))).shape)
+        (1, 6, 8, 8)
     """
 
     def __init__(self, filters=None, a: float = -0.75, align_corners: bool = False, **kwargs):
-        super().__init__(filters, **kwargs)
-        if isinstance(a, bool) or not isinstance(a, int | float) or not -1 <= a <= 0:
-            raise ValueError(f"a must be a number from -1 to 0 (-0.75 and -0.5 are in use), received {a!r}")
-        self.a = a
-        self.align_corners = align_corners
+        super().__init__(filters, options=BicubicOptions.checked(a=a, align_corners=align_corners), **kwargs)
 
     def upsample(self, x, skip=None, argmax=None):
         """Multiply by one interpolation matrix per axis."""
@@ -76,10 +83,6 @@ class Bicubic(Upsampler):
     def rule_multiply_adds(self, x_shape) -> int:
         """Four taps for each row of the twice as high map, four for each pixel of the whole."""
         return separable_multiply_adds(x_shape, taps=4)
-
-    def get_config(self):
-        """Everything needed to build the layer again."""
-        return super().get_config() | {"a": self.a, "align_corners": self.align_corners}
 
 
 def nearest(x):

@@ -4,8 +4,9 @@ import keras
 from keras import ops
 
 from unet.gradients import differentiable
-from unet.upsamplers.base import Upsampler, check_odd, check_positive
+from unet.upsamplers.base import Upsampler
 from unet.upsamplers.interpolation import nearest
+from unet.upsamplers.settings import CarafeOptions, FadeOptions, SapaOptions
 from unet.upsamplers.sub_pixel import pixel_shuffle, pixel_unshuffle
 
 
@@ -15,19 +16,10 @@ class Reassembly(Upsampler):
     Zeros lie around the image, and the kernels are not renormalised at its border.
     """
 
-    def __init__(self, filters=None, k_up: int = 5, **kwargs):
-        super().__init__(filters, **kwargs)
-        check_odd(k_up=k_up)
-        self.k_up = k_up
-
     def reassembly_multiply_adds(self, x_shape) -> int:
         """Every target value takes k_up² taps."""
         h, w, c = x_shape
         return 4 * h * w * self.k_up**2 * c
-
-    def get_config(self):
-        """Everything needed to build the layer again."""
-        return super().get_config() | {"k_up": self.k_up}
 
 
 @keras.saving.register_keras_serializable("unet")
@@ -43,21 +35,21 @@ class Carafe(Reassembly):
         compressed: Channels of the 1×1 convolution.
         k_encoder: Side of the kernel-predicting convolution, odd.
         **kwargs: See :class:`~unet.upsamplers.base.Upsampler`.
+
+    Example:
+        >>> layer = Carafe(filters=8, groups=2)
+        >>> tuple(layer(ops.ones((1, 3, 4, 16))).shape)
+        (1, 6, 8, 8)
     """
 
     def __init__(
         self, filters=None, k_up: int = 5, groups: int = 1, compressed: int = 64, k_encoder: int = 3, **kwargs
     ):
-        super().__init__(filters, k_up, **kwargs)
-        check_positive(groups=groups, compressed=compressed)
-        check_odd(k_encoder=k_encoder)
-        self.groups = groups
-        self.compressed = compressed
-        self.k_encoder = k_encoder
+        options = CarafeOptions.checked(k_up=k_up, groups=groups, compressed=compressed, k_encoder=k_encoder)
+        super().__init__(filters, options=options, **kwargs)
 
     def build_rule(self, channels, skip_channels):
         """Make the two convolutions that predict the kernels."""
-        check_groups(self, channels)
         glorot = keras.initializers.GlorotUniform(seed=self.rule_seed(0))
         normal = keras.initializers.RandomNormal(stddev=0.001, seed=self.rule_seed(1))
         self.compressor = self.convolution(self.compressed, 1, "compressor", glorot)
@@ -78,14 +70,6 @@ class Carafe(Reassembly):
         encoder = self.k_encoder**2 * self.compressed * 4 * self.groups * self.k_up**2
         return h * w * (c * self.compressed + encoder) + self.reassembly_multiply_adds(x_shape)
 
-    def get_config(self):
-        """Everything needed to build the layer again."""
-        return super().get_config() | {
-            "groups": self.groups,
-            "compressed": self.compressed,
-            "k_encoder": self.k_encoder,
-        }
-
 
 @keras.saving.register_keras_serializable("unet")
 class Sapa(Reassembly):
@@ -98,14 +82,17 @@ class Sapa(Reassembly):
         k_up: Side of the kernels in source pixels, odd.
         embedding: Length of the compared vectors.
         **kwargs: See :class:`~unet.upsamplers.base.Upsampler`.
+
+    Example:
+        >>> layer = Sapa(filters=8, embedding=32)
+        >>> tuple(layer(ops.ones((1, 3, 4, 16)), ops.ones((1, 5, 8, 8))).shape)
+        (1, 5, 8, 8)
     """
 
     needs_skip = True
 
     def __init__(self, filters=None, k_up: int = 5, embedding: int = 64, **kwargs):
-        super().__init__(filters, k_up, **kwargs)
-        check_positive(embedding=embedding)
-        self.embedding = embedding
+        super().__init__(filters, options=SapaOptions.checked(k_up=k_up, embedding=embedding), **kwargs)
 
     def build_rule(self, channels, skip_channels):
         """Make normalisation and embedding of both maps."""
@@ -137,10 +124,6 @@ class Sapa(Reassembly):
         embedding = h * w * self.embedding * (4 * self.query.kernel.shape[0] + c)
         return embedding + 4 * h * w * self.k_up**2 * self.embedding + self.reassembly_multiply_adds(x_shape)
 
-    def get_config(self):
-        """Everything needed to build the layer again."""
-        return super().get_config() | {"embedding": self.embedding}
-
 
 @keras.saving.register_keras_serializable("unet")
 class Fade(Reassembly):
@@ -154,14 +137,17 @@ class Fade(Reassembly):
         k_up: Side of the kernels in source pixels, odd.
         compressed: Channels of W_s and W_x.
         **kwargs: See :class:`~unet.upsamplers.base.Upsampler`.
+
+    Example:
+        >>> layer = Fade(filters=8)
+        >>> tuple(layer(ops.ones((1, 3, 4, 16)), ops.ones((1, 5, 8, 8))).shape)
+        (1, 5, 8, 8)
     """
 
     needs_skip = True
 
     def __init__(self, filters=None, k_up: int = 5, compressed: int = 64, **kwargs):
-        super().__init__(filters, k_up, **kwargs)
-        check_positive(compressed=compressed)
-        self.compressed = compressed
+        super().__init__(filters, options=FadeOptions.checked(k_up=k_up, compressed=compressed), **kwargs)
 
     def build_rule(self, channels, skip_channels):
         """Make compressors, kernel encoder and gate."""
@@ -197,20 +183,6 @@ class Fade(Reassembly):
         h, w, c = x_shape
         prediction = c * self.compressed + 9 * self.compressed * self.k_up**2  # for each pixel of either map
         return h * w * (5 * prediction + c) + self.reassembly_multiply_adds(x_shape)
-
-    def get_config(self):
-        """Everything needed to build the layer again."""
-        return super().get_config() | {"compressed": self.compressed}
-
-
-def check_groups(layer, channels: int) -> None:
-    """Raise a ValueError where ``layer.groups`` does not divide the channels, with the numbers that do."""
-    if channels % layer.groups:
-        choice = ", ".join(str(n) for n in range(1, channels + 1) if channels % n == 0)
-        raise ValueError(
-            f"{type(layer).__name__}: groups {layer.groups} does not divide the {channels} channels; "
-            f"choose from {choice}"
-        )
 
 
 def fill(x, height, width):

@@ -4,11 +4,9 @@ import keras
 from keras import ops
 
 from unet.gradients import differentiable
-from unet.upsamplers.base import Upsampler, check_positive
-from unet.upsamplers.reassembly import check_groups
+from unet.upsamplers.base import Upsampler
+from unet.upsamplers.settings import DySampleOptions
 from unet.upsamplers.sub_pixel import pixel_shuffle, pixel_unshuffle
-
-STYLES = ("lp", "pl")
 
 
 @keras.saving.register_keras_serializable("unet")
@@ -25,22 +23,19 @@ class DySample(Upsampler):
         dynamic_scope: ``False``: ``O = 0.25·conv1×1(x)``; ``True``: ``O = 0.5·σ(scope(x))·conv1×1(x)``, the "+" form.
         groups: Groups of neighbouring channels with offsets of their own; divides the channels.
         **kwargs: See :class:`~unet.upsamplers.base.Upsampler`.
+
+    Example:
+        >>> layer = DySample(filters=8, style="pl")
+        >>> tuple(layer(ops.ones((1, 3, 4, 16))).shape)
+        (1, 6, 8, 8)
     """
 
     def __init__(self, filters=None, style: str = "lp", dynamic_scope: bool = False, groups: int = 4, **kwargs):
-        super().__init__(filters, **kwargs)
-        if style not in STYLES:
-            raise ValueError(f"style must be one of {', '.join(STYLES)}, received {style!r}")
-        check_positive(groups=groups)
-        self.style = style
-        self.dynamic_scope = dynamic_scope
-        self.groups = groups
+        options = DySampleOptions.checked(style=style, dynamic_scope=dynamic_scope, groups=groups)
+        super().__init__(filters, options=options, **kwargs)
 
     def build_rule(self, channels, skip_channels):
         """Make the convolutions that predict offsets and scope."""
-        check_groups(self, channels)
-        if self.style == "pl" and channels % 4:
-            raise ValueError(f"DySample of style pl shuffles four channels into one: {channels} do not divide by 4")
         normal = keras.initializers.RandomNormal(stddev=0.001, seed=self.rule_seed(0))
         inputs, outputs = (channels, 8 * self.groups) if self.style == "lp" else (channels // 4, 2 * self.groups)
         self.offset = self.convolution(outputs, 1, "offset", normal)
@@ -77,14 +72,6 @@ class DySample(Upsampler):
         h, w, c = x_shape
         predictions = 2 if self.dynamic_scope else 1
         return h * w * (predictions * 8 * self.groups * (c if self.style == "lp" else c // 4) + 4 * 4 * c)
-
-    def get_config(self):
-        """Everything needed to build the layer again."""
-        return super().get_config() | {
-            "style": self.style,
-            "dynamic_scope": self.dynamic_scope,
-            "groups": self.groups,
-        }
 
 
 def sample(x, rows, columns):

@@ -6,6 +6,7 @@ from keras import ops
 from unet import resample
 from unet.upsamplers.base import Upsampler
 from unet.upsamplers.interpolation import separable_multiply_adds
+from unet.upsamplers.settings import PixelShuffleOptions
 
 
 class FourChannelsForOne(Upsampler):
@@ -55,11 +56,15 @@ class PixelShuffle(FourChannelsForOne):
         icnr: Start from equal weights for the four places of a cell (:class:`ICNR`), so that the untrained layer is
             nearest neighbour after a convolution, without a checkerboard.
         **kwargs: See :class:`~unet.upsamplers.base.Upsampler`.
+
+    Example:
+        >>> layer = PixelShuffle(filters=8)
+        >>> tuple(layer(ops.ones((1, 3, 4, 16))).shape)
+        (1, 6, 8, 8)
     """
 
     def __init__(self, filters=None, icnr: bool = True, **kwargs):
-        self.icnr = icnr
-        super().__init__(filters, **kwargs)
+        super().__init__(filters, options=PixelShuffleOptions.checked(icnr=icnr), **kwargs)
 
     def make_projection(self):
         """Make the 1×1 convolution, with ICNR weights if asked for."""
@@ -70,10 +75,6 @@ class PixelShuffle(FourChannelsForOne):
         """Lay the four quarters of the channels into 2×2 cells."""
         return pixel_shuffle(x)
 
-    def get_config(self):
-        """Everything needed to build the layer again."""
-        return super().get_config() | {"icnr": self.icnr}
-
 
 @keras.saving.register_keras_serializable("unet")
 class BilinearAdditive(FourChannelsForOne):
@@ -81,6 +82,11 @@ class BilinearAdditive(FourChannelsForOne):
 
     Interpolates four channels and adds them, so that the result has as many numbers as ``x``; no weights of its own.
     Arguments and shapes: :class:`~unet.upsamplers.base.Upsampler`; without ``filters`` the channels are quartered.
+
+    Example:
+        >>> layer = BilinearAdditive(filters=8)
+        >>> tuple(layer(ops.ones((1, 3, 4, 16))).shape)
+        (1, 6, 8, 8)
     """
 
     def gather(self, x):
@@ -104,6 +110,11 @@ class ICNR(keras.initializers.Initializer):
 
     Args:
         initializer: Draws the kernel.
+
+    Example:
+        >>> kernel = ICNR("he_normal")((1, 1, 16, 32))
+        >>> tuple(kernel.shape)
+        (1, 1, 16, 32)
     """
 
     def __init__(self, initializer="glorot_uniform"):

@@ -13,6 +13,11 @@ class BedOfNails(Upsampler):
 
     Unpooling that does not know where the maximum was. Arguments and shapes:
     :class:`~unet.upsamplers.base.Upsampler`.
+
+    Example:
+        >>> layer = BedOfNails(filters=8)
+        >>> tuple(layer(ops.ones((1, 3, 4, 16))).shape)
+        (1, 6, 8, 8)
     """
 
     def upsample(self, x, skip=None, argmax=None):
@@ -43,6 +48,11 @@ class MaxPoolWithArgmax(keras.Layer):
         ``pooled`` ``(B, H', W', C)`` and ``argmax``, int32 of the same shape: the flat position ``row·W + column`` in
         the H×W plane of that image and channel. Among equal values the first in row-major order counts; no gradient
         flows through ``argmax``.
+
+    Example:
+        >>> pooled, argmax = MaxPoolWithArgmax()(ops.ones((1, 5, 8, 16)))
+        >>> tuple(pooled.shape), tuple(argmax.shape)
+        ((1, 3, 4, 16), (1, 3, 4, 16))
     """
 
     def __init__(
@@ -124,6 +134,11 @@ class MaxUnpool(Upsampler):
             must be the one that was pooled. Where overlapping windows name one pixel twice, the last in row-major
             order is written, and receives the gradient.
         **kwargs: See :class:`~unet.upsamplers.base.Upsampler`.
+
+    Example:
+        >>> pooled, argmax = MaxPoolWithArgmax()(ops.ones((1, 6, 8, 16)))
+        >>> tuple(MaxUnpool()(pooled, argmax=argmax).shape)
+        (1, 6, 8, 16)
     """
 
     needs_argmax = True

@@ -24,6 +24,7 @@ from unet.evaluation import predict_logits
 from unet.figures import class_colours, save
 from unet.files import write_json, write_text
 from unet.metrics import confusion, intersection_union, iou, mean
+from unet.model import load_saved
 from unet.runs import Run
 
 log = logging.getLogger("unet")
@@ -77,7 +78,7 @@ def write(
     latency = _latency(table, directory / "latency.json", environment)
     summary = summarise(table, title, baseline or table.variants[0], latency, failures or {})
     networks = {
-        variant: keras.saving.load_model(run.best_file, compile=False)
+        variant: load_saved(run.best_file)
         for variant, run in track(table.shown.items(), len(table.variants), "loading networks")
     }
     spectra = {

@@ -1,0 +1,41 @@
+"""The configuration of a run: typed sections, read from YAML and checked without importing Keras.
+
+A YAML file contains only what differs from the defaults, or from the file that it names as ``base:``. One
+:class:`~unet.errors.InputError` reports every mistake with its file and line, the accepted values and closest match.
+
+``python -m unet.config`` prints the JSON schema that editors use (``configs/schema.json``).
+"""
+
+from unet.config.explain import Places
+from unet.config.json_schema import json_schema
+from unet.config.load import DATA_PLACES, load, parse_override, read, with_data_at
+from unet.config.schema import (
+    AugmentationConfig,
+    Config,
+    DataConfig,
+    FolderConfig,
+    LossConfig,
+    ModelConfig,
+    ShapesConfig,
+    TrainingConfig,
+    UpsamplerConfig,
+)
+
+__all__ = [
+    "DATA_PLACES",
+    "AugmentationConfig",
+    "Config",
+    "DataConfig",
+    "FolderConfig",
+    "LossConfig",
+    "ModelConfig",
+    "Places",
+    "ShapesConfig",
+    "TrainingConfig",
+    "UpsamplerConfig",
+    "json_schema",
+    "load",
+    "parse_override",
+    "read",
+    "with_data_at",
+]

@@ -1,0 +1,385 @@
+"""The sections of the configuration, as typed classes."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+
+from unet.errors import nearest
+from unet.settings import Expected, Mistakes, Settings
+from unet.upsamplers import UPSAMPLERS
+from unet.upsamplers.settings import Options
+
+PETS_CLASSES = ("pet", "background", "border")
+"""Classes of Oxford-IIIT Pets, and of the drawn shapes, in the order of their ids."""
+
+# === Values that YAML may write in several ways ===
+
+
+def _as_pair(value):
+    """Read ``128`` as ``[128, 128]``."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return (value, value)
+    return _as_tuple(value)
+
+
+def _as_tuple(value):
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _as_classes(value):
+    """Class names as a mapping from names to the grey value or colour that represents each in the masks."""
+    if value is None:
+        return None
+    if isinstance(value, list) and all(isinstance(name, str) for name in value):
+        entries = {name: index for index, name in enumerate(value)}
+        if len(entries) < len(value):
+            raise ValueError("duplicate class name")
+    elif isinstance(value, dict) and all(isinstance(name, str) for name in value):
+        entries = {name: _as_tuple(mark) for name, mark in value.items()}
+        if len({str(mark) for mark in entries.values()}) < len(entries):
+            raise ValueError("two classes have the same value in the masks")
+    else:
+        raise ValueError("must be a list of names, or a mapping from names to grey values or [r, g, b] colours")
+    for name, mark in entries.items():
+        channels = mark if isinstance(mark, tuple) else (mark,)
+        if len(channels) not in (1, 3) or not all(type(c) is int and 0 <= c <= 255 for c in channels):
+            raise ValueError(f"{name}: {mark!r} is neither a grey value 0..255 nor a colour [r, g, b] of values 0..255")
+    if not 2 <= len(entries) <= 255:
+        raise ValueError(f"must name 2 to 255 classes, received {len(entries)}")
+    if len({isinstance(mark, tuple) for mark in entries.values()}) > 1:
+        raise ValueError("grey values and colours cannot be mixed")
+    return entries
+
+
+def _as_upsampler(value):
+    """Read ``bilinear`` as ``{name: bilinear}``."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+Positive = Annotated[int, Field(ge=1)]
+Byte = Annotated[int, Field(ge=0, le=255)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0)]
+Size = Annotated[
+    tuple[Positive, Positive], BeforeValidator(_as_pair), Expected("one whole number or two, [height, width]")
+]
+Range = Annotated[tuple[float, float], BeforeValidator(_as_tuple), Expected("two numbers, [low, high]")]
+LenientPath = Annotated[Path, Field(strict=False)]
+Mark = Byte | tuple[Byte, Byte, Byte]
+Name = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$"),
+    Expected("letters, digits, '.', '_' and '-', beginning with a letter or digit"),
+]
+Activation = Literal["relu", "leaky_relu", "elu", "selu", "gelu", "silu", "mish", "tanh"]
+AnyActivation = Literal[
+    Activation, "celu", "exponential", "hard_shrink", "hard_sigmoid", "hard_silu", "hard_swish", "hard_tanh", "linear",
+    "log_sigmoid", "log_softmax", "relu6", "sigmoid", "soft_shrink", "softmax", "softplus", "softsign", "sparse_plus",
+    "sparse_sigmoid", "sparsemax", "squareplus", "swish", "tanh_shrink",
+]  # fmt: skip
+"""Every activation of Keras that keeps the shape and needs no arguments."""
+
+
+# === Sections ===
+
+
+class FolderConfig(Settings):
+    """Your own images and masks (``data.source: folder``)."""
+
+    images: str = "images"
+    """Folder of the images, inside data_dir; subfolders are searched too."""
+    masks: str = "masks"
+    """Folder of the masks, inside data_dir; a mask has the name of its image and an image suffix such as .png."""
+    classes: Annotated[dict[str, Mark] | None, BeforeValidator(_as_classes)] = None
+    """Names in the order of their ids, or a mapping from each name to its grey value or [r, g, b] in the masks."""
+    ignore: Annotated[
+        Mark | None, BeforeValidator(_as_tuple), Expected("a grey value 0..255 or a colour [r, g, b]")
+    ] = 255
+    """Grey value (or colour, if classes have colours) of pixels that are ignored in training and evaluation."""
+    train: str | None = None
+    """Text file, inside data_dir, with the name of one training image per line; requires test."""
+    validation: str | None = None
+    """Text file of the validation images; without it they are drawn from the training images."""
+    test: str | None = None
+    """Text file of the test images; without split files they are drawn by name, see test_fraction."""
+    test_fraction: Annotated[float, Field(ge=0, le=0.9)] = 0.2
+    """Fraction of the images drawn for the test split if there are no split files."""
+
+    @model_validator(mode="after")
+    def _splits_go_together(self):
+        if (self.train is None) != (self.test is None):
+            raise ValueError("give both train and test split files, or neither")
+        if self.validation is not None and self.train is None:
+            raise ValueError("a validation split file requires train and test split files")
+        return self
+
+
+class ShapesConfig(Settings):
+    """Synthetic scenes (``data.source: shapes``)."""
+
+    train: Annotated[int, Field(ge=2)] = 480
+    """Number of training scenes, including those for validation."""
+    test: Positive = 120
+    """Number of test scenes."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the scenes."""
+
+
+class DataConfig(Settings):
+    """Source of images and masks, and the size to which they are resized."""
+
+    source: Literal["pets", "folder", "shapes"] = "pets"
+    """pets: Oxford-IIIT Pets from TFDS. folder: your own files. shapes: synthetic scenes for demos and tests."""
+    size: Size = (128, 128)
+    """Height and width in pixels of the network's input; one number for a square."""
+    data_dir: LenientPath | None = None
+    """pets: the data_dir of TFDS. folder: the folder that contains images and masks."""
+    download: bool = True
+    """pets: download the data set if it is not in data_dir."""
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Fraction of the training images held out for validation, drawn by name: the same for every seed."""
+    train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Fraction of the remaining training images to train on, drawn by name: the same for every seed."""
+    cache_dir: LenientPath | None = None
+    """Directory of the prepared arrays; default: $UNET_CACHE, else ~/.cache/unet-upsamplers."""
+    folder: FolderConfig = Field(default_factory=FolderConfig)
+    """Settings of the folder source."""
+    shapes: ShapesConfig = Field(default_factory=ShapesConfig)
+    """Settings of the shapes source."""
+
+    @model_validator(mode="after")
+    def _folder_needs_a_place(self):
+        if self.source == "folder" and self.data_dir is None:
+            raise ValueError("source folder needs data_dir, the folder that contains your images and masks")
+        return self
+
+    @property
+    def known_classes(self) -> tuple[str, ...] | None:
+        """Class names as far as the configuration decides them; ``None`` if the data do."""
+        if self.source != "folder":
+            return PETS_CLASSES
+        return tuple(self.folder.classes) if self.folder.classes else None
+
+
+class AugmentationConfig(Settings):
+    """Random augmentation of images and masks, part of the compiled training step."""
+
+    flip: Fraction = 0.5
+    """Probability of a horizontal flip."""
+    scale: Range = (0.5, 1.0)
+    """Range of the area of a crop as a fraction of the image; [1, 1] crops nothing."""
+    ratio: Range = (0.75, 1.3333)
+    """Range of the factor between the aspect ratios (width/height) of crop and image."""
+    brightness: Fraction = 0.1
+    """Largest brightness shift as a fraction of the value range."""
+    contrast: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """The contrast factor is drawn from [1 - c, 1 + c]."""
+    saturation: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """The saturation factor is drawn from [1 - s, 1 + s]."""
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Largest hue rotation as a fraction of the colour circle."""
+
+    @model_validator(mode="after")
+    def _ranges(self):
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"scale must be [low, high] with 0 < low <= high <= 1, received {list(self.scale)}")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise ValueError(f"ratio must be [low, high] with 0 < low <= high, received {list(self.ratio)}")
+        return self
+
+
+class SharedOptions(Settings):
+    """Options that every upsampler has."""
+
+    activation: AnyActivation | None = None
+    """Activation of the upsampled map; null: none."""
+
+
+class UpsamplerConfig(Settings):
+    """Upsampler of the decoder: its name and its options."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str = "conv_transpose"
+    """Name of the upsampler."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options as given, which are arguments of the layer."""
+        return dict(self.__pydantic_extra__ or {})
+
+    @property
+    def settings(self) -> Options:
+        """Options with their defaults, without those that all upsamplers share."""
+        own = {key: value for key, value in self.options.items() if key not in SharedOptions.model_fields}
+        return UPSAMPLERS[self.name].options.checked(**own)
+
+    @model_validator(mode="after")
+    def _suits_a_decoder(self):
+        if self.name not in UPSAMPLERS:
+            choices = list(UPSAMPLERS)
+            raise ValueError(f"{self.name!r} is not one of {', '.join(choices)}{nearest(self.name, choices)}")
+        known = [*UPSAMPLERS[self.name].options.model_fields, *SharedOptions.model_fields]
+        if unknown := [key for key in self.options if key not in known]:
+            accepted = f"options: {', '.join(known)}"
+            raise Mistakes(
+                [((key,), f"not an option of {self.name}{nearest(key, known)} ({accepted})") for key in unknown]
+            )
+        SharedOptions.checked(**{key: self.options[key] for key in SharedOptions.model_fields if key in self.options})
+        self.settings.check_doubles()
+        return self
+
+
+class ModelConfig(Settings):
+    """Architecture of the network."""
+
+    width: Positive = 64
+    """Channels of the first stage; each deeper stage has twice as many."""
+    widths: Annotated[tuple[Positive, ...], BeforeValidator(_as_tuple)] | None = None
+    """Channels of every stage, depth + 1 numbers ending with the bottleneck; overrides width."""
+    depth: Annotated[int, Field(ge=1, le=8)] = 4
+    """Number of times the resolution is halved."""
+    block: Literal["plain", "residual"] = "plain"
+    """Two 3×3 convolutions per stage, without or with a shortcut around them."""
+    normalization: Literal["batch", "group", "none"] = "batch"
+    """Normalization after each convolution."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout rate between the two convolutions of each stage."""
+    activation: Activation = "relu"
+    """Activation after each convolution."""
+    kernel_initializer: Literal["he_normal", "he_uniform", "glorot_normal", "glorot_uniform", "orthogonal"] = (
+        "he_normal"
+    )
+    """Initializer of every kernel."""
+    upsampler: Annotated[
+        UpsamplerConfig,
+        BeforeValidator(_as_upsampler),
+        Expected("the name of an upsampler, or a mapping {name: ..., option: ...}"),
+    ] = Field(default_factory=UpsamplerConfig)
+    """Upsampler of the decoder: its name, or a mapping {name: ..., option: ...}."""
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """Channels of every stage, the bottleneck last."""
+        return self.widths or doubled_widths(self.width, self.depth)
+
+    @model_validator(mode="after")
+    def _stages_can_be_built(self):
+        if len(self.stages) != self.depth + 1:
+            raise Mistakes.of(
+                "widths", f"a network of depth {self.depth} has {self.depth + 1} stages, received {list(self.stages)}"
+            )
+        for channels in self.stages[:-1]:
+            try:
+                self.upsampler.settings.check_channels(channels)
+            except Mistakes as mistakes:
+                raise mistakes.below("upsampler") from None
+        return self
+
+
+def doubled_widths(width: int, depth: int) -> tuple[int, ...]:
+    """Channels of every stage if each has twice as many as the one before, the bottleneck last."""
+    return tuple(width * 2**i for i in range(depth + 1))
+
+
+class LossConfig(Settings):
+    """Weighted sum of losses over the pixels that are not ignored; a weight of 0 omits a term."""
+
+    cross_entropy: Weight = 1.0
+    """Weight of the cross-entropy."""
+    focal: Weight = 0.0
+    """Weight of the focal loss."""
+    dice: Weight = 0.0
+    """Weight of the soft Dice loss."""
+    tversky: Weight = 0.0
+    """Weight of the Tversky loss."""
+    lovasz: Weight = 0.0
+    """Weight of the Lovász-softmax loss."""
+    focal_gamma: Weight = 2.0
+    """Focusing exponent; with 0 the focal loss is the cross-entropy."""
+    tversky_alpha: Fraction = 0.3
+    """Weight of false positives in the Tversky loss."""
+    tversky_beta: Fraction = 0.7
+    """Weight of false negatives; with alpha = beta = 0.5 the Tversky loss is the Dice loss."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Fraction of the target probability spread evenly over all classes, in the cross-entropy."""
+    class_weights: dict[str, Weight] | None = None
+    """Weight of each class by name; 1 for classes that are not listed."""
+
+    @model_validator(mode="after")
+    def _some_term(self):
+        if not any((self.cross_entropy, self.focal, self.dice, self.tversky, self.lovasz)):
+            raise ValueError("every weight is 0; give at least one of cross_entropy, focal, dice, tversky, lovasz")
+        if self.tversky and not self.tversky_alpha + self.tversky_beta:
+            raise ValueError("tversky_alpha and tversky_beta are both 0; at least one must be positive")
+        return self
+
+
+class TrainingConfig(Settings):
+    """Optimization of the network."""
+
+    epochs: Positive = 100
+    """Number of passes over the training images."""
+    batch_size: Positive = 32
+    """Images per step; an incomplete last batch is dropped."""
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    """AdamW, Adam, or SGD with Nesterov momentum."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    """Peak learning rate."""
+    weight_decay: Weight = 1e-2
+    """Decoupled weight decay of the kernels (not of biases and normalization), for AdamW."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Momentum of SGD."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Learning-rate schedule after warm-up: cosine decay to 0, or constant."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Fraction of the training during which the learning rate rises linearly from 0 to its peak."""
+    clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    """Largest global norm of the gradient; null: no clipping."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Momentum of an exponential moving average of the weights, used for validation and saving; null: none."""
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    """Dtype policy of the network; weights and losses are float32."""
+    jit: bool = True
+    """Compile the step with XLA, on TensorFlow and JAX (PyTorch runs eagerly); faster on a GPU, slower with TensorFlow
+    on a CPU."""
+    early_stopping: Positive | None = None
+    """Stop after this many epochs without a better validation mean IoU; null: never."""
+    checkpoint_seconds: Weight = 15.0
+    """Minimum seconds between checkpoints, which are written at the end of an epoch; 0: after every epoch."""
+    pictures_every: Annotated[int, Field(ge=0)] = 5
+    """Epochs between images of validation predictions in TensorBoard; 0: none."""
+
+
+class Config(Settings):
+    """Complete configuration of a run."""
+
+    name: Name = "run"
+    """Name of the run and of its directory under runs/; default: the name of the YAML file."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seed of the initial weights, the order of the data in every epoch, and the augmentation."""
+    data: DataConfig = Field(default_factory=DataConfig)
+    """Source of images and masks."""
+    augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig)
+    """Random augmentation of the training images."""
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    """Architecture of the network."""
+    loss: LossConfig = Field(default_factory=LossConfig)
+    """Loss to minimize."""
+    training: TrainingConfig = Field(default_factory=TrainingConfig)
+    """Optimization of the network."""
+
+    @model_validator(mode="after")
+    def _weighted_classes_exist(self):
+        classes = self.data.known_classes
+        if classes and (unknown := [name for name in self.loss.class_weights or () if name not in classes]):
+            accepted = f"(classes: {', '.join(classes)})"
+            found = [((name,), f"there is no class {name!r}{nearest(name, classes)} {accepted}") for name in unknown]
+            raise Mistakes(found).below("class_weights").below("loss")
+        return self
+
+    def to_yaml(self) -> str:
+        """The resolved configuration, every key written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,157 @@
+"""Typed settings: the base class of configuration sections and options, and their mistakes as messages."""
+
+import json
+import types
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeGuard, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from unet.errors import nearest
+
+
+class Settings(BaseModel):
+    """A group of settings: unknown keys and wrong types are errors, and values do not change."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    @classmethod
+    def checked(cls, **values) -> Self:
+        """Build from values.
+
+        Raises:
+            Mistakes: Values are wrong; every one is named.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise Mistakes(mistakes(error, cls)) from None
+
+
+Mistake = tuple[tuple[str, ...], str]
+"""The keys that lead to a wrong value, and what is wrong with it."""
+
+
+class Mistakes(ValueError):
+    """Wrong values, each with its key; a validator raises it to name a key below its own.
+
+    Args:
+        found: Keys relative to the settings that are checked, and messages.
+    """
+
+    def __init__(self, found: Sequence[Mistake]):
+        self.found = found
+        super().__init__("\n".join(f"{'.'.join(keys)}: {text}" if keys else text for keys, text in found))
+
+    @classmethod
+    def of(cls, key: str, text: str) -> Self:
+        """A single mistake."""
+        return cls([((key,), text)])
+
+    def below(self, key: str) -> "Mistakes":
+        """The same mistakes in the settings called ``key``."""
+        return Mistakes([((key, *keys), text) for keys, text in self.found])
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Annotation metadata: how messages describe a valid value where its type does not say enough."""
+
+    text: str
+
+
+def mistakes(error: ValidationError, model: type[Settings]) -> list[Mistake]:
+    """Translate pydantic's errors to keys of ``model`` and messages in plain English, without repetitions."""
+    return list(dict.fromkeys(found for details in error.errors() for found in _explain(details, model)))
+
+
+def _explain(details, model: type[Settings]) -> Iterator[Mistake]:
+    keys, annotation = _follow(details["loc"], model)
+    kind, metadata = _bare(annotation)
+    error, given, context = details["type"], details["input"], details.get("ctx", {})
+    shown = json.dumps(given, ensure_ascii=False, default=str)
+    bounds = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
+    bound = next((name for name in bounds if name in context), None)
+    if error == "value_error":
+        cause = context["error"]
+        found = cause.found if isinstance(cause, Mistakes) else [((), str(cause))]
+        yield from (((*keys, *below), text) for below, text in found)
+    elif error == "extra_forbidden":
+        known = list(fields(model, keys[:-1]))
+        yield keys, f"unknown key{nearest(keys[-1], known)} (known here: {', '.join(known)})"
+    elif get_origin(kind) is Literal:
+        choices = [str(choice) for choice in get_args(kind)]
+        yield keys, f"{shown} is not one of {', '.join(choices)}{nearest(given, choices)}"
+    elif bound:
+        yield keys, f"must be {bounds[bound]} {context[bound]:g}, received {shown}"
+    elif stated := [entry.text for entry in metadata if isinstance(entry, Expected)]:
+        yield keys, f"must be {stated[0]}, received {shown}"
+    elif error == "finite_number":
+        yield keys, f"must be a finite number, received {shown}"
+    else:
+        yield keys, f"must be {_describe(kind)}, received {shown}"
+
+
+def fields(model: type[Settings], keys: tuple[str, ...]) -> dict[str, Any]:
+    """Fields of the section that ``keys`` lead to, by name; empty where they lead elsewhere."""
+    section = _bare(_follow(keys, model)[1])[0]
+    return section.model_fields if is_section(section) else {}
+
+
+def is_section(annotation) -> TypeGuard[type[Settings]]:
+    """Whether a type is a group of settings."""
+    return isinstance(annotation, type) and issubclass(annotation, Settings)
+
+
+def _follow(location: tuple[str | int, ...], model: type[Settings]) -> tuple[tuple[str, ...], Any]:
+    """Keys of the YAML that pydantic's location names, and the annotation found there."""
+    keys: list[str] = []
+    annotation: Any = model
+    for index, part in enumerate(location):
+        kind, _ = _bare(annotation)
+        if is_section(kind) and part in kind.model_fields:
+            field = kind.model_fields[part]
+            annotation = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+            keys.append(str(part))
+        elif get_origin(kind) is dict:
+            is_key = location[index + 1 : index + 2] == ("[key]",)
+            return (*keys, str(part)), get_args(kind)[0 if is_key else 1]
+        elif get_origin(kind) is tuple and isinstance(part, int):
+            stated = [entry for entry in _bare(annotation)[1] if isinstance(entry, Expected)]
+            item = get_args(kind)[0]
+            return tuple(keys), Annotated[(item, *stated)] if stated else item
+        elif is_section(kind):  # an unknown key
+            return (*keys, str(part)), None
+        else:  # the name that pydantic gives to a member of a union
+            break
+    return tuple(keys), annotation
+
+
+def _bare(annotation) -> tuple[Any, tuple]:
+    """An annotation without its metadata and without ``None``, and the metadata."""
+    metadata: tuple = ()
+    while True:
+        if get_origin(annotation) is Annotated:
+            annotation, *more = get_args(annotation)
+            metadata += tuple(more)
+        elif get_origin(annotation) in (Union, types.UnionType):
+            members = [member for member in get_args(annotation) if member is not types.NoneType]
+            if len(members) != 1:
+                return annotation, metadata
+            annotation = members[0]
+        else:
+            return annotation, metadata
+
+
+def _describe(kind) -> str:
+    """A type in words."""
+    if is_section(kind):
+        return f"a mapping with the keys {', '.join(kind.model_fields)}"
+    if get_origin(kind) is dict:
+        return "a mapping from names to values"
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+    return names.get(kind, "a list")
