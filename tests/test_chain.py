@@ -8,6 +8,7 @@ from tests.helpers import JIT
 from unet.evaluation import evaluate
 from unet.runs import Run
 from unet.training import train
+from unet.training.callbacks import Checkpoint
 
 TINY = [
     *("model.width=2", "model.depth=2", "training.batch_size=4", "training.warmup=0", f"training.jit={JIT}"),
@@ -43,28 +44,25 @@ def settings(source, tmp_path, pets):
 
 
 @pytest.mark.parametrize("source", ["shapes", "folder", "archive", "pets"])
-def test_train_go_on_and_evaluate(source, tmp_path, request, config):
+def test_train_go_on_and_evaluate(source, tmp_path, request, config, monkeypatch):
     overrides = [*TINY, *settings(source, tmp_path, lambda: request.getfixturevalue("pets")), f"name={source}"]
     run = Run.create(config("demo.yaml", *overrides), tmp_path)
     # An interrupted first half: the run as it was after its first epoch.
     stopped = Run.create(config("demo.yaml", *overrides, "name=stopped"), tmp_path)
-    from unet.training import Recorder
 
     class Stop(Exception):
         pass
 
-    original = Recorder.on_epoch_end
+    original = Checkpoint.on_epoch_end
 
     def stop(self, epoch, logs=None):
         original(self, epoch, logs)
         raise Stop
 
-    Recorder.on_epoch_end = stop
-    try:
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoint, "on_epoch_end", stop)
         with pytest.raises(Stop):
             train(stopped)
-    finally:
-        Recorder.on_epoch_end = original
     train(stopped)
     train(run)
     assert [row["loss"] for row in stopped.history()] == [row["loss"] for row in run.history()]

@@ -1,4 +1,4 @@
-"""Choosing a Keras backend, and the device it computes on: its name and its memory."""
+"""Choosing a Keras backend; name and memory of the device it computes on."""
 
 import contextlib
 import importlib.util
@@ -7,14 +7,17 @@ import platform
 import sys
 
 from unet.console import quiet_stderr
+from unet.environment import environment_variables
 from unet.errors import InputError
 
 BACKENDS = {"tensorflow": "cpu", "jax": "jax", "torch": "torch"}
-"""Backends in the order of preference, with the extra that installs each."""
+"""Backends in the order of preference, with the optional dependency that installs each."""
 
 
 def use_backend() -> str:
-    """Import Keras on the backend of KERAS_BACKEND, else on the first one installed; return its name.
+    """Import Keras on the backend in KERAS_BACKEND, else on the first one installed; return its name.
+
+    KERAS_BACKEND and TF_CPP_MIN_LOG_LEVEL are read while Keras is imported, and restored afterwards.
 
     Raises:
         InputError: The backend is unknown or not installed; the message says how to install it.
@@ -30,9 +33,9 @@ def use_backend() -> str:
         )
     if not installed:
         raise InputError("no backend is installed: pip install '.[cpu]' (or '.[cuda]', '.[jax]', '.[torch]')")
-    os.environ["KERAS_BACKEND"] = wanted or installed[0]
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with quiet_stderr():
+    verbosity = os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2")
+    name = wanted or installed[0]
+    with environment_variables(KERAS_BACKEND=name, TF_CPP_MIN_LOG_LEVEL=verbosity), quiet_stderr():
         import keras
     return keras.backend.backend()
 
@@ -44,8 +47,13 @@ def use_backend_without_devices() -> dict[str, str]:
         InputError: As in :func:`use_backend`.
     """
     environment = dict(os.environ)
-    os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
-    return environment | {"KERAS_BACKEND": use_backend()}
+    with environment_variables(CUDA_VISIBLE_DEVICES="-1", JAX_PLATFORMS="cpu"):
+        name = use_backend()
+        if name == "tensorflow":  # JAX and PyTorch have chosen a device by now, TensorFlow has not
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()
+    return environment | {"KERAS_BACKEND": name}
 
 
 def device_name() -> str:
@@ -68,19 +76,19 @@ def device_name() -> str:
 
 
 def peak_memory() -> float:
-    """Most memory this process has held so far, in MiB: of the GPU if there is one, else of the whole process."""
+    """Peak memory of this process in MiB: on the GPU if there is one, else in RAM."""
     on_gpu = peak_memory_on_gpu()
     if on_gpu is not None:
         return on_gpu
     try:
         import resource
-    except ImportError:  # Windows does not tell
+    except ImportError:  # not on Windows
         return float("nan")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def peak_memory_on_gpu() -> float | None:
-    """Most memory the backend has held on a GPU, in MiB; ``None`` without one."""
+    """Peak memory of the backend on a GPU, in MiB; ``None`` without a GPU."""
     import keras
 
     backend = keras.backend.backend()

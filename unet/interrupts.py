@@ -86,10 +86,9 @@ def listen_to_parent() -> None:
 
 @contextlib.contextmanager
 def _handlers(handler: Callable, numbers: tuple[signal.Signals, ...]) -> Iterator[list[signal.Signals]]:
-    """Handle those of the signals that still have Python's default handler; yield which these are."""
-    defaults = (signal.SIG_DFL, signal.default_int_handler)
+    """Handle those of the signals that the caller has not installed a handler for; yield which these are."""
     before = {number: signal.getsignal(number) for number in numbers if _in_main_thread()}
-    handled = [number for number, current in before.items() if current in defaults]
+    handled = [number for number, current in before.items() if _is_default(current)]
     try:
         for number in handled:
             signal.signal(number, handler)
@@ -97,6 +96,12 @@ def _handlers(handler: Callable, numbers: tuple[signal.Signals, ...]) -> Iterato
     finally:
         for number in handled:
             signal.signal(number, before[number])
+
+
+def _is_default(handler) -> bool:
+    """Whether a handler is Python's own, or this module's in an enclosing block."""
+    defaults = (signal.SIG_DFL, signal.default_int_handler)
+    return handler in defaults or getattr(handler, "__module__", None) == __name__
 
 
 def _in_main_thread() -> bool:

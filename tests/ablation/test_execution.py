@@ -205,7 +205,7 @@ def test_a_real_ctrl_c_ends_all_and_the_same_command_goes_on(tmp_path):
     again = subprocess.run(command, **pipes, **options)
     assert again.returncode == 0, again.stderr
     assert "Traceback" not in again.stderr
-    assert f"going on after epoch {done} of {epochs}" in (first.path / "log.txt").read_text()
+    assert f"resuming after epoch {done} of {epochs}" in (first.path / "log.txt").read_text()
     assert [len(run.history()) for run in (first, second)] == [epochs, epochs]
     assert is_finished(first)
     assert is_finished(second)

@@ -11,8 +11,8 @@ from unet import data
 from unet.ablation.plan import grid
 from unet.data.batches import Batches
 from unet.model import from_config
-from unet.runs import Run
-from unet.training import Recorder, make_trainer
+from unet.training import make_trainer
+from unet.training.callbacks import EpochSetup
 from unet.upsamplers import UPSAMPLERS, Upsampler
 
 SETTINGS = [
@@ -59,23 +59,23 @@ def test_cells_of_a_seed_start_with_the_same_weights_outside_their_upsamplers(ce
 
 # One of each kind: without weights, with its own, with the pooling's positions, with the skip.
 @pytest.fixture
-def epochs(cells, tmp_path):
+def epochs(cells):
     """What each cell sees and draws, by upsampler, seed and epoch, through the callback that training uses."""
     found = {}
     for (name, seed), config in cells("nearest", "carafe", "max_unpool", "fade").items():
         dataset = data.prepare(config.data)
         batches = Batches(dataset.train, config.training.batch_size, shuffle_seed=config.seed)
         trainer = make_trainer(config, dataset.classes)
-        with Recorder(Run.create(config, tmp_path), batches, dataset, 0, []) as recorder:
-            recorder.set_model(trainer)
-            for epoch in range(2):
-                recorder.on_epoch_begin(epoch)
-                first = batches[0]
-                seen = np.concatenate([batches[index]["image"] for index in range(len(batches))])
-                dropout = [ops.convert_to_numpy(v) for v in trainer.network.variables if "seed_generator" in v.path]
-                image, mask = trainer.augmentation(ops.cast(first["image"], "float32"), first["mask"])
-                changed = [ops.convert_to_numpy(image), ops.convert_to_numpy(mask)]
-                found[name, seed, epoch] = [seen, *changed, *dropout]
+        setup = EpochSetup(batches, config.seed)
+        setup.set_model(trainer)
+        for epoch in range(2):
+            setup.on_epoch_begin(epoch)
+            first = batches[0]
+            seen = np.concatenate([batches[index]["image"] for index in range(len(batches))])
+            dropout = [ops.convert_to_numpy(v) for v in trainer.network.variables if "seed_generator" in v.path]
+            image, mask = trainer.augmentation(ops.cast(first["image"], "float32"), first["mask"])
+            changed = [ops.convert_to_numpy(image), ops.convert_to_numpy(mask)]
+            found[name, seed, epoch] = [seen, *changed, *dropout]
     return found
 
 

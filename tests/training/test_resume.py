@@ -134,5 +134,5 @@ def test_a_real_ctrl_c_ends_cleanly_and_the_run_goes_on(tmp_path, presses):
     again = subprocess.run(
         [sys.executable, "scripts/train.py", str(tmp_path / "stopped")], capture_output=True, **options, check=True
     )
-    assert f"going on after epoch {done} of {epochs}" in again.stderr
+    assert f"resuming after epoch {done} of {epochs}" in again.stderr
     assert progress(tmp_path / "stopped")[0] == epochs + 1

@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 
 import keras
 import numpy as np
@@ -12,12 +13,16 @@ from tests.helpers import BACKEND, JIT
 from unet import config, data
 from unet.errors import InputError, RunError
 from unet.runs import Run
-from unet.training import averaged_weights, epoch_seeds, make_optimizer, make_schedule, make_trainer, train
+from unet.training import make_optimizer, make_schedule, make_trainer, train
+from unet.training.callbacks import Checkpoint, StopRequest, epoch_seeds
+from unet.training.weights import averaged_weights
 
 TINY = f"""
 data: {{source: shapes, size: 24, shapes: {{train: 20, test: 6}}, validation: 0.2}}
 model: {{width: 4, depth: 2}}
-training: {{epochs: 3, batch_size: 4, warmup: 0.3, jit: {JIT}, checkpoint_seconds: 0, learning_rate: 0.01}}
+training:
+  {{epochs: 3, batch_size: 4, warmup: 0.3, jit: {JIT}, checkpoint_seconds: 0, learning_rate: 0.01, ema: 0.8,
+   pictures_every: 2}}
 """
 
 
@@ -33,11 +38,34 @@ def make(tmp_path):
     return make
 
 
-def test_a_run_directory_holds_everything(make):
-    run = make("training.pictures_every=1")
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """The tiny run, trained without an interruption."""
+    root = tmp_path_factory.mktemp("reference")
+    (root / "tiny.yaml").write_text(TINY)
+    run = Run.create(config.load(root / "tiny.yaml"), root)
     train(run)
+    return run
+
+
+def losses(run):
+    return [row["loss"] for row in run.history()]
+
+
+def test_a_run_directory_holds_everything(reference):
+    run = reference
     files = {path.name for path in run.path.iterdir()}
-    expected = {"config.yaml", "environment.json", "history.csv", "last.keras", "best.keras", "log.txt", "tensorboard"}
+    expected = {
+        "config.yaml",
+        "run.json",
+        "data.csv",
+        "environment.json",
+        "history.csv",
+        "last.keras",
+        "best.keras",
+        "log.txt",
+        "tensorboard",
+    }
     assert expected <= files
     assert not [name for name in files if name.startswith(".") and name != ".lock"], "temporary files are gone"
     assert config.load(run.config_file) == run.config
@@ -55,9 +83,8 @@ def test_a_run_directory_holds_everything(make):
     assert "epoch 3/3" in (run.path / "log.txt").read_text()
 
 
-def test_best_is_the_epoch_with_the_best_validation_score(make):
-    run = make("training.ema=0.8")
-    train(run)
+def test_best_is_the_epoch_with_the_best_validation_score(reference):
+    run = reference
     best = max(row["val_mean_iou"] for row in run.history())
     dataset = data.prepare(run.config.data)
     network = keras.saving.load_model(run.best_file, compile=False)
@@ -68,10 +95,9 @@ def test_best_is_the_epoch_with_the_best_validation_score(make):
     assert tally.scores()["mean_iou"]["dataset"] == pytest.approx(best, abs=1e-5)
 
 
-def test_tensorboard_gets_scalars_and_pictures(make):
+def test_tensorboard_gets_scalars_and_pictures(reference):
+    run = reference
     event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    run = make("training.pictures_every=2")
-    train(run)
     events = event_accumulator.EventAccumulator(str(run.tensorboard)).Reload()
     assert {"loss", "val_loss", "val_mean_iou", "learning_rate"} <= set(events.Tags()["scalars"])
     recorded = [event.value for event in events.Scalars("val_mean_iou")]
@@ -81,22 +107,17 @@ def test_tensorboard_gets_scalars_and_pictures(make):
     assert (pictures[0].width, pictures[0].height) == (4 * 24, 3 * 24)
 
 
-def test_the_same_seed_gives_the_same_run_and_another_seed_another(make):
-    runs = [make("name=a"), make("name=b"), make("name=c", "seed=1")]
-    for run in runs:
-        train(run)
-    losses = [[row["loss"] for row in run.history()] for run in runs]
-    assert losses[0] == losses[1]
-    assert losses[0] != losses[2]
+def test_another_seed_gives_another_run(make, reference):
+    run = make("seed=1")  # resuming shows that the same seed gives the same
+    train(run)
+    assert losses(run) != losses(reference)
 
 
-def test_a_finished_run_is_left_alone(make):
-    run = make("training.epochs=2")
-    train(run)
-    before = run.last_file.stat().st_mtime_ns
-    train(run)
-    assert run.last_file.stat().st_mtime_ns == before
-    assert "is finished: 2 epochs" in (run.path / "log.txt").read_text()
+def test_a_finished_run_is_left_alone(reference):
+    before = reference.last_file.stat().st_mtime_ns
+    train(reference)
+    assert reference.last_file.stat().st_mtime_ns == before
+    assert "is finished: 3 epochs" in (reference.path / "log.txt").read_text()
 
 
 def test_a_name_that_is_taken_by_another_configuration_is_refused(make):
@@ -160,41 +181,58 @@ def test_a_diverged_loss_stops_the_run_and_names_the_step(make):
     assert 2 <= step <= 4  # the first step's loss is still that of the initial weights
     for part in ("training.learning_rate (now 1e+30)", "clip_norm=1.0", "training.warmup=0.05", "normalization=batch"):
         assert part in message
-    assert "0 epochs before are safe" in message
+    assert "0 epochs before are saved" in message
     assert not run.last_file.exists()
 
 
-def test_ctrl_c_keeps_what_is_done_and_the_run_goes_on(make, monkeypatch):
-    from unet.training import Recorder
+def interrupt_in_epoch(monkeypatch, epoch, method="on_train_batch_end", batch=1, number=signal.SIGINT):
+    """Let a signal arrive at a batch of an epoch (counted from 0)."""
+    original = getattr(StopRequest, method)
+    epochs = []
+    monkeypatch.setattr(StopRequest, "on_epoch_begin", lambda self, index, logs=None: epochs.append(index))
 
-    reference = make("name=reference")
-    train(reference)
+    def interrupt(self, index, logs=None):
+        if epochs[-1] == epoch and index == batch:
+            signal.raise_signal(number)
+        original(self, index, logs)
+
+    monkeypatch.setattr(StopRequest, method, interrupt)
+
+
+def test_ctrl_c_keeps_finished_epochs_and_training_resumes(make, monkeypatch, reference):
     run = make("name=interrupted")
-    original = Recorder.on_train_batch_end
-
-    def interrupt(self, batch, logs=None):
-        original(self, batch, logs)
-        if len(self.history) == 1 and batch == 1:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Recorder, "on_train_batch_end", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        train(run)
+    with monkeypatch.context() as patched:
+        interrupt_in_epoch(patched, epoch=1)
+        with pytest.raises(KeyboardInterrupt):
+            train(run)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert len(run.history()) == 1
-    assert "stopped by Ctrl-C; 1 epochs are safe" in (run.path / "log.txt").read_text()
-    monkeypatch.setattr(Recorder, "on_train_batch_end", original)
+    messages = (run.path / "log.txt").read_text()
+    assert "stopping after this step; Ctrl-C again stops at once" in messages
+    assert "stopped by Ctrl-C; 1 epochs are saved" in messages
     train(run)
-    assert [row["loss"] for row in run.history()] == [row["loss"] for row in reference.history()]
+    assert losses(run) == losses(reference)
     assert len(json.loads(run.environment_file.read_text())["starts"]) == 2
 
 
-def test_checkpoints_are_not_written_more_often_than_asked(make, monkeypatch):
-    run = make("training.checkpoint_seconds=3600")
-    from unet.training import Recorder
+def test_sigterm_in_validation_stops_with_its_exit_code_and_training_resumes(make, monkeypatch, reference):
+    run = make("name=terminated")
+    with monkeypatch.context() as patched:
+        interrupt_in_epoch(patched, epoch=2, method="on_test_batch_end", batch=0, number=signal.SIGTERM)
+        with pytest.raises(SystemExit) as caught:
+            train(run)
+    assert caught.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert "stopped by SIGTERM; 2 epochs are saved" in (run.path / "log.txt").read_text()
+    train(run)
+    assert losses(run) == losses(reference)
 
+
+def test_checkpoints_are_not_written_more_often_than_configured(make, monkeypatch):
+    run = make("training.checkpoint_seconds=3600")
     saves = []
-    original = Recorder._save
-    monkeypatch.setattr(Recorder, "_save", lambda self: saves.append(len(self.history)) or original(self))
+    original = Checkpoint._save
+    monkeypatch.setattr(Checkpoint, "_save", lambda self, epochs: saves.append(epochs) or original(self, epochs))
     train(run)
     assert saves == [3]
     assert len(run.history()) == 3
@@ -270,6 +308,7 @@ def test_epoch_seeds_are_all_different_and_repeatable():
     assert all(0 <= s < 2**31 for group in drawn for s in group)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="the same arithmetic, and minutes on the other backends' CPUs")
 def test_one_batch_is_learned_by_heart(tmp_path, config):
     run = Run.create(config("debug/overfit.yaml"), tmp_path)

@@ -51,31 +51,44 @@ def from_csv(text: str) -> Listing:
 
 
 def changes(before: dict[str, dict], old: Listing | None, new: Listing) -> list[str]:
-    """What differs between recorded data and present data: one line for each split that has changed.
+    """Describe what differs between recorded data and present data; empty if they are the same.
 
     Args:
         before: Recorded fingerprint, as :func:`of` gives it.
         old: Recorded listing, which lets the lines name images; ``None`` if it is lost.
         new: Present listing.
+
+    Returns:
+        A line for each split that has changed, and one for each kind of change.
     """
     now = of(new)
-    lines = []
-    for split in SPLITS:
-        if before[split] == now[split]:
-            continue
-        line = f"{split}: {before[split]['images']:,} images before, {now[split]['images']:,} now"
-        lines.append(line + ("; " + _difference(old[split], new[split]) if old else ""))
-    return lines
+    lines = [
+        f"{split}: {before[split]['images']:,} images before, {now[split]['images']:,} now"
+        for split in SPLITS
+        if before[split] != now[split]
+    ]
+    return lines + (_differences(old, new) if lines and old else [])
 
 
-def _difference(old: dict[str, str], new: dict[str, str]) -> str:
+def _differences(old: Listing, new: Listing) -> list[str]:
+    """One line for each kind of change, with a few names."""
+    (was, was_in), (now, now_in) = (_by_name(listing) for listing in (old, new))
+    both = [name for name in now if name in was]
     kinds = {
-        "added": [name for name in new if name not in old],
-        "removed": [name for name in old if name not in new],
-        "altered": [name for name in new if name in old and new[name] != old[name]],
+        "added": [name for name in now if name not in was],
+        "removed": [name for name in was if name not in now],
+        "altered": [name for name in both if now[name] != was[name]],
+        "moved to another split": [name for name in both if now_in[name] != was_in[name]],
     }
-    parts = [f"{len(names):,} {kind} ({_some(names)})" for kind, names in kinds.items() if names]
-    return ", ".join(parts) or "the same images in another order"
+    return [f"{len(names):,} {kind} ({_some(names)})" for kind, names in kinds.items() if names] or [
+        "the same images in another order"
+    ]
+
+
+def _by_name(listing: Listing) -> tuple[dict[str, str], dict[str, str]]:
+    """Digest and split of every image."""
+    rows = [(name, digest, split) for split, digests in listing.items() for name, digest in digests.items()]
+    return {name: digest for name, digest, _ in rows}, {name: split for name, _, split in rows}
 
 
 def _some(names: list[str]) -> str:

@@ -42,7 +42,9 @@ class FolderSource:
     def __init__(self, data_dir: Path, config: FolderConfig, validation: float):
         self.root = Path(data_dir).expanduser()
         if not self.root.is_dir():
-            raise InputError(f"data.data_dir: there is no folder {self.root}")
+            raise InputError(
+                f"data.data_dir: there is no folder {self.root}; if the data have moved, give data.data_dir=NEW"
+            )
         self.config = config
         self.validation = validation
         self.is_pets_archive = config.classes is None and (self.root / "annotations" / "trimaps").is_dir()

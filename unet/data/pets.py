@@ -11,6 +11,7 @@ from pathlib import Path
 
 from unet.config.schema import PETS_CLASSES
 from unet.data.sources import Problem, Sample, draw
+from unet.environment import environment_variables
 from unet.errors import InputError
 
 log = logging.getLogger("unet")
@@ -71,9 +72,10 @@ class PetsSource:
 
     def _builder(self):
         try:
-            os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-            import tensorflow as tf
-            import tensorflow_datasets as tfds
+            verbosity = os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2")
+            with environment_variables(TF_CPP_MIN_LOG_LEVEL=verbosity):
+                import tensorflow as tf
+                import tensorflow_datasets as tfds
         except ImportError as error:
             raise InputError(
                 f"data.source pets is read through TensorFlow Datasets, and {error.name} is not installed: "
@@ -89,7 +91,8 @@ class PetsSource:
                 if not self.download:
                     raise InputError(
                         f"data.data_dir: {self.data_dir} holds no oxford_iiit_pet 4.*.* prepared by TFDS, and "
-                        "data.download is false: point data.data_dir at prepared data, or set data.download=true"
+                        "data.download is false: give data.data_dir=NEW, where the prepared data are, or set "
+                        "data.download=true"
                     )
                 _check_network(builder)
                 log.info("downloading Oxford-IIIT Pets (about 800 MB) to %s", self.data_dir)
@@ -100,7 +103,8 @@ class PetsSource:
             if not self.download:
                 raise InputError(
                     f"data.data_dir: {self.data_dir} cannot be opened as TFDS data ({_first_line(error)}), and "
-                    "data.download is false: point data.data_dir at prepared data, or set data.download=true"
+                    "data.download is false: give data.data_dir=NEW, where the prepared data are, or set "
+                    "data.download=true"
                 ) from error
             raise InputError(
                 f"Oxford-IIIT Pets is not in {self.data_dir} and could not be downloaded ({_first_line(error)}). "

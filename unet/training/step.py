@@ -5,28 +5,41 @@ import warnings
 import keras
 from keras import ops
 
+from unet.config import Config
 from unet.data.augmentation import Augmentation
 from unet.data.sources import IGNORE
 from unet.losses import SegmentationLoss
+from unet.model import from_config
+
+
+def make_trainer(config: Config, classes: tuple[str, ...]) -> "SegmentationTrainer":
+    """Combine network, augmentation and loss in one model for ``fit``."""
+    return SegmentationTrainer(
+        from_config(config, len(classes)),
+        Augmentation.from_settings(config.augmentation, config.seed),
+        SegmentationLoss.from_settings(config.loss, classes),
+        len(classes),
+        dtype=config.training.precision,
+    )
 
 
 @keras.saving.register_keras_serializable("unet")
 class SegmentationTrainer(keras.Model):
-    """What ``fit`` and ``evaluate`` run: takes ``{"image", "mask"}`` batches, gives ``{"logits", "mask"}``.
+    """Model for ``fit`` and ``evaluate``: maps ``{"image", "mask"}`` batches to ``{"logits", "mask"}``.
 
     In training the batch is augmented first. Loss and mean IoU compare the logits with the (augmented) mask.
 
     Args:
-        network: From pixels to logits.
-        augmentation: Layer that changes image and mask together.
+        network: Maps pixels to logits.
+        augmentation: Layer that transforms image and mask together.
         segmentation_loss: Loss of (mask, logits).
         classes: Number of classes.
         **kwargs: Arguments of ``keras.Model``; ``dtype`` should be the network's policy, so that ``compile`` scales
             the loss under mixed_float16.
 
     Attributes:
-        steps: int32 variable, training steps done.
-        finite_steps: int32 variable, steps done before the first loss that was not finite.
+        steps: int32 variable, number of training steps.
+        finite_steps: int32 variable, number of training steps before the first loss that was not finite.
     """
 
     def __init__(
@@ -51,14 +64,13 @@ class SegmentationTrainer(keras.Model):
         self.built = True  # every part is built already
 
     def call(self, inputs, training=False):
-        """Augment (in training only) and run the network."""
         image, mask = inputs["image"], ops.cast(inputs["mask"], "int32")
         if training:
             image, mask = self.augmentation(image, mask)
         return {"logits": self.network(image, training=training), "mask": mask}
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """Loss of the batch; in training it also counts steps, so that a diverged run can name the step."""
+        """Compute the loss of the batch; in training also count steps, so that a diverged run can name the step."""
         loss = self.segmentation_loss(y_pred["mask"], y_pred["logits"])
         if training:
             so_far = ops.equal(self.steps, self.finite_steps)
@@ -68,7 +80,6 @@ class SegmentationTrainer(keras.Model):
         return loss
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        """Update the mean IoU."""
         with warnings.catch_warnings():  # Keras asks for int64 indices, which JAX makes int32
             warnings.filterwarnings("ignore", message="Explicitly requested dtype")
             self.mean_iou.update_state(y_pred["mask"], y_pred["logits"])
@@ -85,7 +96,6 @@ class SegmentationTrainer(keras.Model):
         return [variable for variable in variables if variable.path.endswith("seed_generator_state")]
 
     def get_config(self):
-        """Everything needed to build the model again."""
         return super().get_config() | {
             "network": keras.saving.serialize_keras_object(self.network),
             "augmentation": keras.saving.serialize_keras_object(self.augmentation),
@@ -95,6 +105,5 @@ class SegmentationTrainer(keras.Model):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        """Build the model again."""
         parts = ("network", "augmentation", "segmentation_loss")
         return cls(**config | {part: keras.saving.deserialize_keras_object(config[part]) for part in parts})

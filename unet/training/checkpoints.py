@@ -1,0 +1,70 @@
+"""The checkpoint ``last.keras``: the whole training state, and after how many epochs it was saved."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import keras
+
+from unet.data import Dataset
+from unet.errors import InputError
+from unet.files import replacing
+from unet.runs import Run
+
+MEMBER = "training.json"
+"""Name of the archive member with the number of epochs; Keras ignores it."""
+
+
+def save(trainer: keras.Model, path: Path, epochs: int) -> None:
+    """Write weights, optimizer, counters and the number of finished epochs to ``path``, atomically."""
+    with replacing(path) as temporary:
+        trainer.save(temporary)
+        with zipfile.ZipFile(temporary, "a") as archive:
+            archive.writestr(MEMBER, json.dumps({"epochs": epochs}))
+
+
+def saved_epochs(path: Path) -> int | None:
+    """Number of epochs after which ``path`` was saved; ``None`` if an earlier version of this package wrote it."""
+    with zipfile.ZipFile(path) as archive:
+        if MEMBER not in archive.namelist():
+            return None
+        return json.loads(archive.read(MEMBER))["epochs"]
+
+
+def check_data(run: Run, dataset: Dataset) -> None:
+    """Refuse to resume a run on data other than those it was started on.
+
+    Raises:
+        InputError: The data have changed; the message says what.
+    """
+    changes = run.data_changes(dataset)
+    if changes:
+        raise InputError(
+            f"{run.path} cannot be resumed: the data are not those it was started on.\n"
+            + "\n".join(f"  {change}" for change in changes)
+            + "\nIf the original data are elsewhere, give data.data_dir=NEW. To train on the present data, start a new "
+            "run: name=..."
+        )
+
+
+def restore(run: Run, trainer: keras.Model, steps_per_epoch: int) -> int:
+    """Load the run's last checkpoint into the trainer, if there is one, and return the number of finished epochs.
+
+    Raises:
+        InputError: A checkpoint of an earlier version of this package does not match its history.
+    """
+    if not run.last_file.is_file():
+        return 0
+    trainer.load_weights(run.last_file)
+    epochs = saved_epochs(run.last_file)
+    if epochs is not None:
+        return epochs
+    history, steps = run.history(), int(trainer.steps)
+    epochs = int(history[-1]["epoch"]) if history else 0
+    if steps != epochs * steps_per_epoch:
+        raise InputError(
+            f"{run.path} cannot be resumed: history.csv has {epochs} epochs, which are {epochs * steps_per_epoch:,} "
+            f"steps on the present data ({steps_per_epoch:,} per epoch), but last.keras was saved after {steps:,} "
+            "steps. Restore the data the run was started on, or start a new run: name=..."
+        )
+    return epochs
