@@ -157,7 +157,7 @@ def test_early_stopping_ends_a_run_that_no_longer_gains(make):
 
 
 def test_without_validation_images_the_last_epoch_is_the_best(make):
-    run = make("data.validation=0", "training.epochs=2")
+    run = make("data.validation=0", "training.epochs=2", "training.ema=null")
     train(run)
     assert "val_loss" not in run.history()[0]
     last = make_trainer(run.config, ("pet", "background", "border"))

@@ -18,27 +18,26 @@ def main(
 ):
     """Train CONFIG into runs/NAME, or resume a run.
 
-    The same command resumes an interrupted run from its last checkpoint.
+    The same command resumes an interrupted run from its last checkpoint. If the data of a run have moved:
+    unet train runs/pets data.data_dir=NEW
 
     unet train configs/pets.yaml model.upsampler=bilinear name=pets_bilinear
     """
     from unet import config
     from unet.backend import use_backend
-    from unet.errors import InputError
     from unet.runs import Run
 
     if what.is_dir():
-        run = Run.open(what)
-        if overrides:
-            raise InputError(f"{what} is a run with its own configuration: {overrides[0]} needs a YAML file")
+        run, moved = Run.open(what), tuple(overrides or ())
+        config.with_data_at(run.config, moved)  # answers a mistake before Keras is imported
     else:
-        run = Run.create(config.load(what, overrides or ()), root)
+        run, moved = Run.create(config.load(what, overrides or ()), root), ()
     use_backend()
     from unet.training import train
 
     try:
-        train(run)
-    except KeyboardInterrupt:
+        train(run, moved)
+    except (KeyboardInterrupt, SystemExit):
         print(f"resume with: unet train {run.path}")
         raise
     print(f"next: unet evaluate {run.path}")
