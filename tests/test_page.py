@@ -1,7 +1,8 @@
-"""The page to try networks, as headless Chromium shows it, and ``scripts/demo.py`` as a user calls it."""
+"""The demo page in headless Chromium, and ``unet demo`` as a user calls it."""
 
 import base64
 import contextlib
+import importlib.util
 import io
 import json
 import os
@@ -18,49 +19,25 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.helpers import ROOT
 from tests.helpers.browser import CHROMIUM, needs_chromium
+from tests.helpers.commands import run_unet
+from tests.helpers.page import Columns
 from unet import page
 from unet.errors import InputError
-from unet.formats import Metadata
 
 pytestmark = pytest.mark.backend_free
-ROOT = Path(__file__).parent.parent
-
-
-class Columns:
-    """A stand-in network: the left ``share`` is dog, the rest cat; in tiles, the lower half is background."""
-
-    def __init__(self, name="columns", share=0.25, classes=("cat", "dog & <b>wolf</b>", "background")):
-        self.name = name
-        self.share = share
-        colours = ("#112233", "#445566", "#778899")
-        self.metadata = Metadata(
-            classes=classes, colours=colours, size=(32, 48), dynamic=True, activation="none", upsampler="carafe"
-        )
-
-    def predict(self, image, mode="resize", flip=False):
-        height, width = image.shape[:2]
-        mask = np.zeros((height, width), np.uint8)
-        mask[:, : round(width * self.share)] = 1
-        if mode == "tile":
-            mask[height // 2 :] = 2
-        return mask[:, ::-1] if flip else mask
-
-
-def serve():
-    """Serve a page with two stand-ins, for the browser."""
-    page.serve([Columns("runs one"), Columns("two", share=0.5)], page.listen(port=0), max_upload_mb=1)
 
 
 def photograph(path, size=(60, 40), **options):
-    """Noise, as JPEG compresses it least."""
+    """Noise, which JPEG compresses least."""
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (*size[::-1], 3), np.uint8)).save(path, **options)
     return path
 
 
 @contextlib.contextmanager
 def running(*command, **environment):
-    """A server; yields its process and address, and ends it."""
+    """Start a server, yield its process and address, and stop it."""
     process = subprocess.Popen(
         [sys.executable, *map(str, command)],
         cwd=ROOT,
@@ -88,22 +65,22 @@ def running(*command, **environment):
 # === Without a browser ===
 
 
-def test_an_upright_photograph_of_eight_bits_comes_from_any_file(tmp_path):
+def test_any_file_is_read_upright_with_eight_bits(tmp_path):
     grey = np.arange(6 * 4, dtype=np.uint16).reshape(4, 6) * 2570
     Image.fromarray(grey).save(tmp_path / "sixteen.png")
     np.testing.assert_array_equal(page.read_photograph(tmp_path / "sixteen.png")[..., 0], grey // 257)
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90° clockwise
+    exif[0x0112] = 6  # rotate by 90° clockwise
     Image.fromarray((grey // 257).astype(np.uint8)).save(tmp_path / "turned.png", exif=exif)
     np.testing.assert_array_equal(page.read_photograph(tmp_path / "turned.png")[..., 0], np.rot90(grey // 257, -1))
 
 
-def test_what_is_no_photograph_is_refused(tmp_path):
+def test_a_file_that_is_not_a_photograph_is_rejected(tmp_path):
     whole = photograph(tmp_path / "whole.jpg").read_bytes()
     (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.jpg").write_text("hello")
     Image.new("1", (10_000, 5_001)).save(tmp_path / "vast.png")  # some kilobytes, 50 megapixels
-    Image.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")  # Pillow itself refuses these
+    Image.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")  # rejected by Pillow itself
     Image.new("F", (4, 4)).save(tmp_path / "real.tiff")
     for name, message in {
         "cut.jpg": "cut.jpg cannot be read: image file is truncated",
@@ -119,11 +96,11 @@ def test_what_is_no_photograph_is_refused(tmp_path):
 
 
 def shares(html):
-    """Per cents in the order of the page."""
+    """Percentages in the order of the page."""
     return [float(share) for share in re.findall(r"<b>([\d.]+) %</b>", html)]
 
 
-def test_areas_are_of_the_whole_photograph_though_less_is_shown(tmp_path):
+def test_areas_are_measured_at_full_size(tmp_path):
     path = photograph(tmp_path / "large.jpg", (4000, 500))
     html = page.segment([Columns(share=1 / 4000)], path)
     assert 'class="name">large.jpg, 4,000×500 pixels<' in html
@@ -133,7 +110,7 @@ def test_areas_are_of_the_whole_photograph_though_less_is_shown(tmp_path):
     assert [Image.open(io.BytesIO(picture)).size for picture in shown] == [(1600, 200)] * 2
 
 
-def test_agreement_is_told_of_networks_with_the_same_classes(tmp_path):
+def test_agreement_is_shown_for_networks_with_the_same_classes(tmp_path):
     path = photograph(tmp_path / "a.png")
     one, two, four = Columns(share=0.25), Columns(share=0.5), Columns(share=1)
     assert shares(page.segment([one, two], path))[6:] == [75]
@@ -142,15 +119,15 @@ def test_agreement_is_told_of_networks_with_the_same_classes(tmp_path):
     assert "Agreement" not in page.segment([one, Columns(classes=("cat", "dog", "else"))], path)
 
 
-def test_a_taken_port_and_a_strange_host_are_told():
-    with page.listen(port=0) as taken, pytest.raises(InputError, match=r"--port: .* \(Address already in use\)"):
+def test_a_port_in_use_and_an_unknown_host_are_reported():
+    with page.listen(port=0) as taken, pytest.raises(InputError, match=r"port: .* \(Address already in use\)"):
         page.listen(port=taken.getsockname()[1])
-    with pytest.raises(InputError, match=r"--host: .* 192\.0\.2\.1"):
+    with pytest.raises(InputError, match=r"host: .* 192\.0\.2\.1"):
         page.listen("192.0.2.1", 0)
 
 
-def test_without_gradio_it_is_told_how_to_install_it(monkeypatch):
-    monkeypatch.setattr(page.importlib.util, "find_spec", lambda name: None)
+def test_without_gradio_the_message_says_how_to_install_it(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=re.escape("pip install '.[demo]'")):
         page.require_gradio()
 
@@ -160,10 +137,10 @@ def test_without_gradio_it_is_told_how_to_install_it(monkeypatch):
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
-    """Where two stand-ins are served."""
+    """Address of a page with two stand-in networks."""
     pytest.importorskip("gradio", reason="needs gradio: pip install '.[demo]'")
     uploads = tmp_path_factory.mktemp("uploads")
-    with running("-c", "from tests.test_page import serve; serve()", TMPDIR=str(uploads)) as (process, address):
+    with running("-c", "from tests.helpers.page import serve; serve()", TMPDIR=str(uploads)) as (process, address):
         yield address
         process.terminate()
         out, err = process.communicate(timeout=20)
@@ -173,7 +150,7 @@ def address(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def chromium():
-    """Headless Chromium that finds no other machine than this one."""
+    """Headless Chromium that can resolve no host but this machine."""
     api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install '.[test]'")
     with api.sync_playwright() as playwright:
         rules = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
@@ -183,7 +160,7 @@ def chromium():
 
 
 class Tab:
-    """The page in a tab of its own, and all that it asks for."""
+    """The page in a browser tab, and all requests it makes."""
 
     def __init__(self, chromium, address, width=1280, scheme="light"):
         self.context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
@@ -196,7 +173,7 @@ class Tab:
         self.page.wait_for_selector("#result article")
 
     def drop(self, path, until="#result .mask"):
-        """Choose a file, and wait for what it gives."""
+        """Choose a file, and wait for the result."""
         self.page.evaluate("document.querySelectorAll('#result article, #result .message').forEach(e => e.remove())")
         self.page.set_input_files("input[type=file]", path)
         self.page.wait_for_selector(until)
@@ -210,7 +187,7 @@ class Tab:
 
 @pytest.fixture
 def tab(chromium, address):
-    """A tab; afterwards, nothing was asked of another machine, and no script failed."""
+    """A tab. At the end of the test, no request has gone to another machine, and no script has failed."""
     tab = Tab(chromium, address)
     yield tab
     tab.context.close()
@@ -265,7 +242,7 @@ def test_options_apply_to_the_photograph_that_is_there(tab, tmp_path):
 
 
 @needs_chromium
-def test_all_pictures_are_wiped_and_faded_together_and_stay_so(tab, tmp_path):
+def test_slider_and_opacity_apply_to_all_pictures_and_persist(tab, tmp_path):
     tab.drop(photograph(tmp_path / "a.jpg"))
     box = tab.page.locator("#result .wipe").first.bounding_box()
     tab.page.mouse.move(box["x"] + box["width"] * 0.1, box["y"] + box["height"] / 2)
@@ -285,7 +262,7 @@ def test_all_pictures_are_wiped_and_faded_together_and_stay_so(tab, tmp_path):
 
 
 @needs_chromium
-def test_a_photograph_turned_by_exif_stands_upright(tab, tmp_path):
+def test_a_photograph_rotated_by_exif_is_shown_upright(tab, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     tab.drop(photograph(tmp_path / "turned.jpg", exif=exif))
@@ -297,7 +274,7 @@ def test_a_photograph_turned_by_exif_stands_upright(tab, tmp_path):
 
 
 @needs_chromium
-def test_what_is_no_image_is_refused_and_the_next_photograph_is_not(tab, tmp_path):
+def test_a_file_that_is_not_an_image_is_rejected_and_the_next_photograph_accepted(tab, tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
     tab.drop(tmp_path / "notes.txt", until="#result .message")
     assert tab.texts("#result .message") == [
@@ -309,7 +286,7 @@ def test_what_is_no_image_is_refused_and_the_next_photograph_is_not(tab, tmp_pat
 
 
 @needs_chromium
-def test_a_file_that_is_too_large_is_refused_with_the_limit(tab, tmp_path):
+def test_a_file_that_is_too_large_is_rejected_with_the_limit(tab, tmp_path):
     assert tab.texts("#photograph label") == ["Photograph, up to 1 MB"]
     tab.drop(photograph(tmp_path / "large.png", (700, 700)), until=".toast-body")
     assert re.search(r'maximum allowed size of 1(\.0)? MB: "large.png"', tab.texts(".toast-body")[0], re.IGNORECASE)
@@ -317,13 +294,13 @@ def test_a_file_that_is_too_large_is_refused_with_the_limit(tab, tmp_path):
 
 
 def upload(address, content):
-    """Send a file without asking the page; return the answer."""
+    """Send a file to the server directly; return the response."""
     body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n' + content + b"\r\n--x--\r\n"
     headers = {"Content-Type": "multipart/form-data; boundary=x"}
     return urllib.request.urlopen(urllib.request.Request(f"{address}/gradio_api/upload", body, headers), timeout=20)
 
 
-def test_the_server_itself_refuses_large_files(address):
+def test_the_server_itself_rejects_large_files(address):
     with pytest.raises((urllib.error.HTTPError, ConnectionError, urllib.error.URLError)) as refused:
         upload(address, bytes(2**20 + 1))
     assert getattr(refused.value, "code", 413) == 413
@@ -331,7 +308,7 @@ def test_the_server_itself_refuses_large_files(address):
 
 
 @needs_chromium
-def test_two_tabs_see_their_own_photographs(tab, chromium, address, tmp_path):
+def test_each_tab_shows_its_own_photograph(tab, chromium, address, tmp_path):
     other = Tab(chromium, address)
     tab.page.set_input_files("input[type=file]", photograph(tmp_path / "a.jpg"))
     other.page.set_input_files("input[type=file]", photograph(tmp_path / "b.jpg", (40, 60)))
@@ -342,9 +319,8 @@ def test_two_tabs_see_their_own_photographs(tab, chromium, address, tmp_path):
 
 
 @needs_chromium
-@pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_every_window(chromium, address, tmp_path, width, scheme):
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
+def test_it_fits_narrow_and_wide_windows(chromium, address, tmp_path, width, scheme):
     tab = Tab(chromium, address, width, scheme)
     tab.drop(photograph(tmp_path / "a.jpg"))
     assert tab.page.evaluate("document.documentElement.scrollWidth") == width
@@ -360,7 +336,7 @@ def test_it_fits_every_window(chromium, address, tmp_path, width, scheme):
 
 
 @needs_chromium
-def test_the_browser_is_forbidden_to_ask_other_machines(chromium, address):
+def test_the_browser_may_not_contact_other_machines(chromium, address):
     tab = Tab(chromium, address)
     failed = []
     tab.page.on("requestfailed", lambda request: failed.append((request.url, request.failure)))
@@ -388,15 +364,15 @@ def network(tmp_path):
     return tmp_path / "brightest.onnx"
 
 
-def test_it_answers_on_this_machine_only_and_ctrl_c_ends_it(network, tmp_path):
+def test_it_listens_on_this_machine_only_and_ctrl_c_stops_it(network, tmp_path):
     pytest.importorskip("gradio", reason="needs gradio: pip install '.[demo]'")
     png = photograph(tmp_path / "a.png").read_bytes()
     uploads = tmp_path / "uploads"
     uploads.mkdir()
-    with running("scripts/demo.py", network, "--port", 0, TMPDIR=str(uploads)) as (process, address):
+    with running("-m", "unet", "demo", network, "--port", 0, TMPDIR=str(uploads)) as (process, address):
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+", address)
         assert "brightest.onnx" in urllib.request.urlopen(address, timeout=20).read().decode()
-        with pytest.raises(ConnectionRefusedError):  # what listens on all addresses answers here too
+        with pytest.raises(ConnectionRefusedError):  # a server on all addresses would answer here too
             socket.create_connection(("127.0.0.2", int(address.rpartition(":")[2])), timeout=5)
         (stored,) = json.load(upload(address, png))
         assert Path(stored).is_relative_to(uploads)
@@ -408,8 +384,7 @@ def test_it_answers_on_this_machine_only_and_ctrl_c_ends_it(network, tmp_path):
 
 
 def test_a_wrong_path_is_one_message_before_anything_is_served(tmp_path):
-    command = [sys.executable, "scripts/demo.py", str(tmp_path / "nothing")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert re.fullmatch(r"error: .*nothing: there is no such file or directory.*\n", done.stderr)
+    done = run_unet("demo", tmp_path / "nothing", "--port", 0)
+    assert done.code == 2
+    assert done.out == ""
+    assert re.fullmatch(r"error: .*nothing: there is no such file or directory.*\n", done.err)

@@ -1,4 +1,4 @@
-"""Try trained networks on photographs, in a browser."""
+"""Try trained networks on photographs in a browser."""
 
 import time
 from pathlib import Path
@@ -9,16 +9,16 @@ import typer
 
 def main(
     paths: Annotated[
-        list[Path], typer.Argument(metavar="RUN_OR_FILE", help="Run directories or exported files; side by side.")
+        list[Path], typer.Argument(metavar="RUN_OR_FILE", help="Run directories or exported files, shown side by side.")
     ],
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: for everybody on the network.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="To listen on; 0: any free one.")] = 7860,
-    max_upload_mb: Annotated[int, typer.Option(min=1, help="Larger files are refused.")] = 20,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0: open to everyone on the network.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one.")] = 7860,
+    max_upload_mb: Annotated[int, typer.Option(min=1, help="Larger files are rejected.")] = 20,
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = False,
 ):
-    """Serve a page on this machine where one drops a photograph and sees what each network makes of it.
+    """Serve a web page on this machine that segments the photographs dropped on it with each network.
 
     unet demo runs/pets_nearest runs/pets_carafe --open
     """

@@ -97,9 +97,10 @@ def _write(files: dict[str, Path], image: np.ndarray, prediction, metadata) -> N
     from PIL import Image
 
     from unet import figures
+    from unet.colours import colour_table
     from unet.files import replacing
 
-    colours = figures.colour_table(metadata.colours)
+    colours = colour_table(metadata.colours)
     with replacing(files["mask"]) as temporary:
         figures.paletted(prediction.mask, colours).save(temporary)
     if "overlay" in files:

@@ -1,4 +1,4 @@
-// All pictures are wiped and faded together, and stay so when the next photograph comes.
+// The slider and the opacity apply to all pictures, and are kept for the next photograph.
 const state = {wipe: 0, opacity: 0.5};
 const apply = () => {
   for (const [name, value] of Object.entries(state)) {
