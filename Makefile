@@ -21,7 +21,7 @@ help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-16s %s\n", $$1, $$2 }'
 
 demo: $(VENV)/.$(EXTRA) ## Install, train a small network on drawn scenes, and score it.
-	$(VENV)/bin/unet train configs/demo.yaml
+	$(VENV)/bin/unet train demo
 	$(VENV)/bin/unet evaluate runs/demo
 
 test: test-tensorflow test-jax test-torch ## Install, and run the tests on TensorFlow, JAX and PyTorch.

@@ -12,14 +12,14 @@ from tests.helpers import BACKEND, ROOT, TINY
 from tests.helpers.commands import run_unet, run_unet_process
 from unet.commands import COMMANDS
 
-DEMO = str(ROOT / "configs" / "demo.yaml")
+BI = ["bilinear", "bicubic", "bilinear_additive"]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run trained by the command, in another directory than the project's."""
     where = tmp_path_factory.mktemp("elsewhere")
-    code, out, err = run_unet("train", DEMO, "name=tiny", *TINY, cwd=where)
+    code, out, err = run_unet("train", "demo", "name=tiny", *TINY, cwd=where)
     assert code == 0, err
     assert "next: unet evaluate runs/tiny" in out
     assert "unet predict runs/tiny" in out
@@ -53,7 +53,7 @@ def test_the_chosen_backend_is_the_one_used(run):
 def test_settings_of_an_existing_run_cannot_be_changed(run):
     code, _, err = run_unet("train", run, "training.epochs=3")
     assert code == 2
-    assert "training.epochs=3 needs a YAML file" in err
+    assert "training.epochs: cannot be changed for a trained network" in err
 
 
 @pytest.mark.backend_free
@@ -62,11 +62,11 @@ def test_a_failed_run_is_exit_code_1_and_debug_shows_the_traceback(tmp_path):
         *("data.validation=0", "training.learning_rate=1e30", "training.optimizer=sgd", "training.clip_norm=null"),
         *("model.normalization=none", "training.epochs=3", "--root", tmp_path),
     ]
-    code, _, err = run_unet("train", DEMO, *TINY, *diverging)
+    code, _, err = run_unet("train", "demo", *TINY, *diverging)
     assert code == 1
     assert "error: the loss became NaN or infinite at step" in err
     assert "Traceback" not in err
-    code, _, err = run_unet("train", DEMO, *TINY, *diverging, "--debug")
+    code, _, err = run_unet("train", "demo", *TINY, *diverging, "--debug")
     assert code == 1
     assert "Traceback" in err
 
@@ -76,7 +76,7 @@ def test_a_failed_run_is_exit_code_1_and_debug_shows_the_traceback(tmp_path):
 
 @pytest.mark.backend_free
 def test_summary_prints_every_stage():
-    code, out, err = run_unet("summary", "configs/seed_unet.yaml")
+    code, out, err = run_unet("summary", "seed_unet")
     assert code == 0, err
     for part in ("encoder_1", "64×64×128", "32×32×256", "decoder_2_up", "131,200", "total", "MiB"):
         assert part in out, out
@@ -88,11 +88,11 @@ def test_check_data_lists_problems(tmp_path):
     (tmp_path / "masks").mkdir()
     (tmp_path / "images" / "a.png").write_text("broken")
     settings = ["data.source=folder", f"data.data_dir={tmp_path}", "data.folder.classes=[x, y]"]
-    code, out, err = run_unet("check-data", "configs/demo.yaml", *settings)
+    code, out, err = run_unet("check-data", "demo", *settings)
     assert code == 2
     assert "error: missing mask" in out
     assert err.startswith("error: 1 of these")
-    code, out, err = run_unet("check-data", "configs/demo.yaml", "data.shapes.train=6", "data.shapes.test=2")
+    code, out, err = run_unet("check-data", "demo", "data.shapes.train=6", "data.shapes.test=2")
     assert code == 0
     assert "8 pairs read; no problems found" in out
 
@@ -141,12 +141,16 @@ def test_a_script_is_its_subcommand():
     ("arguments", "expected"),
     [
         (["trian"], "unet has no command 'trian'; did you mean train?"),
-        (["train", "configs/pet.yaml"], "there is no such file; did you mean configs/pets.yaml?"),
-        (["train", DEMO, "model.widht=3"], "command line: model.widht: unknown key; did you mean width?"),
+        (
+            ["train", "configs/pet.yaml"],
+            "there is no such file or shipped configuration; did you mean configs/pets.yaml?",
+        ),
+        (["train", "pets_cup"], "did you mean pets_cpu? (shipped: ablation/upsamplers, "),
+        (["train", "demo", "model.widht=3"], "command line: model.widht: unknown key; did you mean width?"),
         (["train", "tests"], "tests is not a run directory"),
         (["evaluate", "runs/nothing"], "is not a run directory"),
         (["evaluate", "runs/x", "--split", "tset"], "did you mean test?"),
-        (["summary", DEMO, "model.depth=99"], "must be ≤ 8, received 99"),
+        (["summary", "demo", "model.depth=99"], "must be ≤ 8, received 99"),
     ],
 )
 @pytest.mark.backend_free
@@ -160,7 +164,7 @@ def test_bad_input_is_one_message_and_exit_code_2(arguments, expected):
 
 @pytest.mark.backend_free
 def test_an_unknown_backend_is_an_input_error():
-    code, _, err = run_unet("summary", "configs/demo.yaml", KERAS_BACKEND="pytorch")
+    code, _, err = run_unet("summary", "demo", KERAS_BACKEND="pytorch")
     assert (code, err) == (2, "error: KERAS_BACKEND: 'pytorch' is not one of tensorflow, jax, torch\n")
 
 
@@ -173,7 +177,15 @@ def test_an_unknown_backend_is_an_input_error():
         ("--help", 0),
         *((f"{name} --help", 0) for name in COMMANDS),
         ("train nothing.yaml", 2),
+        ("train demo model.widht=3", 2),
+        ("train demo model.upsampler=carfe", 2),
+        ("summary demo model.upsampler.groups=3", 2),
+        ("check-data demo data.size=small", 2),
         ("evaluate runs/nothing", 2),
+        ("export runs/nothing", 2),
+        ("predict runs/nothing README.md", 2),
+        ("benchmark upsamplers --only nothing", 2),
+        ("arithmetic conv 2", 2),
     ],
 )
 @pytest.mark.backend_free
@@ -191,10 +203,18 @@ def test_answers_at_once(line, code):
 
 @pytest.mark.parametrize(
     ("line", "expected"),
-    [("unet tr", ["train"]), ("unet evaluate --n", ["--native"]), ("unet che", ["check-data"])],
+    [
+        ("unet tr", ["train"]),
+        ("unet che", ["check-data"]),
+        ("unet evaluate --n", ["--native"]),
+        ("unet train pets", ["pets", "pets_256", "pets_cpu"]),
+        ("unet train configs/d", ["configs/debug/", "configs/demo.yaml"]),
+        ("unet train demo training.w", ["training.weight_decay=", "training.warmup="]),
+        ("unet summary demo model.upsampler=bi", [f"model.upsampler={name}" for name in BI]),
+    ],
 )
 @pytest.mark.backend_free
 def test_the_shell_completes(line, expected):
-    words = line.split(" ")
+    words = line.split()
     completion = {"_UNET_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
     assert run_unet_process(**completion).out.split() == expected

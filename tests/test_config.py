@@ -303,3 +303,38 @@ def test_the_schema_accepts_every_shipped_config():
 
     for path in SHIPPED:
         check(yaml.safe_load(path.read_text(encoding="utf-8")), schema, path.name)
+
+
+# === Shipped configurations ===
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("pets_cpu", "pets_cpu.yaml"),
+        ("pets_cpu.yaml", "pets_cpu.yaml"),
+        ("debug/overfit", "debug/overfit.yaml"),
+        ("overfit", "debug/overfit.yaml"),
+        ("ablation/upsamplers_cpu.yaml", "ablation/upsamplers_cpu.yaml"),
+    ],
+)
+def test_a_shipped_configuration_is_found_by_its_name(name, file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert config.shipped.resolve(name).samefile(ROOT / "configs" / file)
+    write(tmp_path / "pets_cpu.yaml", "")
+    found = config.shipped.resolve(name)
+    assert found.is_absolute() != (name == "pets_cpu.yaml"), "a file comes first"
+
+
+def test_names_of_shipped_configurations_are_unique_without_their_folders():
+    names = [name.rpartition("/")[2] for name in config.shipped.names()]
+    assert len(names) == len(set(names)) == len(list((ROOT / "configs").rglob("*.yaml")))
+
+
+def test_a_configuration_can_build_on_a_shipped_one(tmp_path):
+    mine = write(tmp_path / "mine.yaml", "base: pets_cpu\nmodel: {width: 4}\n")
+    loaded = config.load(mine)
+    assert (loaded.name, loaded.model.width) == ("mine", 4)
+    assert loaded.training == config.load("pets_cpu").training
+    write(tmp_path / "pets_cpu", "training: {epochs: 3}\n")
+    assert config.load(mine).training.epochs == 3, "a file next to it comes first"

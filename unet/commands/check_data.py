@@ -5,11 +5,21 @@ from typing import Annotated
 
 import typer
 
+from unet.commands._completion import configurations, settings
+
 
 def main(
-    path: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file.")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CONFIG", help="A YAML file, or the name of a shipped one.", autocompletion=configurations
+        ),
+    ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to change, as in data.data_dir=DIR.")
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE", help="Settings to change, as in data.data_dir=DIR.", autocompletion=settings
+        ),
     ] = None,
 ):
     """Read every image and mask of CONFIG's data, and list all errors and warnings.
@@ -17,7 +27,7 @@ def main(
     Errors (an unreadable image, a missing mask, a mask of the wrong size or with an undefined value) prevent training:
     exit code 2. Warnings (an empty mask, near-identical images in train and test) do not: exit code 0.
 
-    unet check-data configs/pets.yaml data.source=folder data.data_dir=my_data
+    unet check-data pets data.source=folder data.data_dir=my_data
     """
     from unet import config
     from unet.backend import use_backend

@@ -5,16 +5,24 @@ from typing import Annotated
 
 import typer
 
+from unet.commands._completion import configurations, settings
+
 
 def main(
-    path: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file.")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CONFIG", help="A YAML file, or the name of a shipped one.", autocompletion=configurations
+        ),
+    ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to change, as in model.width=16.")
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Settings to change, as in model.width=16.", autocompletion=settings),
     ] = None,
 ):
     """Print parameters, multiply-adds, activation memory and output shape of every stage, for one image.
 
-    unet summary configs/pets.yaml model.upsampler=max_unpool
+    unet summary pets model.upsampler=max_unpool
     """
     from unet import config
     from unet.backend import use_backend

@@ -5,31 +5,43 @@ from typing import Annotated
 
 import typer
 
+from unet.commands._completion import configurations, settings
+
 
 def main(
     what: Annotated[
         Path,
-        typer.Argument(metavar="CONFIG_OR_RUN", help="A YAML file, or the directory of an interrupted run to resume."),
+        typer.Argument(
+            metavar="CONFIG_OR_RUN",
+            help="A YAML file, the name of a shipped one, or a run directory to resume.",
+            autocompletion=configurations,
+        ),
     ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to change, as in training.epochs=8.")
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE", help="Settings to change, as in training.epochs=8.", autocompletion=settings
+        ),
     ] = None,
     root: Annotated[Path, typer.Option(help="Directory that holds the run directories.")] = Path("runs"),
 ):
     """Train CONFIG into runs/NAME, or resume a run.
 
-    The same command resumes an interrupted run from its last checkpoint. If the data of a run have moved:
-    unet train runs/pets data.data_dir=NEW
+    The same command resumes an interrupted run from its last checkpoint. If the data has moved since, add
+    data.data_dir=NEW.
 
-    unet train configs/pets.yaml model.upsampler=bilinear name=pets_bilinear
+    unet train pets model.upsampler=bilinear name=pets_bilinear
+
+    unet train runs/pets_bilinear
     """
     from unet import config
     from unet.backend import use_backend
     from unet.runs import Run
 
-    if what.is_dir():
+    resumed = (what / "config.yaml").is_file() or (what.is_dir() and config.shipped.find(what) is None)
+    if resumed:
         run, moved = Run.open(what), tuple(overrides or ())
-        config.with_data_at(run.config, moved)  # answers a mistake before Keras is imported
+        config.with_data_at(run.config, moved)  # reports a mistake before Keras is imported
     else:
         run, moved = Run.create(config.load(what, overrides or ()), root), ()
     use_backend()

@@ -6,6 +6,7 @@ A YAML file contains only what differs from the defaults, or from the file that 
 ``python -m unet.config`` prints the JSON schema that editors use (``configs/schema.json``).
 """
 
+from unet.config import shipped
 from unet.config.explain import Places
 from unet.config.json_schema import json_schema
 from unet.config.load import DATA_PLACES, load, parse_override, read, with_data_at
@@ -37,5 +38,6 @@ __all__ = [
     "load",
     "parse_override",
     "read",
+    "shipped",
     "with_data_at",
 ]

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from unet.config import shipped
 from unet.config.explain import Places, explain
 from unet.config.schema import Config, UpsamplerConfig
 from unet.errors import InputError, nearest
@@ -17,14 +18,14 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = (), origins:
     """Read a YAML file and the files it builds on, apply overrides and check every value.
 
     Args:
-        path: The YAML file.
+        path: The YAML file, or the name of a shipped configuration such as ``pets_cpu``.
         overrides: Each ``"key.sub=value"``; the value is read as YAML.
         origins: Where each override was written, for error messages; default: the command line.
 
     Raises:
         InputError: The message lists every mistake with the place where it was written.
     """
-    path = Path(path)
+    path = shipped.resolve(path)
     values, places = _read_chain(path)
     if "name" not in values:
         values["name"] = re.sub(r"[^A-Za-z0-9._-]", "-", path.stem)
@@ -93,6 +94,8 @@ def _read_chain(path: Path, above: tuple[Path, ...] = ()) -> tuple[dict, Places]
     if not isinstance(base, str):
         raise InputError(f"{where}: base: must be the path of another YAML file, received {base!r}")
     base_path = path.parent / base
+    if not base_path.is_file():
+        base_path = shipped.find(base) or base_path
     if not base_path.is_file():
         others = sorted(p.name for p in base_path.parent.glob("*.yaml")) if base_path.parent.is_dir() else []
         raise InputError(f"{where}: base: there is no file {base_path}{nearest(base_path.name, others)}")

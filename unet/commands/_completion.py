@@ -1,0 +1,36 @@
+"""Completions for the shell: names of configurations, and keys and values of settings."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def configurations(incomplete: str) -> list[str]:
+    """Complete a configuration: shipped ones by name, YAML files and folders by path."""
+    from unet.config import shipped
+
+    folder = Path(incomplete) if incomplete.endswith("/") else Path(incomplete).parent
+    here = sorted(folder.glob("[!.]*")) if folder.is_dir() else []
+    paths = [f"{path}/" if path.is_dir() else str(path) for path in here if path.is_dir() or path.suffix == ".yaml"]
+    return [*shipped.names(), *paths]
+
+
+def settings(incomplete: str) -> list[str]:
+    """Complete ``KEY=VALUE``: first the key, then the value if there is a choice."""
+    from unet.config import json_schema
+
+    schema = json_schema()
+    known = dict(_settings(schema, schema["$defs"]))
+    key, equals, _ = incomplete.partition("=")
+    return [f"{key}={value}" for value in known.get(key, ())] if equals else [f"{name}=" for name in known]
+
+
+def _settings(section: dict, definitions: dict, prefix: str = "") -> Iterator[tuple[str, list[str]]]:
+    """Dotted keys in a section of the JSON schema, each with the values to choose from."""
+    for name, field in section["properties"].items():
+        if name == "base":
+            continue
+        if "$ref" in field:
+            yield from _settings(definitions[field["$ref"].split("/")[-1]], definitions, f"{prefix}{name}.")
+            continue
+        choices = [value for option in [field, *field.get("anyOf", ())] for value in option.get("enum", ())]
+        yield f"{prefix}{name}", ["true", "false"] if field.get("type") == "boolean" else choices
