@@ -16,8 +16,8 @@ LARGEST_MATRIX = (64, 25)
 
 
 def main(
-    operation: Annotated[str, typer.Argument(help="conv, pool or conv_transpose.")],
-    size: Annotated[int, typer.Argument(help="Input height and width in pixels.")],
+    operation: Annotated[str, typer.Argument(metavar="OPERATION", help="conv, pool or conv_transpose.")],
+    size: Annotated[int, typer.Argument(metavar="SIZE", help="Input height and width in pixels.")],
     kernel: Annotated[int, typer.Option("--kernel", "-k", help="Kernel size.")] = 3,
     stride: Annotated[int | None, typer.Option("--stride", "-s", help="Default: 1; for pool, the kernel size.")] = None,
     padding: Annotated[

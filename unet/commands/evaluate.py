@@ -21,29 +21,30 @@ def main(
 
     unet evaluate runs/pets --native
     """
+    from unet import config
     from unet.backend import use_backend
     from unet.errors import InputError, nearest
     from unet.formats import is_exported
-    from unet.runs import Run
+    from unet.runs import Run, Scores
 
     splits = ("train", "validation", "test")
     if split not in splits:
-        raise InputError(f"--split: {split!r} is not one of {', '.join(splits)}{nearest(split, splits)}")
-    exported = is_exported(path)
+        raise InputError(f"{split!r} is not one of {', '.join(splits)}{nearest(split, splits)}", argument="split")
+    exported, places = is_exported(path), tuple(overrides or ())
     if not exported:
-        Run.open(path).trained_network()
+        run = Run.open(path)
+        run.trained_network()
+        config.with_data_at(run.config, places)
     use_backend()
     from unet.evaluation import evaluate, evaluate_file, evaluation_of
-    from unet.runs import Scores
     from unet.tables import metrics_table
 
-    places = tuple(overrides or ())
     records: Scores
     if exported:
         records = evaluation_of(path)
         scores = evaluate_file(path, split, native, places)
     else:
-        records = run = Run.open(path)
+        records = run
         with run.logging():
             scores = evaluate(run, split, native, places)
     metrics_table(scores, f"{path.name}, {split}{', native size' if native else ''}")
