@@ -5,6 +5,7 @@ import pytest
 from tests.helpers import ROOT
 from unet import config
 from unet.ablation.plan import grid
+from unet.ablation.plan.labels import label_configs
 from unet.errors import InputError
 from unet.model import from_config
 
@@ -112,9 +113,9 @@ def test_an_axis_that_goes_with_the_upsampler_is_not_in_the_label(write):
         config.load(write("", base=""), [f"model.upsampler={name}", f"model.width={width}", f"seed={seed}"])
         for name, width, seed in (("nearest", 4, 0), ("carafe", 8, 0), ("nearest", 4, 1))
     ]
-    assert grid.label(configs) == ["nearest", "carafe", "nearest"]
+    assert label_configs(configs) == ["nearest", "carafe", "nearest"]
     other = config.load(write("", base=""), ["model.upsampler=nearest", "model.width=5"])
-    assert grid.label([*configs, other])[-1] == "nearest, model.width=5"
+    assert label_configs([*configs, other])[-1] == "nearest, model.width=5"
 
 
 def test_set_takes_dotted_keys_and_sections(write):
@@ -200,30 +201,30 @@ BROKEN = {
     "empty list": ("vary: {model.upsampler: []}\n", "grid.yaml:2: vary.model.upsampler: must be a list of values"),
     "same value twice": (
         "vary: {model.upsampler: [nearest, fade], seed: [1, 1]}\n",
-        "grid.yaml:2: vary.seed: the same value stands twice",
+        "grid.yaml:2: vary.seed: duplicate value",
     ),
     "same value in another order": (
         "vary:\n  model.upsampler: [{name: bicubic, a: -0.5}, {a: -0.5, name: bicubic}]\n",
-        "grid.yaml:3: vary.model.upsampler: the same value stands twice",
+        "grid.yaml:3: vary.model.upsampler: duplicate value",
     ),
     "two spellings of one value": (
         "vary:\n  model.upsampler: [nearest, {name: nearest}]\n",
-        "grid.yaml:2: vary: several cells would be the same run: nearest-seed0",
+        "grid.yaml:2: vary: several cells have the same configuration: nearest-seed0",
     ),
-    "nothing varies": ("set: {seed: 1}\n", "grid.yaml: vary: nothing to compare; give a list to vary.model.upsampler"),
+    "nothing varies": ("set: {seed: 1}\n", "grid.yaml: vary: nothing to compare; list values under vary.model.upsampler"),
     "only seeds vary": ("\nvary: {seed: [0, 1]}\n", "grid.yaml:3: vary: nothing to compare"),
-    "only names vary": ("vary: {name: [a, b]}\n", "grid.yaml:2: vary: several cells would be the same run"),
+    "only names vary": ("vary: {name: [a, b]}\n", "grid.yaml:2: vary: several cells have the same configuration"),
     "set of what varies": (
         "set:\n  model: {upsampler: fade}\n" + UPSAMPLERS_VARY,
-        "grid.yaml:3: model.upsampler: vary.model.upsampler decides it; give its values there, as a list",
+        "grid.yaml:3: model.upsampler: already varied by vary.model.upsampler; list its values there",
     ),
     "unknown baseline": (
         UPSAMPLERS_VARY + "baseline: nearset\n",
         "grid.yaml:3: baseline: 'nearset' is not one of nearest, carafe; did you mean nearest?",
     ),
     "baseline of a wrong type": (UPSAMPLERS_VARY + "baseline: [1]\n", "grid.yaml:3: baseline: [1] is not one of"),
-    "name with a slash": ("name: a/b\n" + UPSAMPLERS_VARY, "grid.yaml:2: name: must be letters, digits"),
-    "name is a number": ("name: 3\n" + UPSAMPLERS_VARY, "grid.yaml:2: name: must be letters, digits"),
+    "name with a slash": ("name: a/b\n" + UPSAMPLERS_VARY, "grid.yaml:2: name: must consist of letters, digits"),
+    "name is a number": ("name: 3\n" + UPSAMPLERS_VARY, "grid.yaml:2: name: must consist of letters, digits"),
     "unknown upsampler": (
         "vary:\n  model.upsampler: [nearest, caraffe]\n",
         "grid.yaml:3: model.upsampler: 'caraffe' is not one of nearest, bilinear",
@@ -269,10 +270,10 @@ def test_a_broken_grid_is_told_with_its_place(write, case):
 @pytest.mark.parametrize(
     ("base", "expected"),
     [
-        ("", "grid.yaml: base: must be the path of a configuration, as ../pets.yaml, received None"),
-        ("base: 3\n", "grid.yaml:1: base: must be the path of a configuration, as ../pets.yaml, received 3"),
+        ("", "grid.yaml: base: must be the path of a configuration, such as ../pets.yaml, received None"),
+        ("base: 3\n", "grid.yaml:1: base: must be the path of a configuration, such as ../pets.yaml, received 3"),
         ("base: bass.yaml\n", "bass.yaml; did you mean"),
-        ("base: nowhere/base.yaml\n", "grid.yaml:1: base: there is no file"),
+        ("base: nowhere/base.yaml\n", "grid.yaml:1: base: no such file"),
     ],
 )
 def test_a_missing_base_is_told_with_its_place(write, base, expected):
@@ -295,17 +296,17 @@ def test_a_missing_grid_suggests_a_neighbour(tmp_path):
     ("override", "expected"),
     [
         ("vary.seed=3", "command line: vary.seed: must be a list of values, received 3"),
-        ("vary.seed=[2, 2]", "command line: vary.seed: the same value stands twice"),
+        ("vary.seed=[2, 2]", "command line: vary.seed: duplicate value"),
         ("vary.model.upsampler=[nearest, caraffe]", "command line: model.upsampler: 'caraffe' is not one of"),
         ("vary.model.widht=[1, 2]", "command line: model.widht: unknown key"),
-        ("model.upsampler=fade", "command line: model.upsampler: vary.model.upsampler decides it"),
-        ("model.upsampler.k_up=3", "command line: model.upsampler.k_up: vary.model.upsampler decides it"),
-        ("seed=3", "command line: seed: vary.seed decides it; give its values there, as a list"),
+        ("model.upsampler=fade", "command line: model.upsampler: already varied by vary.model.upsampler"),
+        ("model.upsampler.k_up=3", "command line: model.upsampler.k_up: already varied by vary.model.upsampler"),
+        ("seed=3", "command line: seed: already varied by vary.seed; list its values there"),
         ("training.epoch=3", "command line: training.epoch: unknown key; did you mean epochs?"),
         ("training.epochs=0", "command line: training.epochs: must be ≥ 1, received 0"),
-        ("name=a/b", "command line: name: must be letters"),
+        ("name=a/b", "command line: name: must consist of letters"),
         ("baseline=fade", "command line: baseline: 'fade' is not one of nearest, carafe"),
-        ("base=nowhere.yaml", "command line: base: there is no file nowhere.yaml"),
+        ("base=nowhere.yaml", "command line: base: no such file: nowhere.yaml"),
         ("training.epochs", "command line: 'training.epochs': an override is written key.sub=value"),
         ("vary.seed=[1", "command line: vary.seed: '[1' is not a YAML value"),
         ("set.training.epochs=3", "command line: set: unknown key"),

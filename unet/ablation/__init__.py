@@ -1,6 +1,6 @@
-"""Many runs that differ in their upsampler and seed: planned, run, and reported.
+"""Ablations: many runs that differ in their upsampler and seed, planned, trained and reported.
 
-plan/    what to train: YAML to cells; the dry run
-run/     train every cell, in processes on this machine or on a Ray cluster; measure times and costs
-report/  what finished runs say: results side by side, statistics, charts, pages
+plan/    from a YAML grid to cells: one configuration for each variant and seed
+run/     train and evaluate every cell, on this machine or on a Ray cluster; measure costs, times and pictures
+report/  from finished runs and their measurements to statistics, charts, tables and pages; measures nothing
 """

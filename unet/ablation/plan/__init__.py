@@ -1,1 +1,1 @@
-"""What an ablation trains: the grid of its cells, and what they would cost."""
+"""From a grid in YAML to the cells of an ablation."""

@@ -1,1 +1,1 @@
-"""What finished runs say, side by side: results, statistics, charts, pages."""
+"""What finished runs show: statistics, tables, charts and pages. Everything here reads files; nothing is measured."""

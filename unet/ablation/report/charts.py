@@ -1,51 +1,64 @@
-"""The report's charts, from a summary alone; each returns a figure that the caller saves and closes."""
+"""The charts of a report; each function returns a figure that the caller saves."""
 
 import math
 
 import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from unet.ablation.report.results import Summary, Variant, pareto_front
-from unet.figures import PALETTE, STYLE
+from unet.colours import PALETTE
+from unet.figures import STYLE
 
 BLUE, ORANGE, GREY = PALETTE[1], PALETTE[6], "#7F7F7F"
-"""Tied with the best; the baseline; everything else."""
+"""Variants tied with the best; the baseline; everything else. The style sheet of the HTML page adapts them."""
 
 WIDTH = 5.2
-"""Inches; with this font the text is readable on a telephone and in a README."""
+"""Width in inches, chosen so that the text is readable on a telephone and in a README."""
+
+CAPTIONS = {
+    "score_by_cost": "Mean IoU against cost: up is better, left is cheaper. The dashed line is the Pareto front: no "
+    "variant is both better and cheaper than those on it. Bars: 95 % interval of the paired difference from the "
+    "baseline (orange).",
+    "differences": "Paired difference from the baseline with its 95 % interval over seeds and test images; filled: "
+    "p < 0.05 after Holm's correction. A single comparison of this design can rarely show differences within the grey "
+    "band.",
+    "learning": "Validation mean IoU by epoch: mean and range over seeds; all other variants in grey.",
+    "checkerboards": "The pattern that each trained network produces on an image of one colour, where there should be "
+    "none: amplitude by frequency. The number is the pattern's share of the response. Bright edges are patterns with a "
+    "period of two pixels.",
+}
 
 
 def score_by_cost(summary: Summary) -> Figure:
     """Mean IoU against inference time and against multiply-adds, with Pareto fronts.
 
-    A bar is the interval of the paired difference to the baseline, which has none itself.
+    A bar is the interval of the paired difference from the baseline, so that the baseline has none.
     """
     timed = all(variant.latency for variant in summary.variants)
     panels: list = [("multiply-adds per image (millions)", lambda v: v.multiply_adds / 1e6)]
     if timed:
         where = summary.made["latency_device"]
         panels.insert(0, (f"inference, one image (ms)\n{where}", lambda v: v.latency["1"]["median_ms"]))
-    with plt.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE):
         height = 0.9 + max(2.6, 0.26 * len(summary.variants))
-        figure, axes = plt.subplots(len(panels), 1, figsize=(WIDTH, height * len(panels)), layout="constrained")
-        for panel, (label, cost) in zip(np.atleast_1d(axes), panels):
+        figure = Figure((WIDTH, height * len(panels)), layout="constrained")
+        axes = figure.subplots(len(panels), 1, squeeze=False)
+        for panel, (label, cost) in zip(axes.flat, panels):
             _scatter(panel, summary, cost)
             panel.set(xlabel=label, ylabel="test mean IoU (%)")
     return figure
 
 
 def differences(summary: Summary) -> Figure:
-    """Forest plot: each variant's difference to the baseline with its interval."""
+    """Forest plot: the difference of each variant from the baseline, with its interval."""
     others = sorted(
         (variant for variant in summary.variants if variant.difference is not None), key=lambda v: v.mean_iou
     )
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(WIDTH, 1.1 + 0.3 * len(others)), layout="constrained")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure((WIDTH, 1.1 + 0.3 * len(others)), layout="constrained")
+        axes = figure.subplots()
         axes.axvline(0, color=GREY, linewidth=1)
         reach = 100 * summary.detectable
         axes.axvspan(-reach, reach, color=GREY, alpha=0.15, linewidth=0)
@@ -53,10 +66,10 @@ def differences(summary: Summary) -> Figure:
             ends = (variant.difference, variant.difference_low, variant.difference_high)
             value, low, high = (100 * float(end or 0) for end in ends)
             p = float(variant.p_holm or 0)
-            sure = p < 0.05
+            significant = p < 0.05
             colour = _colour(summary, variant)
             axes.plot([low, high], [row, row], color=colour, linewidth=2)
-            axes.plot(value, row, "o", color=colour, markerfacecolor=colour if sure else "none", markersize=6)
+            axes.plot(value, row, "o", color=colour, markerfacecolor=colour if significant else "none", markersize=6)
             note = f"{value:+.2f}   p {_p(p)}"
             axes.text(1.02, row, note, transform=axes.get_yaxis_transform(), va="center", fontsize=9)
         axes.set_yticks(range(len(others)), [variant.name for variant in others])
@@ -67,19 +80,12 @@ def differences(summary: Summary) -> Figure:
 
 
 def learning(summary: Summary) -> Figure:
-    """Validation mean IoU by epoch: one panel a variant, its range over seeds, and all others in grey."""
+    """Validation mean IoU by epoch: one panel for each variant, with the range over seeds and all others in grey."""
     columns = 3
     rows = math.ceil(len(summary.variants) / columns)
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            rows,
-            columns,
-            figsize=(WIDTH, 0.5 + 1.35 * rows),
-            sharex=True,
-            sharey=True,
-            squeeze=False,
-            layout="constrained",
-        )
+    with matplotlib.rc_context(STYLE):
+        figure = Figure((WIDTH, 0.5 + 1.35 * rows), layout="constrained")
+        axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         curves = {variant.name: _curve(variant) for variant in summary.variants}
         everything = np.concatenate([curve.ravel() for curve in curves.values()])
         for panel, variant in zip(axes.flat, summary.variants):
@@ -94,25 +100,24 @@ def learning(summary: Summary) -> Figure:
             panel.xaxis.get_major_locator().set_params(integer=True)
         low, high = np.nanpercentile(everything, 5), np.nanmax(everything)
         axes.flat[0].set_ylim(low - 0.1 * (high - low), high + 0.05 * (high - low))
-        _hide_rest(axes, len(summary.variants))
+        _hide_unused(axes, len(summary.variants))
         figure.supxlabel("epoch", fontsize=10)
         figure.supylabel("validation mean IoU", fontsize=10)
     return figure
 
 
 def checkerboards(summary: Summary, spectra: dict[str, np.ndarray]) -> Figure:
-    """Frequencies of the pattern that a trained network lays over an image of one colour.
+    """Spectrum of the pattern that each trained network produces on an image of one colour.
 
     Args:
-        summary: For order and numbers.
-        spectra: :func:`unet.checkerboard.harmonics` by variant.
+        summary: Supplies the number above each panel.
+        spectra: Result of :func:`unet.checkerboard.harmonics` by variant, in the order of the panels.
     """
     columns = 4
     rows = math.ceil(len(spectra) / columns)
-    with plt.rc_context(STYLE | {"axes.grid": False}):
-        figure, axes = plt.subplots(
-            rows, columns, figsize=(WIDTH, 0.9 + 1.75 * rows), squeeze=False, layout="constrained"
-        )
+    with matplotlib.rc_context(STYLE | {"axes.grid": False}):
+        figure = Figure((WIDTH, 0.9 + 1.75 * rows), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False)
         for panel, (name, spectrum) in zip(axes.flat, spectra.items()):
             decibels = 20 * np.log10(np.maximum(spectrum, 1e-6))
             period = len(spectrum)
@@ -123,7 +128,7 @@ def checkerboards(summary: Summary, spectra: dict[str, np.ndarray]) -> Figure:
             panel.set(xticks=[-0.5, 0, 0.5], yticks=[-0.5, 0, 0.5])
             panel.tick_params(labelsize=8)
             panel.label_outer()
-        _hide_rest(axes, len(spectra))
+        _hide_unused(axes, len(spectra))
         figure.supxlabel("cycles per pixel, across", fontsize=9)
         figure.supylabel("cycles per pixel, down", fontsize=9)
         bar = figure.colorbar(image, ax=axes, label="amplitude (dB of the whole response)", shrink=0.8, location="top")
@@ -131,8 +136,8 @@ def checkerboards(summary: Summary, spectra: dict[str, np.ndarray]) -> Figure:
     return figure
 
 
-def _hide_rest(axes, count: int) -> None:
-    """Leave out the panels behind the first ``count``; what is above them shows the ticks."""
+def _hide_unused(axes, count: int) -> None:
+    """Hide all panels but the first ``count``, and label the ticks of the panels above them."""
     columns = axes.shape[1]
     for index in range(count, axes.size):
         axes.flat[index].set_visible(False)
@@ -156,8 +161,8 @@ def _scatter(axes, summary: Summary, cost) -> None:
     axes.plot(xs, ys, color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     if max(values) > 4 * min(values):
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda x, _: f"{x:g}"))
-        axes.xaxis.set_minor_formatter(matplotlib.ticker.FuncFormatter(_one_two_five))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        axes.xaxis.set_minor_formatter(FuncFormatter(_one_two_five))
     low, high = axes.get_ylim()
     places = _spread([100 * variant.mean_iou for variant in variants], low, high)
     for variant, x, place in zip(variants, values, places):
@@ -182,7 +187,7 @@ def _scatter(axes, summary: Summary, cost) -> None:
 
 
 def _spread(values: list[float], low: float, high: float) -> list[float]:
-    """Heights of labels for ascending ``values``, in their order, not closer than the room allows."""
+    """Heights of labels for ascending ``values``, moved apart so that they do not overlap."""
     gap = (high - low) / max(len(values), 1)
     places: list[float] = []
     for index, value in enumerate(values):
@@ -203,7 +208,7 @@ def _colour(summary: Summary, variant: Variant) -> str:
 
 
 def _curve(variant: Variant) -> np.ndarray:
-    """``(seeds, epochs)``, cut to what all seeds have."""
+    """Validation mean IoU ``(seeds, epochs)``, cut to the epochs that all seeds have."""
     length = min(len(curve) for curve in variant.learning)
     return np.array([curve[:length] for curve in variant.learning])
 

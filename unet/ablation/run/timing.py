@@ -1,35 +1,26 @@
-"""Times of networks on the device at hand: training steps, and inference in turns.
+"""Times of networks on this process's device: training steps, and inference in turns."""
 
-``python -m unet.ablation.run.timing steps|latency OUTPUT.json`` measures the runs named on standard input in a process
-of its own, so that the caller needs no device.
-"""
-
-import json
-import sys
 import time
-from pathlib import Path
 
 import keras
 import numpy as np
 
-from unet import backend, data
+from unet import backend
 from unet.console import track
 from unet.data.batches import Batches
 from unet.data.cache import Split
 from unet.evaluation import predict_logits
-from unet.files import write_json
-from unet.model import load_saved
 from unet.runs import Run
 from unet.training import compiles, make_optimizer, make_trainer
 
 BATCHES = (1, 32)
 ROUNDS = 40
 SECONDS = 20.0
-"""A variant is measured in at most ROUNDS rounds, and not many longer than this."""
+"""Every variant is measured in ROUNDS rounds, or fewer (at least 5) if they take longer than this for each variant."""
 
 
 def latency(runs: dict[str, Run]) -> dict:
-    """Inference time of trained networks, taking turns in one process so that a slow minute meets all of them.
+    """Measure the inference time of trained networks in turns, so that a slow minute affects all of them.
 
     Args:
         runs: A finished run by variant.
@@ -40,7 +31,7 @@ def latency(runs: dict[str, Run]) -> dict:
     """
     calls = {}
     for variant, run in runs.items():
-        network = load_saved(run.best_file)
+        network = keras.saving.load_model(run.best_file, compile=False)
         network.jit_compile = compiles(run.config)
         images = np.random.default_rng(0).integers(0, 256, (max(BATCHES), *run.config.data.size, 3), dtype=np.uint8)
         for batch in BATCHES:
@@ -59,26 +50,18 @@ def latency(runs: dict[str, Run]) -> dict:
     return {
         "device": backend.device_name(),
         "variants": {
-            variant: {
-                str(batch): {
-                    "median_ms": 1e3 * float(np.median(seconds[variant, batch])),
-                    "p95_ms": 1e3 * float(np.percentile(seconds[variant, batch], 95)),
-                    "rounds": len(seconds[variant, batch]),
-                }
-                for batch in BATCHES
-            }
-            for variant in runs
+            variant: {str(batch): _summary(seconds[variant, batch]) for batch in BATCHES} for variant in runs
         },
     }
 
 
 def steps(runs: dict[str, Run], count: int = 5) -> dict:
-    """Seconds of a training step with random images, ``{"device": ..., "variants": {name: seconds}}``."""
+    """Measure a training step on random images: ``{"device": ..., "variants": {name: seconds}}``."""
     found = {}
     for variant, run in track(runs.items(), len(runs), "timing a few steps"):
         config = run.config
         (height, width), batch = config.data.size, config.training.batch_size
-        classes = data.class_names(config.data)
+        classes = run.info.classes
         rng = np.random.default_rng(0)
         split = Split(
             images=rng.integers(0, 256, (count * batch, height, width, 3), dtype=np.uint8),
@@ -93,27 +76,21 @@ def steps(runs: dict[str, Run], count: int = 5) -> dict:
     return {"device": backend.device_name(), "variants": found}
 
 
+def _summary(seconds: list[float]) -> dict:
+    return {
+        "median_ms": 1e3 * float(np.median(seconds)),
+        "p95_ms": 1e3 * float(np.percentile(seconds, 95)),
+        "rounds": len(seconds),
+    }
+
+
 class _Stopwatch(keras.callbacks.Callback):
-    """When each step ended; reading the loss waits for the device."""
+    """Times at which steps ended."""
 
     def __init__(self):
         super().__init__()
         self.times: list[float] = []
 
     def on_train_batch_end(self, batch, logs=None):
-        float(logs["loss"])
+        float(logs["loss"])  # waits for the device
         self.times.append(time.perf_counter())
-
-
-if __name__ == "__main__":
-    import typer
-
-    from unet import backend, console
-
-    def main(what: str, output: Path):
-        """Measure the runs that standard input names, ``{"variant": "path"}``, and write OUTPUT."""
-        backend.use_backend()
-        runs = {variant: Run.open(path) for variant, path in json.load(sys.stdin).items()}
-        write_json(output, {"latency": latency, "steps": steps}[what](runs))
-
-    console.run(lambda: typer.run(main))

@@ -1,0 +1,59 @@
+"""Short names of variants and run directories, by what distinguishes their configurations."""
+
+import json
+import re
+from typing import Any
+
+from unet.config import Config
+
+
+def label_configs(configs: list[Config]) -> list[str]:
+    """Short names of configurations by what distinguishes them, apart from seeds and names.
+
+    The upsampler alone if it is enough to tell the variants apart, otherwise every key that differs:
+    ``carafe, data.size=96``.
+    """
+    flat = [_flatten(config.model_dump(mode="json")) for config in configs]
+    keys = [
+        key
+        for key in dict.fromkeys(key for values in flat for key in values)
+        if key not in ("seed", "name") and len({json.dumps(values.get(key)) for values in flat}) > 1
+    ]
+    variants = [tuple(json.dumps(values.get(key)) for key in keys) for values in flat]
+    upsamplers = [_as_text(values["model.upsampler"]) for values in flat]
+    if len(set(zip(variants, upsamplers))) == len(set(upsamplers)):
+        return upsamplers
+    others = [key for key in keys if key != "model.upsampler"]
+    return [
+        ", ".join(
+            ([upsampler] if "model.upsampler" in keys else [])
+            + [f"{key}={_as_text(values.get(key))}" for key in others if key in values]
+        )
+        for values, upsampler in zip(flat, upsamplers)
+    ]
+
+
+def run_name(variant: str, seed: int) -> str:
+    """Name of a cell's run directory: ``conv_transpose-kernel_size-4-seed0``."""
+    return re.sub(r"[^A-Za-z0-9._]+", "-", variant).strip("-") + f"-seed{seed}"
+
+
+def _flatten(values: dict, prefix: str = "") -> dict[str, Any]:
+    """Dotted keys and their values; the upsampler and its options are one value."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and name != "model.upsampler":
+            flat |= _flatten(value, f"{name}.")
+        else:
+            flat[name] = value
+    return flat
+
+
+def _as_text(value) -> str:
+    """A value in short notation: ``96``, ``96×160``, ``conv_transpose kernel_size=4``."""
+    if isinstance(value, dict) and "name" in value:
+        return " ".join([value["name"], *(f"{key}={_as_text(v)}" for key, v in value.items() if key != "name")])
+    if isinstance(value, list | tuple):
+        return str(value[0]) if len(set(value)) == 1 else "×".join(map(str, value))
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,67 @@
+"""Example segmentations: the test images on which the variants differ most."""
+
+import logging
+
+import keras
+import numpy as np
+
+from unet import data
+from unet.ablation.run.finished import SPLIT
+from unet.colours import colour_table
+from unet.console import track
+from unet.errors import InputError
+from unet.evaluation import predict_logits
+from unet.metrics import confusion, intersection_union, iou, mean
+from unet.runs import Run
+
+log = logging.getLogger("unet")
+
+COUNT = 4
+"""Number of test images."""
+
+
+def predict(runs: dict[str, Run]) -> dict[str, np.ndarray] | None:
+    """Segment a few test images with each run.
+
+    Args:
+        runs: A finished run by variant. All have the same data and image size.
+
+    Returns:
+        Arrays as in :class:`unet.ablation.run.measurements.Scenes`; ``None`` if the test images are not available.
+    """
+    first = next(iter(runs.values()))
+    try:
+        dataset = data.prepare(first.config.data)
+    except InputError as error:
+        log.warning("the report shows no example segmentations: %s", error)
+        return None
+    chosen = _most_disputed(runs)
+    images, masks = np.asarray(dataset.test.images[chosen]), np.asarray(dataset.test.masks[chosen])
+    predictions, scores = [], []
+    for run in track(runs.values(), len(runs), "example segmentations"):
+        network = keras.saving.load_model(run.best_file, compile=False)
+        predicted = predict_logits(network, images).argmax(-1).astype("uint8")
+        predictions.append(predicted)
+        scores.append(mean(iou(*intersection_union(confusion(masks, predicted, len(first.info.classes)))), axis=-1))
+    return {
+        "names": np.array([dataset.test.names[index] for index in chosen]),
+        "images": images,
+        "masks": masks,
+        "predictions": np.stack(predictions),
+        "scores": np.stack(scores),
+        "variants": np.array(list(runs)),
+        "classes": np.array(first.info.classes),
+        "colours": colour_table(first.info.colours),
+    }
+
+
+def _most_disputed(runs: dict[str, Run]) -> list[int]:
+    """Indices of the test images on which scores differ most, leaving out the hardest and the easiest images."""
+    scores = []
+    for run in runs.values():
+        with np.load(run.counts_file(SPLIT)) as counts:
+            scores.append(mean(iou(*intersection_union(counts["confusion"])), axis=-1))
+    typical, spread = np.median(scores, axis=0), np.std(scores, axis=0)
+    middle = (typical >= np.nanpercentile(typical, 40)) & (typical <= np.nanpercentile(typical, 90))
+    order = np.argsort(-np.where(middle, np.nan_to_num(spread), -1.0), kind="stable")
+    return sorted(int(index) for index in order[:COUNT])
