@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Draw the charts of a committed ablation from its summary.json."""
+"""Draw the charts of a committed ablation, and write its report, from its summary.json."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,17 +14,21 @@ def main(
         "docs/results/upsamplers_cpu"
     ),
 ):
-    """Draw DIRECTORY/charts from DIRECTORY/summary.json.
+    """Draw DIRECTORY/charts and write DIRECTORY/report.md from DIRECTORY/summary.json.
 
     python scripts/figures.py
     """
     from unet.ablation.report import charts
+    from unet.ablation.report.markdown import as_markdown
     from unet.ablation.report.results import Summary
     from unet.figures import save
+    from unet.files import write_text
 
     summary = Summary.load(results / "summary.json")
     for draw in (charts.score_by_cost, charts.differences, charts.learning):
         save(draw(summary), results / "charts" / f"{draw.__name__}.png")
+    drawn = [name for name in charts.CAPTIONS if (results / "charts" / f"{name}.png").is_file()]
+    write_text(results / "report.md", as_markdown(summary, drawn))
 
 
 if __name__ == "__main__":

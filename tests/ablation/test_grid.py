@@ -211,7 +211,10 @@ BROKEN = {
         "vary:\n  model.upsampler: [nearest, {name: nearest}]\n",
         "grid.yaml:2: vary: several cells have the same configuration: nearest-seed0",
     ),
-    "nothing varies": ("set: {seed: 1}\n", "grid.yaml: vary: nothing to compare; list values under vary.model.upsampler"),
+    "nothing varies": (
+        "set: {seed: 1}\n",
+        "grid.yaml: vary: nothing to compare; list values under vary.model.upsampler",
+    ),
     "only seeds vary": ("\nvary: {seed: [0, 1]}\n", "grid.yaml:3: vary: nothing to compare"),
     "only names vary": ("vary: {name: [a, b]}\n", "grid.yaml:2: vary: several cells have the same configuration"),
     "set of what varies": (

@@ -10,59 +10,72 @@ from unet import backend
 
 
 def main(
-    path: Annotated[Path, typer.Argument(metavar="GRID", help="A YAML file, as configs/ablation/upsamplers.yaml.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="GRID", help="YAML file of a grid, such as configs/ablation/upsamplers.yaml.")
+    ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="For all cells, as training.epochs=8, or vary.seed=[0,1]."),
+        typer.Argument(metavar="[KEY=VALUE]...", help="For all cells: training.epochs=8; or vary.seed=[0,1]."),
     ] = None,
-    root: Annotated[Path, typer.Option(help="Directory of the ablation's own directory.")] = Path("runs"),
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show cells, costs and time; train nothing.")] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Cells at once; ray: on each GPU, else each machine.")] = 1,
-    executor: Annotated[str, typer.Option(help="local, or ray: pip install '.[ray]'.")] = "local",
+    root: Annotated[Path, typer.Option(help="Parent of the ablation's directory.")] = Path("runs"),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show cells, costs and an estimate of the time; train nothing.")
+    ] = False,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Cells that run at the same time; with ray, on each GPU or else each machine.")
+    ] = 1,
+    executor: Annotated[str, typer.Option(help="local or ray.")] = "local",
     address: Annotated[
-        str | None, typer.Option(help="Of a Ray cluster; default: RAY_ADDRESS, else start one here.")
+        str | None, typer.Option(help="Address of a Ray cluster; default: RAY_ADDRESS, else one is started here.")
     ] = None,
 ):
-    """Train every cell of GRID into runs/NAME and write report.html there. What is finished is not done again.
+    """Train every cell of GRID in runs/NAME and write report.html there. Finished cells are not trained again.
 
     unet ablate configs/ablation/upsamplers.yaml --dry-run
     """
+    from unet.ablation.plan import grid
     from unet.errors import InputError, RunError, nearest
+    from unet.runs import logging_to
 
     executors = ("local", "ray")
     if executor not in executors:
-        raise InputError(f"--executor: {executor!r} is not one of local, ray{nearest(executor, executors)}")
+        raise InputError(f"{executor!r} is not one of local, ray{nearest(executor, executors)}", argument="executor")
+    cells = grid.load(path, overrides or ())
+    directory = root / cells.name
     environment = backend.use_backend_without_devices()
-
-    from unet.ablation.plan import dry_run as plan
-    from unet.ablation.plan import grid
-    from unet.ablation.report import page as report
-    from unet.ablation.run import execution
-    from unet.runs import logging_to
-
-    loaded = grid.load(path, overrides or ())
-    directory = root / loaded.name
     if dry_run:
-        plan.show(loaded, directory, environment, workers)
+        from unet.ablation.run.dry_run import show
+
+        show(cells, directory, environment, workers)
         return
+
+    from unet.ablation.report import page
+    from unet.ablation.run.cells import finished_runs, prepare_data, run_cells
+    from unet.ablation.run.finished import arrange
+    from unet.ablation.run.measurements import measure
+
     with logging_to(directory / "log.txt"):
-        execution.prepare_data(loaded)
-        local = executor == "local"
-        chosen = (
-            execution.LocalExecutor(environment, workers)
-            if local
-            else execution.RayExecutor(environment, address, workers)
-        )
-        with contextlib.closing(chosen):
-            failures = execution.run_cells(loaded, directory, chosen)
-        runs = execution.finished_runs(loaded, directory)
+        prepare_data(cells)
+        with contextlib.closing(_executor(executor, environment, workers, address)) as started:
+            failures = run_cells(cells, directory, started)
         try:
-            report.write(runs, directory, loaded.name, loaded.baseline, environment, failures)
+            runs = arrange(finished_runs(cells, directory))
+            page.write(runs, measure(runs, directory, environment), directory, cells.name, cells.baseline, failures)
         except InputError as error:
             if not failures:
                 raise
-            share = f"{len(failures)} of {len(loaded.cells)} cells"
+            share = f"{len(failures)} of {len(cells.cells)} cells"
             raise RunError(f"{share} failed, and the others cannot be compared: {error}") from None
     print(f"report: {directory / 'report.html'}")
     if failures:
-        raise RunError(f"{len(failures)} of {len(loaded.cells)} cells failed; the report is about the others")
+        raise RunError(f"{len(failures)} of {len(cells.cells)} cells failed; the report covers the others")
+
+
+def _executor(name: str, environment: dict[str, str], workers: int, address: str | None):
+    if name == "local":
+        from unet.ablation.run.executors.local import LocalExecutor
+
+        return LocalExecutor(environment, workers)
+    from unet.ablation.run.executors.ray import RayExecutor
+
+    return RayExecutor(environment, address, workers)

@@ -199,7 +199,8 @@ def _cells(document: _Document, base: Path) -> tuple[Cell, ...]:
     names = [cell.config.name for cell in cells]
     if duplicates := {name for name in names if names.count(name) > 1}:
         raise InputError(
-            f"{document.place('vary')}: vary: several cells have the same configuration: {', '.join(sorted(duplicates))}"
+            f"{document.place('vary')}: vary: several cells have the same configuration: "
+            + ", ".join(sorted(duplicates))
         )
     return cells
 

@@ -15,7 +15,7 @@ from unet.ablation.report import charts, tables
 from unet.ablation.report.examples import Tile, tiles
 from unet.ablation.report.markdown import as_markdown
 from unet.ablation.report.results import Summary, as_csv, summarise
-from unet.ablation.run.finished import FinishedRuns
+from unet.ablation.run.finished import RunsByVariant
 from unet.ablation.run.measurements import Measurements, Scenes
 from unet.figures import save
 from unet.files import write_text
@@ -24,7 +24,7 @@ log = logging.getLogger("unet")
 
 
 def write(
-    runs: FinishedRuns,
+    runs: RunsByVariant,
     measurements: Measurements,
     directory: Path,
     title: str,

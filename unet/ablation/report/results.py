@@ -12,8 +12,8 @@ import numpy as np
 import yaml
 
 from unet.ablation.report import statistics
-from unet.ablation.run.finished import SPLIT, FinishedRuns
-from unet.errors import InputError, nearest
+from unet.ablation.run.finished import SPLIT, RunsByVariant
+from unet.errors import InputError
 from unet.files import write_json
 from unet.runs import Run
 
@@ -101,7 +101,7 @@ class Summary:
 
 
 def summarise(
-    runs: FinishedRuns, title: str, baseline: str | None, latency: dict, failures: dict[str, str]
+    runs: RunsByVariant, title: str, baseline: str | None, latency: dict, failures: dict[str, str]
 ) -> Summary:
     """Compare runs by their metrics, counts and histories.
 
@@ -115,10 +115,7 @@ def summarise(
     Raises:
         InputError: The baseline is unknown, or the runs were not tested on the same images and classes.
     """
-    baseline = runs.variants[0] if baseline is None else baseline
-    if baseline not in runs.variants:
-        choices = ", ".join(runs.variants)
-        raise InputError(f"{baseline!r} is not one of {choices}{nearest(baseline, runs.variants)}", argument="baseline")
+    baseline = runs.check_baseline(baseline)
     analysis = statistics.analyse(_confusion(runs), runs.variants, baseline)
     timed = latency.get("variants", {})
     variants = tuple(_variant(runs, score.name, analysis, timed.get(score.name, {})) for score in analysis.variants)
@@ -157,7 +154,7 @@ def pareto_front(variants: Sequence[Variant], costs: Sequence[float]) -> list[in
     return [index for index in range(len(variants)) if not dominated(index)]
 
 
-def as_csv(runs: FinishedRuns, latency: dict) -> str:
+def as_csv(runs: RunsByVariant, latency: dict) -> str:
     """One row for each run: every number in its metrics.json, and the inference time of its variant."""
     rows = []
     for (variant, seed), run in runs.runs.items():
@@ -172,7 +169,7 @@ def as_csv(runs: FinishedRuns, latency: dict) -> str:
     return text.getvalue()
 
 
-def _confusion(runs: FinishedRuns) -> np.ndarray:
+def _confusion(runs: RunsByVariant) -> np.ndarray:
     """Confusion matrices ``(V, S, N, C, C)`` of the runs that are compared."""
     first = runs.runs[runs.variants[0], runs.seeds[0]]
     with np.load(first.counts_file(SPLIT)) as counts:
@@ -191,7 +188,7 @@ def _confusion(runs: FinishedRuns) -> np.ndarray:
     return np.stack(matrices).reshape(len(runs.variants), len(runs.seeds), *shape)
 
 
-def _variant(runs: FinishedRuns, name: str, analysis: statistics.Analysis, latency: dict) -> Variant:
+def _variant(runs: RunsByVariant, name: str, analysis: statistics.Analysis, latency: dict) -> Variant:
     repetitions = [runs.runs[name, seed] for seed in runs.seeds]
     scores = [run.metrics()[SPLIT] for run in repetitions]
     costs = [run.metrics()["cost"] for run in repetitions]
@@ -237,7 +234,7 @@ def _variant(runs: FinishedRuns, name: str, analysis: statistics.Analysis, laten
     )
 
 
-def _warnings(runs: FinishedRuns, analysis: statistics.Analysis, failures: dict[str, str]) -> Iterator[str]:
+def _warnings(runs: RunsByVariant, analysis: statistics.Analysis, failures: dict[str, str]) -> Iterator[str]:
     """What a reader needs to know to judge the numbers."""
     if not analysis.seeds_counted:
         yield "One seed only: the intervals cover the choice of test images, but not the variation between trainings."
@@ -261,7 +258,7 @@ def _warnings(runs: FinishedRuns, analysis: statistics.Analysis, failures: dict[
         yield f"{name} failed: {reason}"
 
 
-def _made(runs: FinishedRuns, latency: dict) -> dict[str, Any]:
+def _made(runs: RunsByVariant, latency: dict) -> dict[str, Any]:
     starts = [start for run in runs.runs.values() for start in _starts(run)]
     run = next(iter(runs.runs.values()))
     config = run.config.model_dump(mode="json")

@@ -1,9 +1,9 @@
-"""Finished runs, arranged by variant and seed."""
+"""Which runs are finished, and runs arranged by variant and seed."""
 
 from dataclasses import dataclass
 
 from unet.ablation.plan.labels import label_configs
-from unet.errors import InputError
+from unet.errors import InputError, nearest
 from unet.runs import Run
 
 SPLIT = "test"
@@ -17,8 +17,8 @@ def is_finished(run: Run) -> bool:
 
 
 @dataclass(frozen=True)
-class FinishedRuns:
-    """Finished runs by variant and seed."""
+class RunsByVariant:
+    """Runs by variant and seed."""
 
     runs: dict[tuple[str, int], Run]
     variants: tuple[str, ...]
@@ -30,8 +30,21 @@ class FinishedRuns:
         """One run of each variant, with the first common seed."""
         return {variant: self.runs[variant, self.seeds[0]] for variant in self.variants}
 
+    def check_baseline(self, name: str | None) -> str:
+        """Return the name of the baseline, the first variant for ``None``.
 
-def arrange(runs: list[Run]) -> FinishedRuns:
+        Raises:
+            InputError: There is no such variant.
+        """
+        if name is None:
+            return self.variants[0]
+        if name not in self.variants:
+            choices = ", ".join(self.variants)
+            raise InputError(f"{name!r} is not one of {choices}{nearest(name, self.variants)}", argument="baseline")
+        return name
+
+
+def arrange(runs: list[Run]) -> RunsByVariant:
     """Group runs by what distinguishes their configurations, and by seed.
 
     Raises:
@@ -55,4 +68,4 @@ def arrange(runs: list[Run]) -> FinishedRuns:
     if not common:
         have = "; ".join(f"{v}: {', '.join(str(s) for w, s in found if w == v)}" for v in variants)
         raise InputError(f"no seed is common to all variants, and runs are compared seed by seed (seeds: {have})")
-    return FinishedRuns(found, variants, common)
+    return RunsByVariant(found, variants, common)

@@ -19,10 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from unet import interrupts
+from unet import console, interrupts
 from unet.ablation.run import processes
-from unet.ablation.run.finished import FinishedRuns
-from unet.console import console
+from unet.ablation.run.finished import RunsByVariant
 from unet.errors import RunError
 from unet.files import replacing, write_json
 from unet.runs import Run
@@ -62,7 +61,7 @@ class Measurements:
     """``None`` where the networks take images of different sizes, or the test images are not available."""
 
 
-def measure(runs: FinishedRuns, directory: Path, environment: dict[str, str]) -> Measurements:
+def measure(runs: RunsByVariant, directory: Path, environment: dict[str, str]) -> Measurements:
     """Read the measurements stored in ``directory``, after measuring those that are missing or out of date.
 
     Args:
@@ -105,7 +104,7 @@ def in_process(names: Iterable[str], runs: dict[str, Run], directory: Path, envi
             input=json.dumps({variant: str(run.path) for variant, run in runs.items()}),
             env=environment,
             text=True,
-            stderr=None if console.is_terminal else subprocess.PIPE,
+            stderr=None if console.console.is_terminal else subprocess.PIPE,
         )
     if process.returncode:
         problem = processes.reason(process.stderr or "", process.returncode)
@@ -129,7 +128,8 @@ def _paths(runs: dict[str, Run], directory: Path) -> dict[str, str]:
 
 def _digests(runs: dict[str, Run]) -> str:
     """Digests of the trained networks by variant, as text."""
-    return json.dumps({variant: hashlib.sha256(run.best_file.read_bytes()).hexdigest() for variant, run in runs.items()})
+    digests = {variant: hashlib.sha256(run.best_file.read_bytes()) for variant, run in runs.items()}
+    return json.dumps({variant: digest.hexdigest() for variant, digest in digests.items()})
 
 
 def _read_arrays(file: Path) -> dict[str, np.ndarray]:
@@ -147,24 +147,21 @@ def _write(name: str, runs: dict[str, Run], directory: Path) -> None:
     """Measure one thing and write its file, unless it cannot be measured."""
     from unet.ablation.run import scenes, spectra, timing
 
-    functions = {
-        "latency": timing.latency,
-        "steps": timing.steps,
-        "spectra": spectra.measure,
-        "scenes": scenes.predict,
-    }
-    found, file = functions[name](runs), directory / FILES[name]
-    if file.suffix == ".json":
-        write_json(file, found | {"runs": _paths(runs, directory)})
-    elif found is not None:
+    file = directory / FILES[name]
+    if name in ("latency", "steps"):
+        times = timing.latency(runs) if name == "latency" else timing.steps(runs)
+        write_json(file, times | {"runs": _paths(runs, directory)})
+        return
+    arrays = spectra.measure(runs) if name == "spectra" else scenes.predict(runs)
+    if arrays is not None:
         with replacing(file) as temporary:
-            np.savez_compressed(temporary, **found, runs=np.array(_digests(runs)))
+            np.savez_compressed(temporary, allow_pickle=False, **arrays, runs=np.array(_digests(runs)))
 
 
 if __name__ == "__main__":
     import typer
 
-    from unet import backend, console
+    from unet import backend
 
     def main(directory: Path, names: list[str]):
         """Measure the runs named on standard input, ``{"variant": "path"}``, and write files into DIRECTORY."""

@@ -49,9 +49,7 @@ def latency(runs: dict[str, Run]) -> dict:
             break
     return {
         "device": backend.device_name(),
-        "variants": {
-            variant: {str(batch): _summary(seconds[variant, batch]) for batch in BATCHES} for variant in runs
-        },
+        "variants": {variant: {str(batch): _summary(seconds[variant, batch]) for batch in BATCHES} for variant in runs},
     }
 
 

@@ -91,7 +91,7 @@ def _check_reachable(address: str | None) -> None:
 
 @contextlib.contextmanager
 def _devices_of(environment: dict[str, str]) -> Iterator[None]:
-    """Restrict this process temporarily to the devices of ``environment``, which a Ray cluster started here inherits."""
+    """Give this process the devices of ``environment`` for a while: a Ray cluster started here inherits them."""
     keys = ("CUDA_VISIBLE_DEVICES", "JAX_PLATFORMS")
     before = {key: os.environ.pop(key) for key in keys if key in os.environ}
     os.environ.update({key: environment[key] for key in keys if key in environment})
