@@ -55,6 +55,17 @@ def sigterm_as_exit() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def handlers_restored() -> Iterator[None]:
+    """Undo what a library changes about the handlers of SIGINT and SIGTERM: ``ray.init``, for example, replaces one."""
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS if _in_main_thread()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def stopped_by(number: int) -> BaseException:
     """Exception for a process stopped by a signal: KeyboardInterrupt for SIGINT, else SystemExit with its exit code."""
     return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(exit_code(number))

@@ -320,6 +320,7 @@ def test_a_broken_override_names_the_command_line(write, override, expected):
     assert message.startswith(expected), message
 
 
+@pytest.mark.slow
 def test_the_matched_grid_has_equal_parameters():
     """Within 1 % of the largest, which is as it is in the other grid; there the smallest has a fifth less."""
 

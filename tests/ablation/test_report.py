@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -13,30 +12,36 @@ import numpy as np
 import pytest
 
 from tests.helpers import JIT, ROOT, browser
-from unet.ablation.run import cell, grid, report, results
+from tests.helpers.ablation import ENVIRONMENT
+from tests.helpers.commands import run_unet
+from unet.ablation.plan import grid
+from unet.ablation.report import charts, page, results, tables
+from unet.ablation.run import cell, measurements, scenes
+from unet.ablation.run.finished import arrange
 from unet.errors import InputError
 from unet.runs import Run
 
 SETTINGS = {
     "data": {"source": "shapes", "size": 32, "shapes": {"train": 40, "test": 6}},
     "model": {"width": 4, "depth": 2},
-    "training": {"epochs": 2, "batch_size": 8, "jit": JIT == "true", "checkpoint_seconds": 0},
+    "training": {"epochs": 2, "batch_size": 8, "jit": JIT == "true", "checkpoint_seconds": 0, "pictures_every": 0},
 }
 VARIANTS = ["nearest", {"name": "conv_transpose", "kernel_size": 3}]
 
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
-    """Runs of two upsamplers and two seeds, and their report."""
-    root = tmp_path_factory.mktemp("ablation")
-    file = root / "grid.yaml"
+    """Directory of an ablation of two upsamplers and two seeds, whose cells were finished before."""
+    folder = tmp_path_factory.mktemp("ablation")
+    file, root = folder / "grid.yaml", folder / "runs" / "drawn_scenes"
     vary = {"model.upsampler": VARIANTS, "seed": [0, 1]}
     file.write_text(json.dumps({"base": str(ROOT / "configs" / "demo.yaml"), "set": SETTINGS, "vary": vary}))
-    loaded = grid.load(file)
-    runs = [Run.create(one.config, root) for one in loaded.cells]
-    for run in runs:
-        cell.work(run.path)
-    report.write(runs, root, "drawn scenes", "nearest", dict(os.environ), {"carafe-seed0": "it was <too> hard"})
+    for planned in grid.load(file).cells:
+        cell.finish(Run.create(planned.config, root).path)
+    code, out, err = run_unet("ablate", file, "name=drawn_scenes", "--root", root.parent, **ENVIRONMENT)
+    assert code == 0, err
+    assert "4 cells, 4 of them already finished" in err
+    assert f"report: {root / 'report.html'}" in out
     return root
 
 
@@ -80,7 +85,7 @@ def test_the_summary_repeats_what_the_runs_measured(directory, summary):
     assert second.checkerboard_initial > 0.01
     assert summary.made["runs"] == 4
     assert "data_dir" not in summary.made["config"]
-    assert "carafe-seed0 failed: it was <too> hard" in summary.warnings
+    assert summary.title == "drawn_scenes"
 
 
 def test_the_table_of_runs_has_every_number(directory):
@@ -103,28 +108,87 @@ def test_the_table_of_runs_has_every_number(directory):
 
 
 @pytest.mark.backend_free
-def test_markdown_and_page_say_the_same(directory, summary):
+def test_markdown_and_page_have_the_same_contents(directory, summary):
     page, text = ((directory / f"report.{ending}").read_text() for ending in ("html", "md"))
     plain = re.sub(r"<[^>]+>", "", page)
     assert summary.verdict in text
     assert summary.verdict.replace("<", "&lt;") in plain
-    assert "it was &lt;too&gt; hard" in page  # a message is text, not markup
-    for _, rows in (report.quality_table(summary), report.cost_table(summary)):
-        for row in rows:
-            assert f"| {' | '.join(row)} |" in text
-            assert all(cell.split(" [")[0] in plain for cell in row)
-    charts = {path.name for path in (directory / "charts").iterdir()}
-    assert charts == {f"{name}.png" for name in report.CAPTIONS}
-    assert all(f"charts/{name}" in text for name in charts)
+    for table in (tables.quality(summary), tables.costs(summary)):
+        assert table.as_markdown() in text
+        for row in table.rows:
+            assert all(str(entry) in plain for entry in row.entries)
+    drawn = {path.name for path in (directory / "charts").iterdir()}
+    assert drawn == {f"{name}.png" for name in charts.CAPTIONS}
+    assert all(f"charts/{name}" in text for name in drawn)
 
 
-def test_inference_times_are_measured_once(directory, summary, tmp_path):
+@pytest.fixture
+def copy(directory, tmp_path):
+    """Copies of the runs, by name."""
     for path in directory.glob("*/config.yaml"):
         shutil.copytree(path.parent, tmp_path / path.parent.name)
-    shutil.copy(directory / "latency.json", tmp_path)
     names = [f"{stem}-seed{seed}" for seed in (0, 1) for stem in ("nearest", "conv_transpose-kernel_size-3")]
-    again = report.write([Run(tmp_path / name) for name in names], tmp_path, "again", "nearest", {})
-    assert again.variants == summary.variants
+    return {name: Run(tmp_path / name) for name in names}
+
+
+def test_measurements_are_taken_once_and_again_when_a_run_changes(directory, summary, copy, tmp_path, monkeypatch):
+    measured: list = []
+    monkeypatch.setattr(measurements, "in_process", lambda names, *_: measured.append(list(names)))
+    for name in ("latency.json", "spectra.npz", "scenes.npz"):
+        shutil.copy(directory / name, tmp_path)
+    runs = arrange(list(copy.values()))
+    found = measurements.measure(runs, tmp_path, {})
+    assert measured == []
+    assert page.write(runs, found, tmp_path, "again").variants == summary.variants
+    (tmp_path / "spectra.npz").unlink()  # as in a report of an earlier version
+    with pytest.raises(FileNotFoundError):
+        measurements.measure(runs, tmp_path, {})
+    assert measured.pop() == ["spectra"]
+    shutil.copy(directory / "spectra.npz", tmp_path)
+    shutil.copy(copy["nearest-seed1"].best_file, copy["nearest-seed0"].best_file)  # another network is shown
+    assert measurements.measure(runs, tmp_path, {}).scenes is None  # the stored ones are not its own
+    assert measured == [["spectra", "scenes"]]
+
+
+def test_stored_measurements_are_those_of_the_networks(directory, summary):
+    runs = arrange([Run(path.parent) for path in sorted(directory.glob("*/config.yaml"))])
+    found = measurements.measure(runs, directory, {})
+    for variant in summary.variants:  # Parseval: the spectrum has the power of the pattern, here of seed 0
+        initial = metrics(directory, runs.shown[variant.name].name)["cost"]["checkerboard"]["trained"]
+        assert np.sqrt((found.spectra[variant.name] ** 2).sum()) == pytest.approx(initial, rel=1e-3, abs=1e-6)
+    scenes = found.scenes
+    assert scenes.predictions.shape == (2, *scenes.masks.shape)
+    for variant, predictions, scores in zip(scenes.variants, scenes.predictions, scenes.scores):
+        with np.load(runs.shown[variant].counts_file("test")) as counts:
+            known = dict(zip(counts["names"].tolist(), counts["confusion"]))
+        for name, mask, prediction, score in zip(scenes.names, scenes.masks, predictions, scores):
+            assert (prediction == mask).sum() == known[name].trace()
+            overlaps = [
+                known[name][c, c] / (known[name][c].sum() + known[name][:, c].sum() - known[name][c, c])
+                for c in range(3)
+                if known[name][c].sum() + known[name][:, c].sum()
+            ]
+            assert score == pytest.approx(np.mean(overlaps))
+
+
+@pytest.mark.backend_free
+def test_a_message_is_text_and_not_markup(directory, summary):
+    found = results.summarise(
+        arrange([Run(path.parent) for path in sorted(directory.glob("*/config.yaml"))]),
+        "title",
+        None,
+        {},
+        {"carafe-seed0": "it was <too> hard"},
+    )
+    assert "carafe-seed0 failed: it was <too> hard" in found.warnings
+    assert "it was &lt;too&gt; hard" in page.as_html(found, {}, None)
+
+
+@pytest.mark.backend_free
+def test_a_report_needs_neither_keras_nor_pyplot():
+    code = "import sys, unet.ablation.report.page; print({'keras', 'matplotlib.pyplot'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 @pytest.mark.backend_free
@@ -146,8 +210,8 @@ def test_the_page_in_a_browser(directory, summary, tmp_path, width, dark):
     assert seen["broken"] == 0
     full, visible = seen["page"]
     assert full <= visible  # tables scroll in their own boxes
-    pictures = report.SCENES * (2 + len(summary.variants))
-    assert len(seen["figures"]) == len(report.CAPTIONS) + pictures
+    pictures = scenes.COUNT * (2 + len(summary.variants))
+    assert len(seen["figures"]) == len(charts.CAPTIONS) + pictures
     for left, _, wide, high in seen["figures"]:
         assert wide > 90
         assert high > 90
@@ -166,73 +230,57 @@ def test_the_page_in_a_browser(directory, summary, tmp_path, width, dark):
 
 
 @pytest.mark.backend_free
-def test_compare_measures_what_is_missing_and_writes_the_same_report(directory, summary, tmp_path):
-    for path in directory.glob("*/config.yaml"):
-        shutil.copytree(path.parent, tmp_path / path.parent.name)
-    plain = tmp_path / "nearest-seed0"  # as scripts/train.py leaves a run
-    for name in ("metrics.json", "counts_test.npz"):
-        (plain / name).unlink()
-    names = [f"{stem}-seed{seed}" for seed in (0, 1) for stem in ("nearest", "conv_transpose-kernel_size-3")]
-    command = [sys.executable, "scripts/compare.py", *(str(tmp_path / name) for name in names)]
-    done = subprocess.run(
-        [*command, "--output", str(tmp_path / "both")], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert f"report: {tmp_path / 'both' / 'report.html'}" in done.stdout
-    again = results.Summary.load(tmp_path / "both" / "summary.json")
+def test_compare_measures_what_is_missing_and_writes_the_same_report(directory, summary, copy, tmp_path):
+    plain = copy["nearest-seed0"]  # as unet train leaves a run
+    plain.metrics_file.unlink()
+    plain.counts_file("test").unlink()
+    for name in ("latency.json", "spectra.npz", "scenes.npz"):
+        shutil.copy(directory / name, tmp_path)
+    arguments = ["compare", *(run.path for run in copy.values()), "--output", tmp_path]
+    code, out, err = run_unet(*arguments, **ENVIRONMENT)
+    assert code == 0, err
+    assert f"report: {tmp_path / 'report.html'}" in out
+    again = results.Summary.load(tmp_path / "summary.json")
     assert [one.mean_iou for one in again.variants] == [one.mean_iou for one in summary.variants]
     assert again.variants[1].p_holm == summary.variants[1].p_holm
 
-    history = plain / "history.csv"  # one epoch short
-    history.write_text("\n".join(history.read_text().splitlines()[:-1]) + "\n")
-    plain.joinpath("metrics.json").unlink()
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert f"{plain} is not trained to its end; go on: unet train {plain}" in done.stderr
+    plain.write_history(plain.history()[:-1])  # one epoch short
+    plain.metrics_file.unlink()
+    code, _, err = run_unet(*arguments, **ENVIRONMENT)
+    assert code == 2
+    assert f"{plain.path} has not been trained to its last epoch; resume it: unet train {plain.path}" in err
 
 
 @pytest.mark.backend_free
 class TestWhatCannotBeCompared:
-    @pytest.fixture
-    def runs(self, directory, tmp_path):
-        for path in directory.glob("*/config.yaml"):
-            shutil.copytree(path.parent, tmp_path / path.parent.name)
-        return {path.parent.name: Run(path.parent) for path in tmp_path.glob("*/config.yaml")}
+    def test_runs_of_one_variant(self, copy):
+        with pytest.raises(InputError, match="nothing to compare: 2 runs of a single variant"):
+            arrange([copy["nearest-seed0"], copy["nearest-seed1"]])
 
-    def test_runs_of_one_variant(self, runs):
-        with pytest.raises(InputError, match="differ in nothing but their seed"):
-            results.arrange([runs["nearest-seed0"], runs["nearest-seed1"]])
-
-    def test_the_same_seed_twice(self, runs):
+    def test_the_same_seed_twice(self, copy):
         with pytest.raises(InputError, match="have the same configuration and seed 0"):
-            results.arrange([*runs.values(), Run(runs["nearest-seed0"].path)])
+            arrange([*copy.values(), Run(copy["nearest-seed0"].path)])
 
-    def test_no_common_seed(self, runs):
-        with pytest.raises(InputError, match=r"no seed is finished for every variant.*nearest: 0"):
-            results.arrange([runs["nearest-seed0"], runs["conv_transpose-kernel_size-3-seed1"]])
+    def test_no_common_seed(self, copy):
+        with pytest.raises(InputError, match=r"no seed is common to all variants.*nearest: 0"):
+            arrange([copy["nearest-seed0"], copy["conv_transpose-kernel_size-3-seed1"]])
 
-    def test_an_unfinished_run(self, runs):
-        runs["nearest-seed0"].metrics_file.unlink()
-        with pytest.raises(InputError, match="nearest-seed0 is not finished"):
-            results.arrange(list(runs.values()))
-
-    def test_other_test_images(self, runs):
-        file = runs["nearest-seed1"].counts_file("test")
+    def test_other_test_images(self, copy):
+        file = copy["nearest-seed1"].counts_file("test")
         with np.load(file) as counts:
             np.savez(file, names=np.array([f"other_{name}" for name in counts["names"]]), confusion=counts["confusion"])
-        table = results.arrange(list(runs.values()))
         with pytest.raises(InputError, match=r"nearest-seed1.* were tested on different images"):
-            results.summarise(table, "title", "nearest", {}, {})
+            results.summarise(arrange(list(copy.values())), "title", "nearest", {}, {})
 
-    def test_an_unknown_baseline(self, runs):
-        table = results.arrange(list(runs.values()))
-        with pytest.raises(InputError, match=r"'neares' is not one of .*; did you mean nearest"):
-            results.summarise(table, "title", "neares", {}, {})
+    def test_an_unknown_baseline(self, copy):
+        with pytest.raises(InputError, match=r"baseline: 'neares' is not one of .*; did you mean nearest"):
+            results.summarise(arrange(list(copy.values())), "title", "neares", {}, {})
 
-    def test_seeds_that_not_all_have_are_left_out_and_told(self, runs):
-        table = results.arrange([run for name, run in runs.items() if name != "nearest-seed1"])
-        summary = results.summarise(table, "title", "nearest", {}, {})
+    def test_seeds_that_not_all_variants_have_are_left_out(self, copy):
+        runs = arrange([run for name, run in copy.items() if name != "nearest-seed1"])
+        summary = results.summarise(runs, "title", None, {}, {})
         assert summary.seeds == (0,)
-        assert any("not every variant has finished them: runs of seed 1." in warning for warning in summary.warnings)
+        assert "Runs with seed 1 are left out, because not every variant has finished them." in summary.warnings
         assert any("One seed only" in warning for warning in summary.warnings)
         assert summary.verdict.startswith("No verdict on training")
         assert summary.cost_name == "million multiply-adds"

@@ -129,7 +129,7 @@ def _paths(runs: dict[str, Run], directory: Path) -> dict[str, str]:
 def _digests(runs: dict[str, Run]) -> str:
     """Digests of the trained networks by variant, as text."""
     digests = {variant: hashlib.sha256(run.best_file.read_bytes()) for variant, run in runs.items()}
-    return json.dumps({variant: digest.hexdigest() for variant, digest in digests.items()})
+    return json.dumps({variant: digest.hexdigest() for variant, digest in digests.items()}, sort_keys=True)
 
 
 def _read_arrays(file: Path) -> dict[str, np.ndarray]:

@@ -78,8 +78,8 @@ def reason(errors: str, code: int) -> str:
     starts = [index for index, line in enumerate(lines) if line.startswith("error: ")]
     if starts:
         return "\n".join(lines[starts[-1] :]).removeprefix("error: ")
-    if code == 130:
-        return "stopped by Ctrl-C"
+    if code in (130, 143):
+        return "stopped by Ctrl-C" if code == 130 else "stopped by SIGTERM"
     if code < 0:
         name = signal.Signals(-code).name
         memory = " (probably out of memory)" if name == "SIGKILL" else ""

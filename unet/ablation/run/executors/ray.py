@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+from unet import interrupts
 from unet.ablation.run import devices, processes
 from unet.errors import InputError
 
@@ -29,12 +30,12 @@ class RayExecutor:
         try:
             import ray
         except ImportError:
-            raise InputError("executor: Ray is not installed: pip install 'unet-upsamplers[ray]'") from None
+            raise InputError("Ray is not installed: pip install 'unet-upsamplers[ray]'", argument="executor") from None
         self._ray = ray
         address = address or environment.get("RAY_ADDRESS")
         _check_reachable(address)
         try:
-            with _devices_of(environment):
+            with interrupts.handlers_restored(), _devices_of(environment):
                 ray.init(
                     address=address or "local",
                     log_to_driver=False,
@@ -43,7 +44,7 @@ class RayExecutor:
                 )
         except (ConnectionError, ValueError) as error:
             hint = "; a cluster with token authentication needs RAY_AUTH_MODE=token" if address else ""
-            raise InputError(f"address: no Ray cluster answers at {address}: {error}{hint}") from None
+            raise InputError(f"no Ray cluster answers at {address}: {error}{hint}", argument="address") from None
         kept = ("KERAS_BACKEND", "UNET_CACHE", "JAX_PLATFORMS")
         self._environment = {key: environment[key] for key in kept if key in environment}
         if ray.cluster_resources().get("GPU"):
@@ -86,7 +87,7 @@ def _check_reachable(address: str | None) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except (OSError, ValueError) as error:
-        raise InputError(f"address: no Ray cluster answers at {address}: {error}") from None
+        raise InputError(f"no Ray cluster answers at {address}: {error}", argument="address") from None
 
 
 @contextlib.contextmanager

@@ -1,18 +1,15 @@
-"""What a dry run says, and that it does nothing."""
+"""What a dry run prints, and that it leaves nothing behind."""
 
 import math
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 
-from tests.ablation.test_execution import ENVIRONMENT, SETTINGS, make_grid
-from tests.helpers import ROOT
-from unet import cost
-from unet.ablation.plan import dry_run as plan
+from tests.helpers.ablation import ENVIRONMENT, SETTINGS, make_grid
+from tests.helpers.commands import run_unet
+from unet import backend, cost
 from unet.ablation.plan import grid
+from unet.ablation.run import dry_run
 from unet.model import from_config
 from unet.runs import Run
 
@@ -26,20 +23,20 @@ def rows(output: str) -> dict[str, list[str]]:
 
 
 def finish(config, root, images_per_second: float) -> None:
-    """Leave what a finished cell leaves behind, as far as the plan looks."""
+    """Write what a finished cell leaves behind, as far as the dry run looks."""
     run = Run.create(config, root)
     run.write_metrics("test", {})
     run.write_metrics("cost", {"images_per_second": images_per_second})
     run.counts_file("test").touch()
 
 
-def begin(config, root, epochs: int) -> None:
-    """Leave what a stopped cell leaves behind."""
+def start(config, root, epochs: int) -> None:
+    """Write what a stopped cell leaves behind."""
     Run.create(config, root).write_history([{"epoch": epoch + 1, "loss": 0.0} for epoch in range(epochs)])
 
 
 def expected_costs(config) -> list[str]:
-    """Parameters and multiply-adds of the network, counted on it, and what of them is beyond the projections."""
+    """Parameters and multiply-adds counted on the network, each with the surplus beyond the projections."""
     network = from_config(config, 3, fixed_size=True)
     parameters = sum(math.prod(weight.shape) for weight in network.weights)
     work = sum(cost.multiply_adds(layer) for layer in network.layers)
@@ -55,14 +52,14 @@ def cells(tmp_path):
 
 
 def test_the_speed_of_finished_cells_is_used_for_the_others(cells, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(plan.execution, "measure", lambda *_: pytest.fail("no time needs to be measured"))
+    monkeypatch.setattr(dry_run.measurements, "in_process", lambda *_: pytest.fail("no time needs to be measured"))
     root = tmp_path / "runs"
     nearest, carafe, nearest_1, carafe_1 = [cell.config for cell in cells.cells]
     finish(nearest, root, images_per_second=16)  # 0.5 s a step
     finish(carafe, root, images_per_second=2)  # 4 s a step
-    begin(carafe_1, root, epochs=20)
-    Run.create(nearest_1, root)  # made by a run of the grid that did not come so far
-    left = plan.seconds_left(cells, root, {})
+    start(carafe_1, root, epochs=20)
+    Run.create(nearest_1, root)  # created, but never started
+    left = dry_run.seconds_left(cells, root, {})
     # A step, and a third of it for a batch of validation or test; 15 s to start.
     assert left == pytest.approx(
         {
@@ -72,11 +69,11 @@ def test_the_speed_of_finished_cells_is_used_for_the_others(cells, tmp_path, mon
             "carafe-seed1": 15 + 10 * (4 * 4 + 4 / 3) + 4 / 3,
         }
     )
-    plan.show(cells, root, {}, workers=2)
+    dry_run.show(cells, root, {}, workers=2)
     output = capsys.readouterr().out
     table = rows(output)
     assert table["nearest (baseline)"] == ["1 finished, 1 new", *expected_costs(nearest), "80 s"]
-    assert table["carafe"] == ["1 finished, 1 begun", *expected_costs(carafe), "3 min"]  # 189.67 s
+    assert table["carafe"] == ["1 finished, 1 started", *expected_costs(carafe), "3 min"]  # 189.67 s
     assert "tiny: 4 cells, seeds 0, 1" in output
     assert "time left: about 2 min with 2 workers" in output  # (80.17 s + 189.67 s) / 2
 
@@ -84,9 +81,9 @@ def test_the_speed_of_finished_cells_is_used_for_the_others(cells, tmp_path, mon
 def test_finished_grids_take_no_time(cells, tmp_path, capsys):
     for cell in cells.cells:
         finish(cell.config, tmp_path, images_per_second=10)
-    plan.show(cells, tmp_path, {}, workers=1)
+    dry_run.show(cells, tmp_path, {}, workers=1)
     assert [row[0] for row in rows(capsys.readouterr().out).values()] == ["2 finished"] * 2
-    assert set(plan.seconds_left(cells, tmp_path, {}).values()) == {0.0}
+    assert set(dry_run.seconds_left(cells, tmp_path, {}).values()) == {0.0}
 
 
 @pytest.mark.parametrize(
@@ -101,42 +98,41 @@ def test_finished_grids_take_no_time(cells, tmp_path, capsys):
         (7500, "2 h 05 min"),
     ],
 )
-@pytest.mark.backend_free
 def test_durations(seconds, text):
-    assert plan._duration(seconds) == text
+    assert dry_run._duration(seconds) == text
 
 
-def test_a_dry_run_trains_nothing_and_leaves_nothing(cells, tmp_path):
+def test_a_dry_run_times_a_few_steps_and_leaves_nothing_behind(cells, tmp_path):
     variants = "[nearest, {name: conv_transpose, kernel_size: 4, padding: 1}]"
     settings = [*SETTINGS, f"vary.model.upsampler={variants}"]
-    environment = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
     before = sorted(tmp_path.rglob("*"))
-    done = subprocess.run(
-        [
-            sys.executable,
-            "scripts/ablate.py",
-            "--dry-run",
-            "--root",
-            tmp_path / "runs",
-            tmp_path / "tiny.yaml",
-            *settings,
-        ],
-        cwd=ROOT,
-        env=environment | ENVIRONMENT | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+    arguments = ["--dry-run", "--root", tmp_path / "runs", tmp_path / "tiny.yaml", *settings]
+    code, out, err = run_unet("ablate", *arguments, **ENVIRONMENT)
+    assert code == 0, err
     assert sorted(tmp_path.rglob("*")) == before
-    table = rows(done.stdout)
+    table = rows(out)
     name = "conv_transpose kernel_size=4 padding=1"
-    assert list(table) == ["nearest (baseline)", name]  # whole, though no terminal is 80 columns wide
+    assert list(table) == ["nearest (baseline)", name]
     configs = {cell.variant: cell.config for cell in grid.load(tmp_path / "tiny.yaml", settings).cells}
     assert table["nearest (baseline)"][:-1] == ["1 new", *expected_costs(configs["nearest"])]
     assert table[name][:-1] == ["1 new", *expected_costs(configs[name])]
     for row in (table["nearest (baseline)"], table[name]):
         assert re.fullmatch(r"\d+ s|\d+ min", row[-1])
         assert int(row[-1].split()[0]) >= 2
-    assert re.search(r"^time left: about (\d+ s|\d+ min)$", done.stdout, re.MULTILINE)
-    assert "surplus: what the upsamplers take beyond the 2×2 projection" in done.stdout
+    assert re.search(r"^time left: about (\d+ s|\d+ min)$", out, re.MULTILINE)
+    assert "surplus: cost of the upsamplers beyond the 2×2 projection" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["configs/ablation/upsampler.yaml"], "did you mean"),
+        (["configs/ablation/upsamplers.yaml", "training.epoch=3"], "training.epoch: unknown key; did you mean epochs?"),
+        (["configs/ablation/upsamplers.yaml", "--executor", "rey"], "--executor: 'rey' is not one of local, ray"),
+    ],
+)
+def test_mistakes_are_reported_before_keras_is_imported(arguments, expected, monkeypatch):
+    monkeypatch.setattr(backend, "use_backend_without_devices", lambda: pytest.fail("Keras would be imported"))
+    code, _, err = run_unet("ablate", *arguments)
+    assert code == 2
+    assert expected in err
