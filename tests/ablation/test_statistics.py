@@ -94,17 +94,25 @@ def coverage(results, true):
     return np.mean([c.low <= true[c.first] <= c.high for result in results for c in result.to_baseline])
 
 
+def within_two_points(covered, count):
+    """Whether a coverage is 95 ± 2 %, plus three standard errors where the experiments are few."""
+    margin = 0.02 + (3 * np.sqrt(0.95 * 0.05 / count) if count < 500 else 0)
+    return abs(covered - 0.95) < margin
+
+
 def share_limit(count):
     """5 % and three standard errors of a share of 5 % in ``count`` experiments."""
     return 0.05 + 3 * np.sqrt(0.05 * 0.95 / count)
 
 
-@pytest.mark.parametrize(("variants", "seeds"), [(2, 5), (4, 3), (6, 5)])
-def test_equal_variants_are_covered_and_rarely_told_apart(variants, seeds):
-    count = 2000
+@pytest.mark.parametrize(
+    ("variants", "seeds", "count"),
+    [(4, 3, 250), *(pytest.param(*case, 2000, marks=pytest.mark.slow) for case in ((2, 5), (4, 3), (6, 5)))],
+)
+def test_equal_variants_are_covered_and_rarely_told_apart(variants, seeds, count):
     results, true = experiments(variants, seeds, count)
     assert all(value == 0 for value in true.values())
-    assert 0.93 < coverage(results, true) < 0.97
+    assert within_two_points(coverage(results, true), count)
     found = np.mean([any(c.p_holm < 0.05 for c in result.to_baseline) for result in results])
     told_apart = np.mean([any(c.p_holm < 0.05 for c in result.pairs) for result in results])
     winner = np.mean([len(result.tied) == 1 for result in results])
@@ -119,6 +127,7 @@ def test_equal_variants_are_covered_and_rarely_told_apart(variants, seeds):
     assert not warned or np.mean(warned) < share_limit(count)
 
 
+@pytest.mark.slow
 def test_different_variants_are_covered_and_ranked():
     """The truth lies −0.8, −1.6 and −1.6 points below the first."""
     results, true = experiments(4, 3, 800, shift=np.array([0, 0.05, 0.1, 0.1]))
@@ -132,6 +141,7 @@ def test_different_variants_are_covered_and_ranked():
     assert np.mean([result.to_baseline[2].p_holm < 0.05 for result in results]) > 0.5  # and finds something
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "spread",
     [{"run": 0.002}, {"run": 0.03, "variant_image": 0.02, "run_image": 0.02}, {"run": 0.002, "run_image": 0.4}],
@@ -141,6 +151,7 @@ def test_coverage_when_one_source_rules(spread):
     assert 0.93 < coverage(*experiments(4, 3, 800, **spread)) < 0.97
 
 
+@pytest.mark.slow
 def test_a_noisy_baseline_needs_pooled_false():
     """One variant whose runs vary three times as far: the pooled variance is too small for it, its own is not."""
     options = {"noise": np.array([3, 1, 1, 1])}
@@ -148,6 +159,7 @@ def test_a_noisy_baseline_needs_pooled_false():
     assert pooled < 0.93 < own < 0.97, (pooled, own)
 
 
+@pytest.mark.slow
 def test_the_mean_over_seeds_is_covered():
     """Images all alike, so that seeds are the only source of chance."""
     results, _ = experiments(2, 4, 2000, images=2, **NO_IMAGES)
@@ -181,6 +193,7 @@ def percentile_bootstrap(confusion, draws, rng):
     return np.quantile(((scores[:, 0] - scores[:, 1]) * chosen).sum(1), [0.025, 0.975])
 
 
+@pytest.mark.slow
 def test_the_percentile_bootstrap_over_three_seeds_is_too_narrow():
     """Why the module does not use it. Images all alike; then 800 different ones, where seeds are still the larger part.
 
@@ -205,8 +218,8 @@ def test_one_seed_knows_images_only():
     results, true = experiments(2, 1, 300)
     assert not any(result.seeds_counted for result in results)
     assert coverage(results, true) < 0.93  # what the flag is for
-    fixed, true = experiments(2, 1, 1000, run=0)  # as if training had no luck
-    assert 0.93 < coverage(fixed, true) < 0.97
+    fixed, true = experiments(2, 1, 300, run=0)  # as if training were deterministic
+    assert within_two_points(coverage(fixed, true), 300)
     result = results[0]
     assert result.variants[0].low is None
     assert result.variants[0].high is None
@@ -480,7 +493,7 @@ GOOD = np.ones((3, 2, 4, 2, 2), "int32")
         ({"names": ["a", "b", "b"]}, "names must be 3 different names"),
         ({"baseline": "d"}, "baseline must be one of a, b, c; received 'd'"),
         ({"draws": 99}, "draws must be at least 100, received 99"),
-        ({"confidence": 95}, "confidence must lie between 0 and 1"),
+        ({"confidence": 95}, "confidence must be between 0 and 1"),
     ],
 )
 def test_errors_name_the_argument(changes, message):

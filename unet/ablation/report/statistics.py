@@ -1,14 +1,18 @@
-"""Which differences of mean IoU between variants are more than luck: paired intervals, Holm's tests, ranks, a verdict.
+"""Statistics of differences in mean IoU between variants: paired intervals, Holm's tests, ranks and a verdict.
 
 A difference varies with the training seed and with the test images. The usual answer is a hierarchical bootstrap that
-draws both again, but three to five seeds cannot say by themselves how far seeds spread: where seeds matter most, its
-95 % percentile intervals hold the truth in 74 % of cases with three (``tests/ablation/test_statistics.py``), and it
-counts image × seed twice. So each source has the method that suits it. Seeds are few: the residuals of the table
-variants × seeds, runs being paired by seed, give one variance pooled over variants, and Student's t its uncertainty (a
-randomised complete block design). Images are many: a bootstrap over images, the same images for all runs, and of its
-variance only what different seeds share, since the rest is in the residuals already. The two variances add; the
-critical value is the mean of both t quantiles, weighted by variance (Cochran and Cox 1950; Cochran 1964), which errs
-towards caution. Welch's and Satterthwaite's degrees of freedom would not: 92 % with two variants and three seeds.
+resamples both, but three to five seeds cannot estimate the variance between seeds by themselves: where seeds dominate,
+its 95 % percentile intervals cover the truth in 74 % of cases with three seeds
+(``tests/ablation/test_statistics.py``), and it counts the interaction of images and seeds twice. Each source therefore
+has its own method.
+
+There are few seeds. Runs are paired by seed, and the residuals of the table of variants and seeds give one variance
+pooled over variants, whose uncertainty Student's t takes into account (a randomised complete block design). There are
+many images. They are resampled by a bootstrap, the same images for all runs, and of its variance only the part shared
+by different seeds is used, since the residuals contain the rest. The two variances add up.
+
+The critical value is the mean of the two t quantiles weighted by variance (Cochran and Cox 1950; Cochran 1964), which
+is conservative. Welch's and Satterthwaite's degrees of freedom would not be: 92 % with two variants and three seeds.
 """
 
 import functools
@@ -22,37 +26,37 @@ from scipy import optimize, special
 from unet.metrics import intersection_union, iou, mean
 
 POWER = 0.8
-"""Chance with which the smallest detectable difference is found."""
+"""Probability of detecting the smallest detectable difference."""
 
 ROUNDING = 1e-10
-"""Differences of mean IoU and standard errors below this are rounding: one pixel of Oxford-IIIT Pets weighs 1e-9."""
+"""Differences of mean IoU and standard errors below this are rounding errors: one pixel of the Pets weighs 1e-9."""
 
 SMALLEST_P = 1e-100
-"""Smaller p values are given as 0."""
+"""Smaller p values are reported as 0."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """Dataset mean IoU of one variant, and its place."""
+    """Dataset mean IoU of one variant, and its rank."""
 
     name: str
     seeds: tuple[float, ...]
-    """Of each seed's run, 0 to 1."""
+    """Dataset mean IoU of the run with each seed, 0 to 1."""
     mean: float
     low: float | None
-    """Interval of the mean over seeds on these test images, by this variant's own spread; ``None`` with one seed."""
+    """Interval of the mean over seeds on these test images, from this variant's own spread; ``None`` with one seed."""
     high: float | None
     rank: int
-    """1 is the highest mean; equal means share the better rank."""
+    """Rank 1 has the highest mean; equal means share the better rank."""
     rank_low: int
-    """1 + the number of variants that are significantly better."""
+    """One more than the number of variants that are significantly better."""
     rank_high: int
-    """V − the number of variants that are significantly worse."""
+    """Number of variants minus those that are significantly worse."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Mean IoU of one variant minus that of another, 0 to 1, with chance from seeds and test images."""
+    """Mean IoU of one variant minus that of another, 0 to 1, with its uncertainty from seeds and test images."""
 
     first: str
     second: str
@@ -61,44 +65,44 @@ class Comparison:
     high: float
     standard_error: float
     seed_share: float
-    """Of the variance, what comes from seeds, 0 to 1; the rest comes from the choice of test images."""
+    """Share of the variance that is due to seeds, 0 to 1; the rest is due to the choice of test images."""
     p: float
-    """Two-sided, of this comparison alone."""
+    """Two-sided p value of this comparison alone."""
     p_holm: float
-    """The same, adjusted for all comparisons it stands among."""
+    """The same, adjusted for all comparisons of its family."""
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """What :func:`analyse` found; plain numbers, ready for ``dataclasses.asdict`` and JSON."""
+    """Result of :func:`analyse`; plain numbers, ready for ``dataclasses.asdict`` and JSON."""
 
     baseline: str
     images: int
     confidence: float
     variants: tuple[Score, ...]
-    """In the order given."""
+    """Variants in the order given."""
     to_baseline: tuple[Comparison, ...]
-    """Every other variant minus the baseline; Holm over these V − 1."""
+    """Every other variant minus the baseline; Holm's correction covers these V − 1 comparisons."""
     pairs: tuple[Comparison, ...]
-    """All V (V − 1) / 2 pairs, in the order given; Holm over all of them."""
+    """All V (V − 1) / 2 pairs, in the order given; Holm's correction covers all of them."""
     tied: tuple[str, ...]
-    """The variant with the highest mean and those not significantly different from it, by falling mean."""
+    """The variant with the highest mean and those not significantly different from it, by decreasing mean."""
     detectable: float
-    """Difference to the baseline that one planned comparison shows with 80 % power."""
+    """Difference from the baseline that a single planned comparison detects with 80 % power."""
     detectable_holm: float
     """The same for the first step of Holm's V − 1 tests."""
     seeds_counted: bool
-    """False with one seed: then every interval and p value knows nothing of the variation from run to run."""
+    """False with one seed: no interval or p value then includes the variation between runs."""
     pooled: bool
-    """Whether all variants share one variance over seeds, or each pair has its own."""
+    """Whether all variants share one variance over seeds; otherwise each pair has its own."""
     equal_spread_p: float | None
-    """Whether seeds spread equally for all variants, as the pooled variance assumes: below 0.05, intervals of the
-    variant that spreads most are too narrow, and ``pooled=False`` is safer. ``None`` below three seeds, and for two
-    variants, whose paired test assumes nothing of the kind."""
+    """P value of an equal spread over seeds for all variants, which the pooled variance assumes. Below 0.05, intervals
+    of the variant with the largest spread are too narrow, and ``pooled=False`` is safer. ``None`` with fewer than three
+    seeds, and with two variants, whose paired test does not need the assumption."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the variants, in the order given."""
+        """Names of the variants, in the order given."""
         return tuple(variant.name for variant in self.variants)
 
     @property
@@ -121,17 +125,18 @@ def analyse(
 
     Args:
         confusion: Integers ``(V, S, N, C, C)``: pixels of true class (row) by predicted class (column), for each
-            variant, seed and test image. With one image nothing is known of the variation between images.
-        names: Of the V variants.
-        baseline: The one to which the others are compared.
-        draws: Bootstrap resamples of the images; at least 100.
-        seed: Of the resampling; the same seed gives the same numbers.
-        confidence: Of intervals; tests are significant below 1 − ``confidence``.
-        pooled: One variance over seeds for all variants, with (V − 1) (S − 1) degrees of freedom. False: each pair its
-            own, with S − 1, as in a paired t test; wide with few seeds, but right where variants spread unequally.
+            variant, seed and test image. One image gives no information on the variation between images.
+        names: Names of the V variants.
+        baseline: Name of the variant that the others are compared with.
+        draws: Number of bootstrap resamples of the images; at least 100.
+        seed: Seed of the resampling; the same seed gives the same numbers.
+        confidence: Confidence level of intervals; tests are significant below 1 − ``confidence``.
+        pooled: Use one variance over seeds for all variants, with (V − 1) (S − 1) degrees of freedom. Otherwise
+            each pair has its own, with S − 1, as in a paired t test: wide with few seeds, but correct if the spread
+            differs between variants.
 
     Raises:
-        ValueError: An argument is unusable; the message names it.
+        ValueError: An argument is invalid; the message names it.
     """
     names = tuple(names)
     _check(confusion, names, baseline, draws, confidence)
@@ -152,13 +157,13 @@ def analyse(
     variance[variance < ROUNDING**2] = 0
     seed_share = np.divide(from_seeds, variance, where=variance > 0, out=np.full(variance.shape, float(seeds > 1)))
     error = np.sqrt(variance)
-    law = _Law(seed_degrees, images - 1)
-    margin = law.quantile(1 - alpha / 2, seed_share) * error
+    distribution = _Distribution(seed_degrees, images - 1)
+    margin = distribution.quantile(1 - alpha / 2, seed_share) * error
     t = np.divide(abs(difference), error, where=error > 0, out=np.where(abs(difference) < ROUNDING, 0, np.inf))
     pairs = list(itertools.combinations(range(variants), 2))
     p = np.ones((variants, variants))
     for i, j in pairs:
-        p[i, j] = p[j, i] = law.p_value(t[i, j], seed_share[i, j])
+        p[i, j] = p[j, i] = distribution.p_value(t[i, j], seed_share[i, j])
     low, high = difference - margin, difference + margin
 
     def compare(pairs: list[tuple[int, int]]) -> tuple[Comparison, ...]:
@@ -186,10 +191,11 @@ def analyse(
     best = int(means.argmax())
     order = sorted(range(variants), key=lambda index: -means[index])  # the best comes first, also among equals
     against = tuple(np.array(to_baseline).T)
-    detectable = [
-        float(np.median(error[against] * sum(law.quantile(q, seed_share[against]) for q in (1 - level / 2, POWER))))
-        for level in (alpha, alpha / (variants - 1))
-    ]
+
+    def smallest_detectable(level: float) -> float:
+        quantiles = sum(distribution.quantile(q, seed_share[against]) for q in (1 - level / 2, POWER))
+        return float(np.median(error[against] * quantiles))
+
     return Analysis(
         baseline=baseline,
         images=images,
@@ -198,8 +204,8 @@ def analyse(
         to_baseline=compare(to_baseline),
         pairs=compared,
         tied=tuple(names[index] for index in order if not significant[best, index]),
-        detectable=detectable[0],
-        detectable_holm=detectable[1],
+        detectable=smallest_detectable(alpha),
+        detectable_holm=smallest_detectable(alpha / (variants - 1)),
         seeds_counted=seeds > 1,
         pooled=pooled,
         equal_spread_p=_equal_spread(residuals),
@@ -207,7 +213,7 @@ def analyse(
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """P values ``(m,)`` adjusted for m tests: below α they keep the chance of any false finding below α (Holm 1979)."""
+    """Adjust p values ``(m,)`` for m tests: the probability of any false positive stays below α (Holm 1979)."""
     order = np.argsort(p)
     stepped = np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order])
     adjusted = np.empty(len(p))
@@ -216,12 +222,12 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 
 def verdict(analysis: Analysis, cost: dict[str, float], cost_name: str) -> str:
-    """The result in plain words: the best, who is tied with it, and the cheapest of those.
+    """State the result in words: the best variant, those tied with it, and the cheapest of them.
 
     Args:
         analysis: From :func:`analyse`.
-        cost: Of each variant, by name; empty: nothing is said about cost.
-        cost_name: Its unit, as it follows a number: ``"ms per image"``.
+        cost: Cost of each variant, by name; leave it empty to omit the cost.
+        cost_name: Unit of the cost, as it follows a number: ``"ms per image"``.
 
     Raises:
         ValueError: ``cost`` lacks a variant.
@@ -234,14 +240,14 @@ def verdict(analysis: Analysis, cost: dict[str, float], cost_name: str) -> str:
     leader = f"{best} (mean IoU {means[best]:.3f})"
     if not analysis.seeds_counted:
         return (
-            "No verdict on training: one seed cannot tell variants apart from luck. "
+            "No verdict on training: with one seed, differences between variants cannot be distinguished from chance. "
             f"The highest of these {count} runs: {leader}."
         )
     if len(others) + 1 == count:
         words = [
             f"No difference from the best was shown: all {count} variants are statistically tied.",
             f"Highest mean: {leader}.",
-            f"With {POWER:.0%} power this design shows a difference to {analysis.baseline} of "
+            f"With {POWER:.0%} power this design detects a difference from {analysis.baseline} of "
             f"{_points(analysis.detectable)} in one planned comparison"
             + (f", and of {_points(analysis.detectable_holm)} as one of {count - 1}." if count > 2 else "."),
         ]
@@ -258,10 +264,10 @@ def verdict(analysis: Analysis, cost: dict[str, float], cost_name: str) -> str:
 
 
 @dataclass(frozen=True)
-class _Law:
-    """Law of a difference over its standard error: quantiles of two t laws, weighted by their shares of the variance.
+class _Distribution:
+    """Distribution of a difference over its standard error: quantiles of two t distributions, weighted by variance.
 
-    With one seed or one image (0 degrees of freedom) the other law is all there is.
+    With one seed or one image (0 degrees of freedom) only the other distribution is used.
     """
 
     seed_degrees: int
@@ -272,7 +278,7 @@ class _Law:
         return sum(share * special.stdtrit(degrees, level) for share, degrees in parts if degrees)
 
     def p_value(self, t, seed_share):
-        """Two-sided p value of one number ``t`` ≥ 0: the level of which it is the critical value."""
+        """Two-sided p value of a number ``t`` ≥ 0: the level whose critical value it is."""
         own = [2 * special.stdtr(degrees, -t) for degrees in (self.seed_degrees, self.image_degrees) if degrees]
         if np.isinf(t) or max(own) < SMALLEST_P:
             return 0.0
@@ -303,18 +309,18 @@ def _check(confusion, names, baseline, draws, confidence):
     if draws < 100:
         raise ValueError(f"draws must be at least 100, received {draws}")
     if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, received {confidence}")
+        raise ValueError(f"confidence must be between 0 and 1, received {confidence}")
 
 
 def _scores(intersection, union):
-    """Mean IoU ``(...)`` from counts ``(..., C)``; NaN where no class has one."""
+    """Mean IoU ``(...)`` from counts ``(..., C)``; NaN where no class has a score."""
     return mean(iou(intersection, union), axis=-1)
 
 
 def _variance_from_seeds(residuals, pooled):
-    """Variance ``(V, V)`` of each pair's mean difference that comes from the seeds; 0 where there is but one.
+    """Variance ``(V, V)`` of each pair's mean difference that is due to seeds; 0 with one seed.
 
-    Pooled it is the mean over pairs, which equals twice the residual mean square of the table over S.
+    The pooled variance is the mean over pairs, which equals twice the residual mean square of the table divided by S.
     """
     variants, seeds = residuals.shape
     if seeds == 1:
@@ -326,30 +332,32 @@ def _variance_from_seeds(residuals, pooled):
 
 
 def _variance_from_images(confusion, draws, seed):
-    """Variance ``(V, V)`` of each pair's difference that comes from the choice of test images, whatever the seeds.
+    """Variance ``(V, V)`` of each pair's difference that is due to the choice of test images, for any seeds.
 
-    It is the covariance, over resamples of the images, of the differences that two seeds give, as a mean over all pairs
-    of seeds. That equals the variance V_m of the mean difference less what image × seed interaction adds to it, which
-    the residuals hold already: V_m − (V_s − V_m) / (S − 1), where V_s is the mean variance of one seed's difference.
+    It is the covariance, over resamples of the images, of the differences obtained with two seeds, averaged over all
+    pairs of seeds. This equals the variance V_m of the mean difference without the contribution of the interaction of
+    images and seeds, which the residuals already contain: V_m − (V_s − V_m) / (S − 1), where V_s is the mean variance
+    of the difference with one seed.
     """
     variants, seeds, images = confusion.shape[:3]
     if images == 1:
         return np.zeros((variants, variants))
     scores = _bootstrap(confusion, draws, seed)
-    scores = scores - scores.mean(1, keepdims=True)  # leaves differences as they are, and them more digits
+    scores = scores - scores.mean(1, keepdims=True)  # keeps the differences, and their precision
     scores = scores - scores.mean(0)
     total = scores.sum(2)
     shared = total.T @ total
     if seeds > 1:
         shared = (shared - np.tensordot(scores, scores, ((0, 2), (0, 2)))) / (seeds * (seeds - 1))
-    # A resample of n spreads by (n − 1) / n of what it should, as a sample variance without Bessel's correction.
+    # The variance over resamples of n images is too small by (n − 1) / n, like a sample variance without Bessel's
+    # correction.
     shared = shared / (len(scores) - 1) * images / (images - 1)
     own = np.diagonal(shared)
     return np.maximum(own[:, None] + own - 2 * shared, 0)
 
 
 def _bootstrap(confusion, draws, seed):
-    """Dataset mean IoU ``(draws, V, S)`` of resamples of the images, the same images for every run."""
+    """Dataset mean IoU ``(draws, V, S)`` on resamples of the images, with the same images for every run."""
     rng = np.random.default_rng(seed)
     images = confusion.shape[2]
     counts = [np.moveaxis(part, 2, 0).astype("float64") for part in intersection_union(confusion)]  # (N, V, S, C)
@@ -359,11 +367,11 @@ def _bootstrap(confusion, draws, seed):
         weights = rng.multinomial(images, np.full(images, 1 / images), size=min(block, draws - start))
         blocks.append(_scores(*(np.tensordot(weights.astype("float64"), part, 1) for part in counts)))
     scores = np.concatenate(blocks)
-    return scores[np.isfinite(scores).all((1, 2))]  # a resample of nothing but unlabelled images has no score
+    return scores[np.isfinite(scores).all((1, 2))]  # a resample of only unlabelled images has no score
 
 
 def _describe(names, scores, significant, confidence):
-    """The :class:`Score` of each variant; rank intervals after Mogstad, Romano, Shaikh and Wilhelm (2024)."""
+    """Compute the :class:`Score` of each variant, with rank intervals by Mogstad, Romano, Shaikh and Wilhelm (2024)."""
     variants, seeds = scores.shape
     means = scores.mean(1)
     margins: list[float | None] = [None] * variants
@@ -390,10 +398,11 @@ def _describe(names, scores, significant, confidence):
 
 
 def _equal_spread(residuals):
-    """P value of the largest share that one variant has in the residuals' squares (Cochran 1941).
+    """P value of the largest share of one variant in the squared residuals (Cochran 1941).
 
-    Residuals of one table depend on each other, so that Levene's test is wrong for them (with three seeds it finds
-    nothing by the median, and too much by the mean). The share has no unit, and its law is drawn from normal tables.
+    The residuals of a table are not independent, so Levene's test is wrong for them: with three seeds it finds nothing
+    when based on the median, and too much when based on the mean. The share has no unit, so its distribution can be
+    simulated with normally distributed tables.
     """
     variants, seeds = residuals.shape
     if variants < 3 or seeds < 3 or abs(residuals).max() < ROUNDING:

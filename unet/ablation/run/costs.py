@@ -2,10 +2,8 @@
 
 import statistics
 
-import keras
-
 from unet import checkerboard, cost
-from unet.model import from_config
+from unet.model import from_config, load_saved
 from unet.runs import Run
 
 
@@ -23,7 +21,7 @@ def measure(run: Run) -> dict:
     fixed = from_config(config, classes, fixed_size=True)
     total = cost.total(cost.stages(fixed))
     surplus = cost.surplus(fixed)
-    trained = keras.saving.load_model(run.best_file, compile=False)
+    trained = load_saved(run.best_file)
     return {
         "parameters": total.parameters,
         "multiply_adds": total.multiply_adds,

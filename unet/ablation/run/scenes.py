@@ -2,7 +2,6 @@
 
 import logging
 
-import keras
 import numpy as np
 
 from unet import data
@@ -12,6 +11,7 @@ from unet.console import track
 from unet.errors import InputError
 from unet.evaluation import predict_logits
 from unet.metrics import confusion, intersection_union, iou, mean
+from unet.model import load_saved
 from unet.runs import Run
 
 log = logging.getLogger("unet")
@@ -39,7 +39,7 @@ def predict(runs: dict[str, Run]) -> dict[str, np.ndarray] | None:
     images, masks = np.asarray(dataset.test.images[chosen]), np.asarray(dataset.test.masks[chosen])
     predictions, scores = [], []
     for run in track(runs.values(), len(runs), "example segmentations"):
-        network = keras.saving.load_model(run.best_file, compile=False)
+        network = load_saved(run.best_file)
         predicted = predict_logits(network, images).argmax(-1).astype("uint8")
         predictions.append(predicted)
         scores.append(mean(iou(*intersection_union(confusion(masks, predicted, len(first.info.classes)))), axis=-1))

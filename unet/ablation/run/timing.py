@@ -10,6 +10,7 @@ from unet.console import track
 from unet.data.batches import Batches
 from unet.data.cache import Split
 from unet.evaluation import predict_logits
+from unet.model import load_saved
 from unet.runs import Run
 from unet.training import compiles, make_optimizer, make_trainer
 
@@ -31,7 +32,7 @@ def latency(runs: dict[str, Run]) -> dict:
     """
     calls = {}
     for variant, run in runs.items():
-        network = keras.saving.load_model(run.best_file, compile=False)
+        network = load_saved(run.best_file)
         network.jit_compile = compiles(run.config)
         images = np.random.default_rng(0).integers(0, 256, (max(BATCHES), *run.config.data.size, 3), dtype=np.uint8)
         for batch in BATCHES:

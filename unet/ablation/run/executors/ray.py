@@ -1,16 +1,15 @@
 """Cells as tasks on a Ray cluster."""
 
-import contextlib
 import logging
 import os
 import socket
-from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 from unet import interrupts
 from unet.ablation.run import devices, processes
+from unet.environment import environment_variables
 from unet.errors import InputError
 
 
@@ -34,8 +33,9 @@ class RayExecutor:
         self._ray = ray
         address = address or environment.get("RAY_ADDRESS")
         _check_reachable(address)
+        visible = {key: environment[key] for key in ("CUDA_VISIBLE_DEVICES", "JAX_PLATFORMS") if key in environment}
         try:
-            with interrupts.handlers_restored(), _devices_of(environment):
+            with interrupts.handlers_restored(), environment_variables(**visible):
                 ray.init(
                     address=address or "local",
                     log_to_driver=False,
@@ -88,17 +88,3 @@ def _check_reachable(address: str | None) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
     except (OSError, ValueError) as error:
         raise InputError(f"no Ray cluster answers at {address}: {error}", argument="address") from None
-
-
-@contextlib.contextmanager
-def _devices_of(environment: dict[str, str]) -> Iterator[None]:
-    """Give this process the devices of ``environment`` for a while: a Ray cluster started here inherits them."""
-    keys = ("CUDA_VISIBLE_DEVICES", "JAX_PLATFORMS")
-    before = {key: os.environ.pop(key) for key in keys if key in os.environ}
-    os.environ.update({key: environment[key] for key in keys if key in environment})
-    try:
-        yield
-    finally:
-        for key in keys:
-            os.environ.pop(key, None)
-        os.environ.update(before)
