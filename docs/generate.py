@@ -11,7 +11,8 @@ import re
 from pathlib import Path
 
 from unet import upsamplers
-from unet.ablation.report.results import Summary, Variant
+from unet.ablation.report import tables
+from unet.ablation.report.results import Summary
 from unet.files import write_text
 
 ROOT = Path(__file__).parent.parent
@@ -41,25 +42,12 @@ def ablation(document: Path) -> list[str]:
     """Verdict, chart and table of the committed ablation."""
     summary = Summary.load(ABLATION / "summary.json")
     charts = os.path.relpath(ABLATION / "charts", document.parent)
-    titles = ["upsampler", "mean IoU, %", f"minus {summary.baseline}", "rank", "parameters", "multiply-adds", "1 image"]
-    rows = [
-        [
-            f"`{one.name}`",
-            interval(one.mean_iou, one.low, one.high),
-            difference(one),
-            f"{one.rank_low}–{one.rank_high}",
-            f"{one.parameters:,}",
-            f"{one.multiply_adds / 1e6:.1f} M",
-            f"{one.latency['1']['median_ms']:.1f} ms",
-        ]
-        for one in summary.best_first()
-    ]
     return [
         f"> {summary.verdict}",
         "",
         f"![Differences of mean IoU to {summary.baseline}, with intervals]({charts}/differences.png)",
         "",
-        *table(titles, rows, left=1),
+        tables.overview(summary).as_markdown(),
     ]
 
 
@@ -103,8 +91,8 @@ def card(name: str) -> list[str]:
     if name in variants:
         one = variants[name]
         facts += [
-            f"**In the small ablation**: mean IoU {interval(one.mean_iou, one.low, one.high)} %"
-            + ("" if one.difference is None else f", difference to `nearest` {difference(one)}"),
+            f"**In the small ablation**: mean IoU {tables.mean_iou(one)} %"
+            + ("" if one.difference is None else f", difference to `nearest` {tables.difference(one)}"),
             f"**Cost of that network**: {one.parameters:,} parameters ({one.surplus_parameters:+,} beyond the "
             f"projection), {one.multiply_adds / 1e6:.1f} M multiply-adds ({one.surplus_multiply_adds / 1e6:+.1f} M), "
             f"{one.latency['1']['median_ms']:.1f} ms for one image",
@@ -140,18 +128,6 @@ def table(titles: list[str], rows: list[list[str]], left: int) -> list[str]:
     """Lines of a Markdown table; the first ``left`` columns are text, the others numbers."""
     rule = ["---"] * left + ["---:"] * (len(titles) - left)
     return [f"| {' | '.join(row)} |" for row in (titles, rule, *rows)]
-
-
-def interval(value: float, low: float, high: float) -> str:
-    """A share and its interval in per cent."""
-    return f"{100 * value:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
-
-
-def difference(one: Variant) -> str:
-    """Difference to the baseline and its interval, in percentage points; a dash for the baseline."""
-    if one.difference is None or one.difference_low is None or one.difference_high is None:
-        return "–"
-    return f"{100 * one.difference:+.2f} [{100 * one.difference_low:+.2f}, {100 * one.difference_high:+.2f}]"
 
 
 def times(ratios) -> str:

@@ -169,6 +169,12 @@ def test_shipped_grids_load(path):
     assert loaded.baseline in loaded.variants
 
 
+def test_a_shipped_grid_is_found_by_its_name_and_its_base_too(write, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert grid.load("upsamplers_cpu") == grid.load(ROOT / "configs" / "ablation" / "upsamplers_cpu.yaml")
+    assert grid.load(write(UPSAMPLERS_VARY, "base: debug/overfit\n")).cells[0].config.training.epochs > 0
+
+
 def test_the_shipped_grid_has_every_upsampler_and_five_seeds():
     from unet.upsamplers import UPSAMPLERS
 
@@ -292,7 +298,9 @@ def test_a_mistake_in_the_base_has_its_place_there(write, tmp_path):
 
 def test_a_missing_grid_suggests_a_neighbour(tmp_path):
     (tmp_path / "upsamplers.yaml").write_text("")
-    assert "upsampler.yaml: there is no such file; did you mean" in complaint(tmp_path / "upsampler.yaml")
+    assert "upsampler.yaml: there is no such file or shipped configuration; did you mean" in complaint(
+        tmp_path / "upsampler.yaml"
+    )
 
 
 @pytest.mark.parametrize(

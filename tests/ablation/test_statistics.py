@@ -224,7 +224,7 @@ def test_one_seed_knows_images_only():
     assert result.variants[0].low is None
     assert result.variants[0].high is None
     assert result.equal_spread_p is None
-    assert verdict(result, {}, "").startswith("No verdict on training: one seed")
+    assert verdict(result, {}, "").startswith("No verdict on training: with one seed")
 
 
 def test_one_seed_equals_the_paired_t_test_over_images(rng):
@@ -394,7 +394,7 @@ def test_when_all_are_tied_the_verdict_says_what_could_have_been_seen():
     result = analyse(alike(0.8 + WOBBLE), letters(4), "b")
     words = verdict(result, {}, "")
     assert words.startswith("No difference from the best was shown: all 4 variants are statistically tied.")
-    assert f"to b of {100 * result.detectable:.2f} points in one planned comparison" in words
+    assert f"from b of {100 * result.detectable:.2f} points in one planned comparison" in words
     assert f"{100 * result.detectable_holm:.2f} points as one of 3" in words
 
 

@@ -1,4 +1,4 @@
-"""Compare upsamplers: train every cell of a grid, then report."""
+"""The command ``unet ablate``."""
 
 import contextlib
 from pathlib import Path
@@ -6,18 +6,27 @@ from typing import Annotated
 
 import typer
 
-from unet import backend
+from unet.commands._completion import configurations, settings
 
 
 def main(
     path: Annotated[
-        Path, typer.Argument(metavar="GRID", help="YAML file of a grid, such as configs/ablation/upsamplers.yaml.")
+        Path,
+        typer.Argument(
+            metavar="GRID",
+            help="YAML file of a grid, or the name of a shipped one, such as ablation/upsamplers.",
+            autocompletion=configurations,
+        ),
     ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="For all cells: training.epochs=8; or vary.seed=[0,1]."),
+        typer.Argument(
+            metavar="KEY=VALUE",
+            help="Settings of all cells, as in training.epochs=8, or of the grid, as in vary.seed=[0,1].",
+            autocompletion=settings,
+        ),
     ] = None,
-    root: Annotated[Path, typer.Option(help="Parent of the ablation's directory.")] = Path("runs"),
+    root: Annotated[Path, typer.Option(help="Directory that holds the ablation's directory.")] = Path("runs"),
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show cells, costs and an estimate of the time; train nothing.")
     ] = False,
@@ -31,8 +40,9 @@ def main(
 ):
     """Train every cell of GRID in runs/NAME and write report.html there. Finished cells are not trained again.
 
-    unet ablate configs/ablation/upsamplers.yaml --dry-run
+    unet ablate ablation/upsamplers --dry-run
     """
+    from unet import backend
     from unet.ablation.plan import grid
     from unet.errors import InputError, RunError, nearest
     from unet.runs import logging_to

@@ -1,11 +1,9 @@
-"""Compare finished runs."""
+"""The command ``unet compare``."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
-
-from unet import backend
 
 
 def main(
@@ -21,6 +19,7 @@ def main(
 
     unet compare runs/pets_nearest runs/pets_carafe
     """
+    from unet import backend
     from unet.ablation.run.finished import arrange
     from unet.runs import Run
 

@@ -2,7 +2,7 @@
 
 .. code-block:: yaml
 
-    base: ../pets.yaml                     # a configuration; the path is relative to this file
+    base: ../pets.yaml                     # a configuration: a path relative to this file, or the name of a shipped one
     set: {training.epochs: 60}             # changes that apply to every cell
     vary:
       model.upsampler: [nearest, carafe, {name: conv_transpose, kernel_size: 4}]
@@ -20,7 +20,7 @@ from typing import Any
 
 from unet import config as configuration
 from unet.ablation.plan.labels import label_configs, run_name
-from unet.config import Config
+from unet.config import Config, shipped
 from unet.errors import InputError, nearest
 
 KEYS = ("name", "base", "set", "vary", "baseline")
@@ -64,7 +64,7 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Grid:
     """Read the grid of an ablation.
 
     Args:
-        path: YAML file of the grid.
+        path: YAML file of the grid, or the name of a shipped one such as ``ablation/upsamplers``.
         overrides: Strings ``"key=value"``. ``name``, ``baseline``, ``base`` and ``vary.KEY`` change the grid; every
             other key is a key of the configuration and is set in all cells.
 
@@ -72,7 +72,7 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Grid:
         InputError: The file or the configuration of a cell is invalid; the message gives the place and what is
             accepted.
     """
-    document = _read(Path(path), overrides)
+    document = _read(shipped.resolve(path), overrides)
     document.check()
     name = document.name()
     cells = _cells(document, document.base())
@@ -125,6 +125,7 @@ class _Document:
                 f"{place}: base: must be the path of a configuration, such as ../pets.yaml, received {base!r}"
             )
         found = Path(base) if place == "command line" else self.path.parent / base
+        found = found if found.is_file() else shipped.find(base) or found
         if not found.is_file():
             others = sorted(str(p) for p in found.parent.glob("*.yaml")) if found.parent.is_dir() else []
             raise InputError(f"{place}: base: no such file: {found}{nearest(str(found), others)}")

@@ -90,8 +90,8 @@ def _quality(one: Variant) -> list[Entry]:
     scores = [*one.iou.values(), *one.pet_iou.values(), one.mean_boundary_iou, one.pixel_accuracy]
     return [
         Entry("{}", (one.name,)),
-        _mean_iou(one),
-        _difference(one),
+        mean_iou(one),
+        difference(one),
         Entry("<0.001") if one.p_holm is not None and one.p_holm < 0.001 else p,
         Entry("{} ({}–{})", (one.rank, *ranks)) if one.rank_low < one.rank_high else Entry("{}", (one.rank,)),
         *(Entry("{:.1f}", (100 * score,)) for score in [*scores, *one.band_accuracy.values()]),
@@ -116,8 +116,8 @@ def _costs(one: Variant) -> list[Entry]:
 def _overview(one: Variant) -> list[Entry]:
     return [
         Entry("`{}`", (one.name,)),
-        _mean_iou(one),
-        _difference(one),
+        mean_iou(one),
+        difference(one),
         Entry("{}–{}", (one.rank_low, one.rank_high)),
         Entry("{:,}", (one.parameters,)),
         Entry("{:.1f} M", (one.multiply_adds / 1e6,)),
@@ -125,11 +125,13 @@ def _overview(one: Variant) -> list[Entry]:
     ]
 
 
-def _mean_iou(one: Variant) -> Entry:
+def mean_iou(one: Variant) -> Entry:
+    """Mean IoU in per cent, with its interval."""
     return Entry("{:.2f}", (100 * one.mean_iou,), _points(one.low, one.high))
 
 
-def _difference(one: Variant) -> Entry:
+def difference(one: Variant) -> Entry:
+    """Difference from the baseline in percentage points, with its interval; a dash for the baseline."""
     if one.difference is None:
         return Entry("–")
     return Entry("{:+.2f}", (100 * one.difference,), _points(one.difference_low, one.difference_high))
