@@ -1,7 +1,11 @@
 """Evaluation of a finished run: scores, files and figures, at network and native resolution."""
 
 import csv
+import dataclasses
 import json
+import shutil
+import threading
+import time
 
 import keras
 import numpy as np
@@ -12,18 +16,20 @@ from PIL import Image
 from sklearn.metrics import jaccard_score
 
 from tests.helpers import JIT
-from unet import config, data
-from unet.data.cache import native_samples
+from unet import config, data, evaluation
 from unet.data.images import resize_image, resize_logits
+from unet.data.sources import native_samples
 from unet.errors import InputError
 from unet.evaluation import evaluate, extremes
-from unet.runs import Run
+from unet.formats import describe
+from unet.runs import Run, Scores
 from unet.training import train
 
 
-@pytest.fixture
-def run(trained_run):
-    return trained_run
+@pytest.fixture(scope="module")
+def run(trained_run, tmp_path_factory):
+    """A trained run to write evaluations to."""
+    return Run(shutil.copytree(trained_run.path, tmp_path_factory.mktemp("evaluated") / "tiny"))
 
 
 def test_scores_equal_sklearn_on_the_same_predictions(run):
@@ -89,7 +95,7 @@ def test_extremes_are_the_best_median_and_worst():
     assert extremes(scores[:2]) == [(0, "image"), (1, "image")]
 
 
-def test_a_run_without_a_network_is_told(tmp_path, run):
+def test_a_run_without_a_network_is_refused(tmp_path, run):
     fresh = Run(tmp_path / "fresh")
     fresh.path.mkdir()
     fresh.config_file.write_text(run.config_file.read_text())
@@ -101,7 +107,7 @@ def trained(root, data_settings):
     """A run of the smallest network on a few drawn scenes."""
     path = root / "small.yaml"
     path.write_text(
-        f"data: {{source: shapes, size: 16, {data_settings}}}\n"
+        f"data: {{size: 16, {data_settings}}}\n"
         f"model: {{width: 2, depth: 1}}\ntraining: {{epochs: 1, batch_size: 2, warmup: 0, jit: {JIT}}}\n"
     )
     run = Run.create(config.load(path), root)
@@ -109,13 +115,119 @@ def trained(root, data_settings):
     return run
 
 
-def test_an_empty_split_is_told(tmp_path):
-    run = trained(tmp_path, "shapes: {train: 4, test: 2}, validation: 0")
+def test_an_empty_split_is_refused(tmp_path):
+    run = trained(tmp_path, "source: shapes, shapes: {train: 4, test: 2}, validation: 0")
     with pytest.raises(InputError, match=r"the validation split of .* holds no image"):
         evaluate(run, "validation")
 
 
 def test_three_images_or_fewer_still_make_a_figure(tmp_path):
-    run = trained(tmp_path, "shapes: {train: 6, test: 1}")
+    run = trained(tmp_path, "source: shapes, shapes: {train: 6, test: 1}")
     assert evaluate(run)["images"] == 1
     assert (run.figures / "predictions_test.png").is_file()
+
+
+# === Exported files ===
+
+
+class Recorded:
+    """A network of a fixed size that keeps the images it is given and finds everything to be of class 0."""
+
+    def __init__(self, path, metadata):
+        self.path, self.metadata, self.images = path, metadata, []
+
+    def logits(self, images):
+        self.images.append(images)
+        return np.zeros((*images.shape[:3], 3), "float32")
+
+
+@pytest.fixture
+def small_file(run, tmp_path, monkeypatch):
+    """An "exported file" that takes 10×14 pixels only, in its run's export directory."""
+    (run.path / "export").mkdir(exist_ok=True)
+    metadata = dataclasses.replace(describe(run), size=(10, 14), dynamic=False)
+    network = Recorded(run.path / "export" / "small.file", metadata)
+    monkeypatch.setattr(evaluation, "load_network", lambda path: network)
+    yield network
+    shutil.rmtree(evaluation.evaluation_of(network.path).path, ignore_errors=True)
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_a_file_of_a_fixed_size_sees_images_resized_once(run, small_file, native):
+    scores = evaluation.evaluate_file(small_file.path, "test", native)
+    samples = list(native_samples(data.make_source(run.config.data), "test"))
+    expected = [Image.fromarray(sample.image).resize((14, 10), Image.Resampling.BILINEAR) for sample in samples]
+    seen = np.concatenate(small_file.images)[: len(expected)]
+    np.testing.assert_array_equal(seen, np.stack([np.asarray(image) for image in expected]))
+    assert scores["size"] == ("native" if native else [10, 14])
+    masks = [sample.mask for sample in samples]
+    if not native:
+        masks = [np.asarray(Image.fromarray(mask).resize((14, 10), Image.Resampling.NEAREST)) for mask in masks]
+    accuracy = np.mean(np.concatenate([mask.ravel() for mask in masks]) == 0)
+    assert scores["pixel_accuracy"]["dataset"] == pytest.approx(accuracy)
+
+
+def test_a_file_away_from_its_run_asks_for_the_place_of_its_data(small_file, tmp_path):
+    config = small_file.metadata.config
+    folder = config | {"data": config["data"] | {"source": "folder"}}
+    small_file.path = tmp_path / "small.file"
+    small_file.metadata = dataclasses.replace(small_file.metadata, config=folder)
+    with pytest.raises(InputError, match=r"does not hold the place of its data: give data\.data_dir=NEW"):
+        evaluation.evaluate_file(small_file.path)
+    with pytest.raises(InputError, match=r"there is no folder .*nowhere"):
+        evaluation.evaluate_file(small_file.path, overrides=(f"data.data_dir={tmp_path / 'nowhere'}",))
+
+
+# === Moved data, several evaluations ===
+
+
+def test_a_moved_archive_is_found_where_the_command_says(tmp_path):
+    """The layout of the official Pets archive, whose class names are not configured."""
+    archive = tmp_path / "archive"
+    names = [f"Cat_{k}" for k in range(6)]
+    for name in names:
+        rng = np.random.default_rng(int(name[4:]))
+        for place, pixels in (
+            (archive / "images" / f"{name}.jpg", rng.integers(0, 256, (16, 16, 3), "uint8")),
+            (archive / "annotations" / "trimaps" / f"{name}.png", rng.integers(1, 4, (16, 16)).astype("uint8")),
+        ):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(place)
+    (archive / "annotations" / "trainval.txt").write_text("\n".join(f"{name} 1 1 1" for name in names[:4]))
+    (archive / "annotations" / "test.txt").write_text("\n".join(f"{name} 1 1 1" for name in names[4:]))
+    run = trained(tmp_path, f"source: folder, data_dir: {archive}")
+    before = evaluate(run)["mean_iou"]
+    moved = archive.rename(tmp_path / "moved")
+    with pytest.raises(InputError, match=r"there is no folder .*archive.*data\.data_dir=NEW"):
+        evaluate(run)
+    assert evaluate(run, overrides=(f"data.data_dir={moved}",))["mean_iou"] == before
+
+
+def test_evaluations_at_the_same_time_keep_each_others_scores(tmp_path, monkeypatch):
+    """Between reading metrics.json and writing it, another evaluation waits."""
+    records = Scores(tmp_path)
+    reading = threading.Barrier(4)
+    original = Scores.metrics
+
+    def slow(self):
+        found = original(self)
+        time.sleep(0.05)
+        return found
+
+    def write(split):
+        reading.wait()
+        Scores(tmp_path).write_metrics(split, {"images": 1})
+
+    monkeypatch.setattr(Scores, "metrics", slow)
+    threads = [threading.Thread(target=write, args=[f"split {k}"]) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(records.metrics()) == [f"split {k}" for k in range(4)]
+
+
+def test_a_run_can_be_evaluated_while_it_is_trained(run):
+    with run.locked():
+        run.write_metrics("other", {"images": 1})
+    assert run.metrics()["other"] == {"images": 1}

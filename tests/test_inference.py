@@ -20,8 +20,8 @@ import unet
 from tests.helpers import BACKEND, JIT, ROOT
 from unet import config, data, figures
 from unet.commands import predict
-from unet.data.cache import native_samples
 from unet.data.images import resize_logits, resized_argmax
+from unet.data.sources import native_samples
 from unet.errors import InputError, RunError
 from unet.evaluation import evaluate
 from unet.formats import LoadedNetwork, Metadata

@@ -14,8 +14,8 @@ from unet import config as configuration
 from unet import data, figures
 from unet.config import Config
 from unet.console import track
-from unet.data.cache import native_samples, resize_image
-from unet.data.images import resize_logits
+from unet.data.images import resize_image, resize_logits
+from unet.data.sources import native_samples
 from unet.errors import InputError
 from unet.files import replacing, write_text
 from unet.formats import KerasNetwork, LoadedNetwork, describe, load_network
@@ -36,14 +36,14 @@ def evaluate(run: Run, split: str = "test", native: bool = False, overrides: tup
     Args:
         run: A trained run.
         split: ``"train"``, ``"validation"`` or ``"test"``.
-        native: Enlarge the logits to each image's own size and compare with the mask there.
-        overrides: See :func:`unet.config.with_data_at`.
+        native: Enlarge the logits to each image's own size and compare with the mask at that size.
+        overrides: ``"data.key=value"`` each, where the data are now; see :func:`unet.config.with_data_at`.
 
     Returns:
         Scores as in :meth:`unet.metrics.Tally.scores`, with ``size``.
 
     Raises:
-        InputError: The run has no trained network yet, or the split is empty.
+        InputError: The run has not been trained yet, the data cannot be used, or the split is empty.
     """
     network = KerasNetwork(run.path, describe(run), run.trained_network(), jit=compiles(run.config))
     config = configuration.with_data_at(run.config, overrides)
@@ -54,25 +54,48 @@ def evaluate(run: Run, split: str = "test", native: bool = False, overrides: tup
 
 
 def evaluate_file(path: Path, split: str = "test", native: bool = False, overrides: tuple[str, ...] = ()) -> dict:
-    """The same for an exported file, in the runtime of its format; what is written lies in ``<file>.evaluation/``.
+    """Score an exported file in the runtime of its format; write the results to ``<file>.evaluation/``.
 
-    The data are found where the run that ``path`` was exported from (``<run>/export/``) has them, else as the file's
-    own configuration says.
+    The data are those of the run in whose ``export/`` directory the file is; elsewhere those of the configuration in
+    the file, which holds no paths. A file of a fixed size is scored at that size: images and masks are resized to it
+    once, from their own size.
+
+    Args:
+        path: The exported file.
+        split: ``"train"``, ``"validation"`` or ``"test"``.
+        native: Enlarge the logits to each image's own size and compare with the mask at that size.
+        overrides: ``"data.key=value"`` each, where the data are now; see :func:`unet.config.with_data_at`.
+
+    Returns:
+        Scores as in :meth:`unet.metrics.Tally.scores`, with ``size``.
+
+    Raises:
+        InputError: The file cannot be loaded, the data cannot be used, or the split is empty.
     """
     network = load_network(path)
     home = path.absolute().parent.parent
-    config = (
-        Run.open(home).config
-        if (home / "config.yaml").is_file()
-        else configuration.Config.model_validate(network.metadata.config)
-    )
+    config = Run.open(home).config if (home / "config.yaml").is_file() else _config_of(network, overrides)
     config = configuration.with_data_at(config, overrides)
+    if not network.metadata.dynamic:
+        sized = config.data.model_copy(update={"size": network.metadata.size})
+        config = config.model_copy(update={"data": sized})
     return _score(network, config, evaluation_of(path), split, native)
 
 
 def evaluation_of(path: Path) -> Scores:
-    """Where the evaluation of an exported file lies."""
+    """Directory with the evaluation of an exported file."""
     return Scores(path.with_name(f"{path.name}.evaluation"))
+
+
+def _config_of(network: LoadedNetwork, overrides: tuple[str, ...]) -> Config:
+    """Configuration in a file, which holds no paths: a folder source must be given its place."""
+    values = network.metadata.config
+    places = dict(configuration.parse_override(override) for override in overrides)
+    if values.get("data", {}).get("source") == "folder":
+        if places.get("data.data_dir") is None:
+            raise InputError(f"{network.path} does not hold the place of its data: give data.data_dir=NEW")
+        values = values | {"data": values["data"] | {"data_dir": str(places["data.data_dir"])}}
+    return Config.model_validate(values)
 
 
 def _score(network: LoadedNetwork, config: Config, records: Scores, split: str, native: bool) -> dict:
@@ -80,29 +103,32 @@ def _score(network: LoadedNetwork, config: Config, records: Scores, split: str, 
     dataset = data.prepare(config.data)
     if dataset.classes != network.metadata.classes:
         raise InputError(
-            f"{network.path} knows the classes {', '.join(network.metadata.classes)}; the data have "
+            f"{network.path} was trained for the classes {', '.join(network.metadata.classes)}; the data have "
             f"{', '.join(dataset.classes)}"
         )
     arrays = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}[split]
     if not len(arrays):
         raise InputError(f"the {split} split of {records.path} holds no image")
 
+    # === Scores ===
     tally = Tally(dataset.classes)
     batches = _native_batches(source, split, config.data.size) if native else _prepared_batches(arrays)
     for names, images, masks in track(batches, -(-len(arrays) // BATCH), f"evaluating {split}"):
-        logits = _logits(network, images)
+        logits = network.logits(images)
         if native:
-            for name, mask, scores in zip(names, masks, logits, strict=True):
-                tally.add([name], mask[None], resize_logits(scores, mask.shape)[None])
+            for name, mask, values in zip(names, masks, logits, strict=True):
+                tally.add([name], mask[None], resize_logits(values, mask.shape)[None])
         else:
-            tally.add(names, masks, np.stack([resize_logits(scores, masks.shape[1:]) for scores in logits]))
+            tally.add(names, masks, logits)
 
-    # === What is written ===
+    # === Files ===
     name = f"{split}_native" if native else split
     scores = {"size": "native" if native else list(config.data.size)} | tally.scores()
     records.write_metrics(name, scores)
     _write_per_image(records, name, tally)
     _write_counts(records, name, tally)
+
+    # === Figures ===
     title = f"{network.path.name}, {name.replace('_', ' ')}"
     figures.confusion_matrix(tally.confusion, dataset.classes, records.figures / f"confusion_{name}.png", title)
     chosen = extremes(tally.per_image_mean_iou())
@@ -119,12 +145,12 @@ def _score(network: LoadedNetwork, config: Config, records: Scores, split: str, 
 
 
 def predict_logits(network: keras.Model, images: np.ndarray) -> np.ndarray:
-    """Logits ``(N, H, W, C)`` of uint8 images ``(N, H, W, 3)``, float32."""
+    """Compute float32 logits ``(N, H, W, C)`` of uint8 images ``(N, H, W, 3)``."""
     return np.asarray(network.predict_on_batch(images), dtype=np.float32)
 
 
 def extremes(scores: np.ndarray, count: int = EXAMPLES) -> list[tuple[int, str]]:
-    """Indices of the ``count`` best, median and worst scores, each with the name of its group; NaNs are passed over."""
+    """Indices of the ``count`` best, median and worst scores, each with the name of its group; NaNs are skipped."""
     ranked = [int(i) for i in np.argsort(-scores, kind="stable") if not np.isnan(scores[i])]
     if len(ranked) < 3:
         return [(index, "image") for index in ranked]
@@ -132,13 +158,6 @@ def extremes(scores: np.ndarray, count: int = EXAMPLES) -> list[tuple[int, str]]
     middle = (len(ranked) - count) // 2
     groups = {"best": ranked[:count], "median": ranked[middle : middle + count], "worst": ranked[-count:]}
     return [(index, group) for group, members in groups.items() for index in members]
-
-
-def _logits(network: LoadedNetwork, images: np.ndarray) -> np.ndarray:
-    """Scores of uint8 images ``(N, H, W, 3)``, at the size of the network's own where it takes no other."""
-    if not network.metadata.dynamic:
-        images = np.stack([resize_image(image, network.metadata.size) for image in images])
-    return network.logits(images)
 
 
 def _prepared_batches(split: data.Split) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
@@ -157,8 +176,8 @@ def _native_batches(source: data.Source, split: str, size: tuple[int, int]):
 
 
 def _examples(network: LoadedNetwork, tally: Tally, chosen, pairs, size: tuple[int, int]) -> list[dict]:
-    """Examples for :func:`unet.figures.prediction_grid`."""
-    logits = _logits(network, np.stack([resize_image(image, size) for image, _ in pairs]))
+    """Build the examples for :func:`unet.figures.prediction_grid`."""
+    logits = network.logits(np.stack([resize_image(image, size) for image, _ in pairs]))
     scores = tally.per_image_mean_iou()
     return [
         {
@@ -174,7 +193,7 @@ def _examples(network: LoadedNetwork, tally: Tally, chosen, pairs, size: tuple[i
 
 
 def _write_per_image(records: Scores, name: str, tally: Tally) -> None:
-    """``per_image_<split>.csv``: mean IoU and pixel accuracy of every image, worst first."""
+    """Write ``per_image_<split>.csv``: mean IoU and pixel accuracy of every image, worst first."""
     scores = tally.per_image_mean_iou()
     accuracy = pixel_accuracy(tally.counts("confusion"))
     text = io.StringIO()
@@ -186,6 +205,6 @@ def _write_per_image(records: Scores, name: str, tally: Tally) -> None:
 
 
 def _write_counts(records: Scores, name: str, tally: Tally) -> None:
-    """``counts_<split>.npz``: ``names`` and ``confusion`` ``(N, C, C)`` of every image, for statistics over images."""
+    """Write ``counts_<split>.npz``: ``names`` and ``confusion`` ``(N, C, C)`` of every image, for statistics."""
     with replacing(records.counts_file(name)) as temporary:
         np.savez_compressed(temporary, names=np.array(tally.names), confusion=tally.counts("confusion").astype("int32"))

@@ -1,5 +1,8 @@
 """Your own images and masks: layouts, conversions, and every fault told at once."""
 
+import errno
+import json
+import os
 import struct
 import zlib
 
@@ -431,3 +434,44 @@ def test_an_unwritable_cache_is_told(folder, load, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"data\.cache_dir: cannot write"):
         data.prepare(load(folder, f"data.cache_dir={tmp_path / 'file'}"))
+
+
+def test_another_user_can_read_the_cache(folder, load, tmp_path):
+    before = os.umask(0o022)
+    try:
+        data.prepare(load(folder))
+    finally:
+        os.umask(before)
+    entry = next((tmp_path / "cache").iterdir())
+    assert entry.stat().st_mode & 0o777 == 0o755
+    assert {path.stat().st_mode & 0o777 for path in entry.iterdir()} == {0o644}
+
+
+@pytest.mark.parametrize(("number", "passes"), [(errno.ENOTEMPTY, True), (errno.ENOSPC, False)])
+def test_a_cache_entry_that_exists_already_is_used_and_other_errors_are_raised(
+    folder, load, monkeypatch, number, passes
+):
+    original = os.rename
+
+    def rename(source, target):
+        original(source, target)  # as if another process had just done the same
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "rename", rename)
+    if passes:
+        assert len(data.prepare(load(folder)).train)
+    else:
+        with pytest.raises(OSError, match="No space left"):
+            data.prepare(load(folder))
+
+
+def test_digests_of_a_cache_of_an_earlier_version_are_computed(folder, load, tmp_path):
+    stored = data.prepare(load(folder)).train.digests
+    index = next((tmp_path / "cache").glob("*/index.json"))
+    index.write_text(
+        json.dumps({key: value for key, value in json.loads(index.read_text()).items() if key != "digests"})
+    )
+    old = data.prepare(load(folder)).train
+    assert old.known_digests is None
+    assert old.digests == stored
+    assert len(set(stored)) == len(stored)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.helpers import BACKEND
 from unet import config, data
-from unet.data import cache
+from unet.data.sources import native_samples
 from unet.errors import InputError
 
 needs_tfds = pytest.mark.skipif(
@@ -17,11 +17,13 @@ needs_tfds = pytest.mark.skipif(
 )
 
 
-@pytest.fixture
-def settings(tmp_path):
-    path = tmp_path / "p.yaml"
-    path.write_text("data: {source: pets, download: false}\n")
-    return lambda *overrides: config.load(path, [f"data.cache_dir={tmp_path / 'cache'}", *overrides]).data
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    """Configuration of the Pets source, with overrides, and one cache for all tests."""
+    directory = tmp_path_factory.mktemp("pets")
+    (directory / "p.yaml").write_text("data: {source: pets, download: false}\n")
+    cache = f"data.cache_dir={directory / 'cache'}"
+    return lambda *overrides: config.load(directory / "p.yaml", [cache, *overrides]).data
 
 
 # The faults of the data set itself, named by its keepers.
@@ -65,7 +67,7 @@ def test_tfds_and_the_archive_layout_give_the_same_masks(pets, settings):
 
 def test_photographs_at_their_own_size_are_read_whole(pets, settings):
     source = data.make_source(settings("data.source=folder", f"data.data_dir={pets / 'pets_original'}"))
-    sizes = [sample.image.shape for sample in cache.native_samples(source, "test")]
+    sizes = [sample.image.shape for sample in native_samples(source, "test")]
     assert len(sizes) == 164
     assert len(set(sizes)) > 20
     assert max(max(shape[:2]) for shape in sizes) <= 640

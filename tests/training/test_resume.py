@@ -1,10 +1,7 @@
-"""Killed at any moment and started again, a run ends with the same bits; the real script, real SIGKILLs."""
+"""Killed at any moment and started again, a run ends with the same bits; real processes, real signals."""
 
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 import zipfile
 from pathlib import Path
@@ -13,11 +10,10 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.helpers import BACKEND, JIT, ROOT
+from tests.helpers import BACKEND, JIT
+from tests.helpers.commands import run_unet, start_unet
 
 EPOCHS = 6
-KILLS = int(os.environ.get("KILLS", "2" if BACKEND == "tensorflow" else "1"))
-"""How often the process is killed; KILLS=10 for the long version."""
 
 SETTINGS = [
     *("data.source=shapes", "data.size=32", "data.shapes.train=64", "data.shapes.test=4"),
@@ -26,9 +22,8 @@ SETTINGS = [
 ]
 
 
-def command(root: Path, name: str, epochs: int = EPOCHS) -> list[str]:
-    settings = [f"name={name}", *SETTINGS, f"training.epochs={epochs}"]
-    return [sys.executable, "scripts/train.py", "configs/demo.yaml", "--root", str(root), *settings]
+def arguments(root: Path, name: str, epochs: int = EPOCHS) -> list:
+    return ["train", "configs/demo.yaml", "--root", root, f"name={name}", *SETTINGS, f"training.epochs={epochs}"]
 
 
 def weights(path: Path) -> dict[str, np.ndarray]:
@@ -45,27 +40,25 @@ def weights(path: Path) -> dict[str, np.ndarray]:
 
 
 def progress(run: Path) -> tuple:
-    """What a kill can interrupt: epochs recorded, and files that are there."""
+    """Rows of history.csv, and whether there is a checkpoint."""
     history = run / "history.csv"
     return (history.read_text().count("\n") if history.is_file() else 0, (run / "last.keras").is_file())
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs POSIX signals")
-def test_killed_runs_end_with_the_bits_of_one_that_was_not(tmp_path):
+@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.slow)])
+def test_killed_runs_end_with_the_bits_of_one_that_was_not(tmp_path, kills):
     """Each run is killed at a random moment of a random epoch, and started again."""
-    options = {"cwd": ROOT, "env": os.environ | {"PYTHONPATH": str(ROOT), "UNET_CACHE": str(tmp_path / "cache")}}
 
     def start(name):
-        """Start a run and wait until its directory is there."""
-        process = subprocess.Popen(
-            command(tmp_path, name), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
-        )
+        """Start a run and wait until its directory exists."""
+        process = start_unet(*arguments(tmp_path, name), UNET_CACHE=str(tmp_path / "cache"))
         while process.poll() is None and not (tmp_path / name / "config.yaml").is_file():
             time.sleep(0.01)
         return process
 
     def finish(process):
-        output = process.communicate()[0]
+        output = process.communicate()
         assert process.returncode == 0, output
 
     process, started = start("whole"), time.monotonic()
@@ -74,27 +67,27 @@ def test_killed_runs_end_with_the_bits_of_one_that_was_not(tmp_path):
 
     dice = random.Random(0)
     killed: dict[str, tuple] = {}
-    for attempt in range(3 * KILLS):
+    for attempt in range(3 * kills):
         name = f"killed_{attempt}"
         process = start(name)
-        rows = dice.randrange(EPOCHS)  # of history, its heading included: 0 is before the first checkpoint
+        rows = dice.randrange(EPOCHS)  # of history.csv with its heading: 0 is before the first checkpoint
         while process.poll() is None and progress(tmp_path / name)[0] < rows:
             time.sleep(0.005)
         time.sleep(dice.uniform(0, duration / EPOCHS))
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        if process.returncode == -signal.SIGKILL:  # else it had ended before: the machine is faster than it was
+        if process.returncode == -signal.SIGKILL:  # else it had ended before
             killed[name] = progress(tmp_path / name)
             finish(start(name))
             assert_same_run(tmp_path / "whole", tmp_path / name, f"killed with {killed[name]} recorded")
-        if len(killed) == KILLS:
+        if len(killed) == kills:
             break
-    assert len(killed) == KILLS
+    assert len(killed) == kills
     print(f"killed at (rows of history, last.keras there): {list(killed.values())}")
 
 
 def assert_same_run(whole: Path, killed: Path, message: str) -> None:
-    """Same bits in every array, same history but for speed and memory, nothing left lying about."""
+    """Same bits in every array, same history except speed and memory, no temporary files left."""
     for file in ("best.keras", "last.keras"):
         a, b = weights(whole / file), weights(killed / file)
         assert a.keys() == b.keys()
@@ -109,30 +102,33 @@ def assert_same_run(whole: Path, killed: Path, message: str) -> None:
     assert [path.name for path in killed.iterdir() if path.name.startswith(".")] == [".lock"]
 
 
-@pytest.mark.parametrize("presses", [1, 2] if BACKEND == "tensorflow" else [1])
-def test_a_real_ctrl_c_ends_cleanly_and_the_run_goes_on(tmp_path, presses):
-    epochs = 5 * EPOCHS if BACKEND == "jax" else EPOCHS  # not over before the signal comes
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "UNET_CACHE": str(tmp_path / "cache")}
-    options = {"cwd": ROOT, "env": environment, "text": True}
-    process = subprocess.Popen(
-        command(tmp_path, "stopped", epochs), stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
-    )
+@pytest.mark.parametrize(
+    ("signals", "code"),
+    [
+        ([signal.SIGINT], 130),
+        pytest.param([signal.SIGTERM], 143, marks=pytest.mark.slow),
+        pytest.param([signal.SIGINT, signal.SIGINT], 130, marks=pytest.mark.slow),
+        pytest.param([signal.SIGINT, signal.SIGTERM], 143, marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_ends_the_process_cleanly_and_the_run_resumes(tmp_path, signals, code):
+    epochs = 5 * EPOCHS if BACKEND == "jax" else EPOCHS  # not finished before the signal comes
+    process = start_unet(*arguments(tmp_path, "stopped", epochs))
     while process.poll() is None and not progress(tmp_path / "stopped")[1]:
         time.sleep(0.01)
-    for _ in range(presses):
-        process.send_signal(signal.SIGINT)
+    for number in signals:
+        process.send_signal(number)
         time.sleep(0.02)
     out, err = process.communicate()
-    assert process.returncode == 130 or (presses == 2 and process.returncode == -signal.SIGINT), err
+    assert process.returncode == code or (len(signals) == 2 and process.returncode == -signals[1]), err
     assert "Traceback" not in err
-    assert "stopping after this step; Ctrl-C again stops at once" in err
-    if presses == 1:
+    assert "stopping after this step" in err
+    if len(signals) == 1:
         assert f"resume with: unet train {tmp_path / 'stopped'}" in out
-        assert "stopped by Ctrl-C" in err
+        assert f"stopped by {'Ctrl-C' if code == 130 else 'SIGTERM'}" in err
     done = progress(tmp_path / "stopped")[0] - 1
     assert 1 <= done < epochs
-    again = subprocess.run(
-        [sys.executable, "scripts/train.py", str(tmp_path / "stopped")], capture_output=True, **options, check=True
-    )
-    assert f"resuming after epoch {done} of {epochs}" in again.stderr
+    again = run_unet("train", tmp_path / "stopped")
+    assert again.code == 0, again.err
+    assert f"resuming after epoch {done} of {epochs}" in (tmp_path / "stopped" / "log.txt").read_text()
     assert progress(tmp_path / "stopped")[0] == epochs + 1

@@ -7,7 +7,6 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -219,10 +218,3 @@ def _open(place: Path) -> Dataset:
         splits[split] = Split(images, masks, names, index.get("digests", {}).get(split))
     problems = [Problem(**problem) for problem in index["problems"]]
     return Dataset(classes=tuple(index["classes"]), problems=problems, **splits)
-
-
-def native_samples(source: Source, split: str, names: set[str] | None = None) -> Iterator[Sample]:
-    """The samples of a split (those called ``names``) at their own size, decoded again from the source."""
-    for item in source.samples(split):
-        if isinstance(item, Sample) and (names is None or item.name in names):
-            yield item

@@ -66,3 +66,10 @@ def draw(names: list[str], share: float, purpose: str) -> set[str]:
 
     ranked = sorted(names, key=lambda name: hashlib.sha256(f"{purpose}/{name}".encode()).digest())
     return set(ranked[: round(share * len(names))])
+
+
+def native_samples(source: Source, split: str, names: set[str] | None = None) -> Iterator[Sample]:
+    """Decode the samples of a split, all or those with the given names, at their own size."""
+    for item in source.samples(split):
+        if isinstance(item, Sample) and (names is None or item.name in names):
+            yield item

@@ -86,9 +86,9 @@ def train(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> None:
         validation = Validation(dataset.validation, config.training.batch_size, rows, stop)
         checkpoint = Checkpoint(run, validation, stop, done)
         with (
+            interrupts.stop_gracefully(stop.request),
             TensorBoard(run, dataset.validation, len(dataset.classes), rows) as tensorboard,
             Progress(config.training.epochs, len(batches), rows) as progress,
-            interrupts.stop_gracefully(stop.request),
         ):
             try:
                 trainer.fit(
