@@ -1,4 +1,4 @@
-"""Train, go on, evaluate, from every source, on this backend."""
+"""Train, resume and evaluate, from every source, on this backend."""
 
 import numpy as np
 import pytest
@@ -43,8 +43,10 @@ def settings(source, tmp_path, pets):
     return [f"data.data_dir={pets() / 'tfds'}", "data.download=false", "data.size=16", "training.batch_size=64"]
 
 
-@pytest.mark.parametrize("source", ["shapes", "folder", "archive", "pets"])
-def test_train_go_on_and_evaluate(source, tmp_path, request, config, monkeypatch):
+@pytest.mark.parametrize(
+    "source", ["folder", *(pytest.param(name, marks=pytest.mark.slow) for name in ("shapes", "archive", "pets"))]
+)
+def test_train_resume_and_evaluate(source, tmp_path, request, config, monkeypatch):
     overrides = [*TINY, *settings(source, tmp_path, lambda: request.getfixturevalue("pets")), f"name={source}"]
     run = Run.create(config("demo.yaml", *overrides), tmp_path)
     # An interrupted first half: the run as it was after its first epoch.
