@@ -20,21 +20,6 @@ RESULTS = ROOT / "docs" / "results"
 ABLATION = RESULTS / "upsamplers_cpu"
 GALLERY = ROOT / "docs" / "upsamplers" / "index.md"
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "index.md", GALLERY)
-RULES = {
-    "nearest": "Copies each pixel into a 2×2 cell.",
-    "bilinear": "Interpolates linearly between two pixels per axis.",
-    "bicubic": "Interpolates between four pixels per axis by cubic convolution.",
-    "bed_of_nails": "Puts each pixel at the top left of its cell, zeros elsewhere.",
-    "max_unpool": "Puts each value where the pooling found its maximum, zeros elsewhere (SegNet).",
-    "conv_transpose": "Transposed convolution: projection and rule in one.",
-    "resize_conv": "Nearest neighbour, then a 3×3 convolution.",
-    "pixel_shuffle": "Sub-pixel convolution, initialized without a checkerboard (ICNR).",
-    "bilinear_additive": "Sums groups of four bilinearly interpolated channels.",
-    "carafe": "Gathers with kernels predicted from the feature map.",
-    "dysample": "Samples bilinearly at predicted positions.",
-    "sapa": "Gathers by the similarity of skip and feature map.",
-    "fade": "Gathers with kernels predicted from skip and feature map, and gates in the skip.",
-}
 MARKED = re.compile(r"(<!-- generated: (.+?) -->\n)(.*?)(<!-- end of \2 -->)", re.DOTALL)
 
 
@@ -54,7 +39,7 @@ def ablation(document: Path) -> list[str]:
 def rules(document: Path) -> list[str]:
     """Name and rule of every upsampler."""
     gallery = os.path.relpath(GALLERY, document.parent)
-    rows = [[f"[`{name}`]({gallery}#{name})", RULES[name]] for name in upsamplers.UPSAMPLERS]
+    rows = [[f"[`{name}`]({gallery}#{name})", upsamplers.UPSAMPLERS[name].rule] for name in upsamplers.UPSAMPLERS]
     return table(["upsampler", "rule"], rows, left=2)
 
 
@@ -67,7 +52,7 @@ def overview(document: Path) -> list[str]:
         rows.append(
             [
                 f"[`{name}`](#{name})",
-                RULES[name],
+                upsamplers.UPSAMPLERS[name].rule,
                 score,
                 "–".join(f"{ratio:.1f}" for ratio in extremes(slowdowns(name))) + "×",
             ]

@@ -1,4 +1,4 @@
-"""Pictures of convolution arithmetic: pixels as squares, numbers in them, colours that say where a number comes from.
+"""Figures of convolution arithmetic: pixels as squares with numbers, coloured by where each number comes from.
 
 Every figure is a :class:`Scene`, a sheet measured in pixels of the drawn image, so that its squares have one size.
 The functions below it draw what their arguments say: change a kernel or a stride and run the cell again.
@@ -18,25 +18,25 @@ from PIL import Image as Picture
 from PIL import ImageOps
 
 from unet import arithmetic
-from unet.figures import PALETTE
+from unet.colours import PALETTE
 
 ORANGE, BLUE, YELLOW, GREEN, PINK, SKY, RED, BLACK = PALETTE
 LINE, FAINT, ZERO = "#606060", "#B0B0B0", "#EDEDED"
-"""Edges of pixels, edges of what is not there, fill of zeros that were added."""
+"""Edges of pixels, edges of absent pixels, fill of padding zeros."""
 WIDEST = 9.0
-"""Inches; 900 pixels in a browser."""
+"""Largest width of a figure in inches; 900 pixels in a browser."""
 DPI = 150
 MARGIN = 12
-"""White pixels around a figure."""
+"""Width of the white margin around a figure, in pixels."""
 
 
 def tint(colour: Any, share: float) -> tuple[float, ...]:
-    """The colour mixed with white; ``share`` 1 is the colour itself."""
+    """Mix a colour with white; ``share`` 1 is the colour itself."""
     return tuple(1 - share * (1 - value) for value in to_rgb(colour))
 
 
 def shades(height: int, width: int) -> list[list[Any]]:
-    """A colour for each of few things in rows and columns: up to four hues, else hue by row and lightness by column."""
+    """Colours for the cells of a small grid: distinct hues for up to five, else hue by row and lightness by column."""
     hues = [ORANGE, SKY, GREEN, PINK, YELLOW]
     if height * width <= len(hues):
         return [[tint(hues[row * width + column], 0.6) for column in range(width)] for row in range(height)]
@@ -45,12 +45,12 @@ def shades(height: int, width: int) -> list[list[Any]]:
 
 
 def written(value: Any) -> str:
-    """A number without trailing zeros and with a true minus, or the text as it is."""
+    """Format a number without trailing zeros and with a proper minus sign; leave a text unchanged."""
     return value if isinstance(value, str) else f"{value:.3g}".replace("-", "−")
 
 
 class Scene:
-    """A sheet of ``width`` × ``height`` pixels of the drawn image; x goes right, y goes down, both in those pixels."""
+    """A sheet measured in pixels of the drawn image: ``width`` × ``height``, x to the right, y downwards."""
 
     def __init__(self, width: float, height: float, cell: float = 0.36):
         cell = min(cell, WIDEST / width)
@@ -61,20 +61,20 @@ class Scene:
         self.axes.set_axis_off()
 
     def text(self, x: float, y: float, text: str, size: float = 9.5, **options: Any) -> None:
-        """Text around a point."""
+        """Draw text centred on a point."""
         placed: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": size} | options
         self.axes.text(x, y, text, **placed)
 
     def grid(
         self, x: float, y: float, values: Any, fill: Any = None, edge: Any = LINE, title: str = "", note: str = ""
     ):
-        """A board of squares at (x, y), its top left corner.
+        """Draw a board of squares with its top left corner at (x, y).
 
         Args:
             values: Rows of numbers or texts, one per square.
             fill: Rows of colours; a list of colours is drawn as stripes, ``None`` is white.
-            title: Above the board.
-            note: Below it.
+            title: Text above the board.
+            note: Text below it.
         """
         rows, columns = len(values), len(values[0])
         longest = max(len(written(value)) for row in values for value in row)
@@ -94,21 +94,21 @@ class Scene:
             self.text(x + columns / 2, y + rows + 0.25, note, va="top")
 
     def frame(self, x: float, y: float, width: float, height: float, colour: Any = BLACK, **options: Any) -> None:
-        """An outline around squares."""
+        """Draw an outline around squares."""
         self.box(x, y, width, height, **({"fill": False, "edgecolor": colour, "linewidth": 2.2, "zorder": 5} | options))
 
     def cross_out(self, x: float, y: float) -> None:
-        """A square that nothing uses."""
+        """Draw an unused square."""
         self.box(x, y, 1, 1, facecolor="white", edgecolor=FAINT, hatch="xxxx", linewidth=0.8)
 
     def arrow(self, x: float, y: float, length: float, text: str = "", down: float = 0.0, colour: Any = BLACK) -> None:
-        """An arrow from (x, y), ``length`` to the right and ``down``, with text above it."""
+        """Draw an arrow from (x, y) by ``length`` to the right and ``down``, with text above it."""
         style = {"arrowstyle": "-|>", "linewidth": 1.3, "color": colour, "shrinkA": 0, "shrinkB": 0}
         self.axes.annotate("", (x + length, y + down), (x, y), arrowprops=style)
         self.text(x + length / 2, y - 0.25, text, va="bottom")
 
     def show(self, alt: str) -> None:
-        """Put the picture below the cell; ``alt`` says what it shows to those who cannot see it."""
+        """Display the figure below the cell; ``alt`` describes it for readers who cannot see it."""
         buffer, smaller = BytesIO(), BytesIO()
         self.figure.savefig(buffer, format="png", dpi=DPI, bbox_inches="tight")
         picture = Picture.open(buffer).convert("RGB")
@@ -118,12 +118,12 @@ class Scene:
         display(Image(smaller.getvalue(), format="png", width=picture.width * 100 // DPI, alt=alt))
 
     def box(self, x: float, y: float, width: float, height: float, **options: Any) -> None:
-        """A rectangle."""
+        """Draw a rectangle."""
         self.axes.add_patch(Rectangle((x, y), width, height, **options))
 
 
 def boards(*items: Any, alt: str, cell: float = 0.36, fills: Sequence[Any] = (), notes: Sequence[str] = ()) -> None:
-    """Boards and signs in a row: ``("title", array)`` is a board, a text alone the sign between two."""
+    """Draw boards and symbols in a row: ``("title", array)`` is a board, a plain text is the symbol between two."""
     shapes = [None if isinstance(item, str) else np.shape(item[1]) for item in items]
     sizes = [max(1.6, 0.36 * len(item)) if shape is None else shape[1] for item, shape in zip(items, shapes)]
     tall = max(shape[0] for shape in shapes if shape)
@@ -142,7 +142,7 @@ def boards(*items: Any, alt: str, cell: float = 0.36, fills: Sequence[Any] = (),
 
 
 def encoder_decoder(sizes: Sequence[int], channels: Sequence[int]) -> None:
-    """A U-Net's feature maps: down by pooling, up by upsampling, skips across; heights in proportion to the sizes."""
+    """Draw the feature maps of a U-Net, with heights in proportion to their sizes, and the skip connections."""
     scene = Scene(26, 9.2)
     depth, y = len(sizes), 1.7
     steps = [*range(depth), *range(depth - 2, -1, -1)]
@@ -169,7 +169,7 @@ def encoder_decoder(sizes: Sequence[int], channels: Sequence[int]) -> None:
 
 
 def sliding_window(x: ArrayLike, kernel: ArrayLike) -> None:
-    """A kernel slid over an image without padding: each window and the output pixel it makes share a colour."""
+    """Draw a kernel sliding over an image without padding; each window has the colour of its output pixel."""
     x, kernel = np.asarray(x), np.asarray(kernel)
     y = arithmetic.convolve(x, kernel)
     colours = shades(*y.shape)
@@ -191,27 +191,27 @@ def sliding_window(x: ArrayLike, kernel: ArrayLike) -> None:
 
 
 def weight_names(kernel_size: int) -> np.ndarray:
-    """Numbers 1, 2, … that stand for the weights of a kernel, to see in a matrix which weight is where."""
+    """Numbers 1, 2, … in place of the weights of a kernel, to show which weight appears where in a matrix."""
     return np.arange(1, kernel_size**2 + 1).reshape(kernel_size, kernel_size)
 
 
 class Matrix(NamedTuple):
-    """A matrix whose entries are numbers from :func:`weight_names`, to be drawn."""
+    """A matrix to be drawn, whose entries are numbers from :func:`weight_names`."""
 
     title: str
     entries: np.ndarray
     rows: tuple[int, int]
-    """Height and width of the image that the rows stand for."""
+    """Height and width of the image whose pixels are the rows."""
     columns: tuple[int, int]
     wrong: np.ndarray | None = None
-    """Entries to be outlined."""
+    """Entries to outline."""
 
 
 def matrices(*drawn: Matrix, kernel_size: int, alt: str, below: bool = False, cell: float = 0.36) -> None:
-    """Matrices of convolution; colour and name of an entry say which weight it is, rows and columns which pixels.
+    """Draw convolution matrices; colour and name of an entry show its weight, row and column labels show the pixels.
 
     Args:
-        below: Whether they are drawn one below the other.
+        below: Whether to arrange them vertically.
     """
     colours = shades(kernel_size, kernel_size)
     lefts, tops, left, top = [], [], 2.0, 2.2
@@ -241,7 +241,7 @@ def matrices(*drawn: Matrix, kernel_size: int, alt: str, below: bool = False, ce
 
 
 class Windows(NamedTuple):
-    """A convolution or pooling of a square image, to be drawn by its windows."""
+    """A convolution or pooling of a square image, drawn by its windows."""
 
     title: str
     size: int
@@ -253,7 +253,7 @@ class Windows(NamedTuple):
 
 
 def windows(*drawn: Windows, alt: str) -> None:
-    """Where windows lie: the first in orange, the next to the right in blue; pixels that none uses crossed out.
+    """Draw the positions of windows: the first in orange, the next to the right in blue; unused pixels are crossed out.
 
     Rounded up, the last window is drawn too, in green.
     """
@@ -298,7 +298,7 @@ def windows(*drawn: Windows, alt: str) -> None:
 
 
 class Transposed(NamedTuple):
-    """Parameters of a transposed convolution after the kernel size."""
+    """Parameters of a transposed convolution besides its kernel size."""
 
     stride: int = 1
     padding: int = 0
@@ -307,7 +307,7 @@ class Transposed(NamedTuple):
 
 
 def overlap_add(x: ArrayLike, kernel: ArrayLike, stride: int = 1) -> None:
-    """Every pixel of x times the kernel, each copy on a board of its own, and their sum in stripes of their colours."""
+    """Draw each pixel of x times the kernel on its own board, and the sum with stripes in the colours of the copies."""
     x, kernel = np.asarray(x), np.asarray(kernel)
     colours = shades(*x.shape)
     parts = []
@@ -343,7 +343,7 @@ def overlap_add(x: ArrayLike, kernel: ArrayLike, stride: int = 1) -> None:
 
 
 def _shares(shape: tuple[int, ...], kernel_shape: tuple[int, ...], parameters: Transposed) -> list[list[list[Any]]]:
-    """For every pixel of the full output, the colours of the input pixels that reach it."""
+    """For each pixel of the full output, the colours of the input pixels that contribute to it."""
     colours = shades(*shape)
     full = parameters._replace(padding=0, output_padding=0)
     matrix = arithmetic.conv_transpose_matrix(np.ones(kernel_shape), (shape[0], shape[1]), *full) > 0
@@ -354,7 +354,7 @@ def _shares(shape: tuple[int, ...], kernel_shape: tuple[int, ...], parameters: T
 
 
 def crops(x: ArrayLike, kernel: ArrayLike, *drawn: Transposed, alt: str) -> None:
-    """The full overlap-add, and in a black frame what padding and output padding leave of it."""
+    """Draw the full overlap-add, with a black frame around the part that padding and output padding keep."""
     x, kernel = np.asarray(x), np.asarray(kernel)
     boards = []
     for parameters in drawn:
@@ -380,7 +380,7 @@ def crops(x: ArrayLike, kernel: ArrayLike, *drawn: Transposed, alt: str) -> None
         scene.grid(x0, top, texts, [[stripes or ZERO for stripes in row] for row in fill], edge=FAINT)
         for row, column in np.argwhere(~inside):
             scene.cross_out(x0 + column, top + row)
-        for row, column in np.ndindex(kept):  # what output padding adds beyond every kernel copy
+        for row, column in np.ndindex(kept):  # output padding beyond all kernel copies
             if first + row >= y.shape[0] or first + column >= y.shape[1]:
                 scene.grid(x0 + first + column, top + first + row, [["0"]], [[ZERO]], edge=FAINT)
         scene.frame(x0 + first, top + first, kept[1], kept[0])
@@ -395,7 +395,7 @@ def crops(x: ArrayLike, kernel: ArrayLike, *drawn: Transposed, alt: str) -> None
 def zero_insertion(
     x: ArrayLike, kernel: ArrayLike, stride: int = 1, padding: int = 0, output_padding: int = 0, dilation: int = 1
 ) -> None:
-    """The steps of the equivalent convolution: spread the pixels, pad, slide the flipped kernel in steps of one."""
+    """Draw the steps of the equivalent convolution: insert zeros, pad, slide the flipped kernel with stride 1."""
     x, kernel = np.asarray(x), np.asarray(kernel)
     step = arithmetic.zero_insertion(len(x), len(kernel), stride, padding, output_padding, dilation)
     y = arithmetic.transpose_by_zero_insertion(x, kernel, stride, padding, output_padding, dilation)
@@ -449,7 +449,7 @@ def _kept(padding: int, y: np.ndarray) -> range:
 
 
 def overlap_maps(*combinations: tuple[int, int], size: int = 4) -> None:
-    """How many kernel copies cover each output pixel, for pairs (kernel size, stride); darker is more."""
+    """Draw how many kernel copies cover each output pixel for pairs (kernel size, stride); darker is more."""
     maps = [arithmetic.overlap_count(size, k, s) for k, s in combinations]
     tall, most = max(len(counts) for counts in maps), max(counts.max() for counts in maps)
     scene = Scene(sum(len(counts) for counts in maps) + 1.6 * (len(maps) - 1) + 1, tall + 3.4)
@@ -471,7 +471,7 @@ def _between(counts: np.ndarray) -> str:
 
 
 def phases(kernel_sizes: Sequence[int], strides: Sequence[int]) -> None:
-    """Kernel taps over each output pixel of a period along one axis, as one square per kernel size and stride."""
+    """Draw the number of kernel taps for each pixel phase along one axis, one square per kernel size and stride."""
     texts, fill = [], []
     for s in strides:
         taps = [arithmetic.taps_per_phase(k, s) for k in kernel_sizes]
@@ -496,7 +496,7 @@ def phases(kernel_sizes: Sequence[int], strides: Sequence[int]) -> None:
 
 
 def keras_same(size: int, kernel_sizes: Sequence[int], stride: int = 2) -> None:
-    """In one dimension: which pixels of the full output Keras' padding "same" keeps, and which a padding p does."""
+    """Draw, in one dimension, which pixels of the full output are kept by Keras' "same" and by each padding p."""
     widest = (size - 1) * stride + max(kernel_sizes) + 1
     scene = Scene(widest + 15, 3.9 * len(kernel_sizes) + 0.2, 0.42)
     colours = shades(1, size)[0]

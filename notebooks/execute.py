@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Run every notebook beside this file, or those named, and write their outputs back; same code, same file."""
+"""Execute the notebooks in this folder, or those named as arguments, and save their outputs reproducibly."""
 
 import os
 import sys
@@ -11,14 +11,14 @@ from nbformat import NotebookNode
 
 HERE = Path(__file__).parent
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
-"""TensorFlow announces oneDNN on stderr, at any log level, unless it is off."""
+"""TensorFlow reports oneDNN on stderr at any log level unless oneDNN is switched off."""
 
 
 def run(path: Path) -> NotebookNode:
-    """The notebook executed in a fresh kernel, in its own folder, with nothing in it that changes from run to run.
+    """Execute a notebook in a fresh kernel, in its own folder, and remove everything that varies between executions.
 
     Raises:
-        nbclient.exceptions.CellExecutionError: A cell failed; the message shows it.
+        nbclient.exceptions.CellExecutionError: A cell failed; the message quotes the cell.
     """
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(

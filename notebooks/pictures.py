@@ -1,6 +1,6 @@
-"""Pictures of upsampled maps: labelled rows of numbers, panels of maps and photographs, curves and bars.
+"""Figures of upsampled maps: labelled rows of numbers, panels of maps and photographs, curves and bars.
 
-Boards of numbers are :mod:`drawing`'s.
+Boards of numbers are drawn by :mod:`drawing`.
 """
 
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ from matplotlib.patches import Rectangle
 from PIL import Image as Picture
 
 from unet import resample
-from unet.figures import PALETTE
+from unet.colours import PALETTE
 
 ORANGE, BLUE, YELLOW, GREEN, PINK, SKY, RED, BLACK = PALETTE
 WIDTH = 900
-"""Of a figure, in pixels of a browser."""
+"""Width of a figure in browser pixels."""
 SIGNED = LinearSegmentedColormap.from_list("signed", [RED, ORANGE, "white", SKY, BLUE])
-"""Negative, zero, positive."""
+"""Colours from negative through zero to positive."""
 
 
 def heat(values: Any, low: float = 0.0, high: float = 1.0, colour: str = BLUE) -> list[list[Any]]:
@@ -33,7 +33,7 @@ def heat(values: Any, low: float = 0.0, high: float = 1.0, colour: str = BLUE) -
 
 
 def shaded(values: Any) -> list[list[Any]]:
-    """A colour for each of few pixels."""
+    """A colour for each pixel of a small image."""
     return shades(*np.shape(values))
 
 
@@ -43,7 +43,7 @@ def plain(shape: tuple[int, int], colour: Any) -> list[list[Any]]:
 
 
 def cells(colours: list[list[Any]]) -> list[list[Any]]:
-    """Each pixel's colour for the 2×2 cell it becomes."""
+    """Repeat the colour of each pixel over its 2×2 cell."""
     return [[colour for colour in row for _ in (0, 1)] for row in colours for _ in (0, 1)]
 
 
@@ -65,13 +65,13 @@ def copies(colours: list[list[Any]], kernel: np.ndarray, shape: tuple[int, ...])
 
 
 def interleaved(fills: list[list[list[Any]]]) -> list[list[Any]]:
-    """Colours of four boards, laid into 2×2 cells."""
+    """Interleave the colours of four boards into 2×2 cells."""
     height, width = len(fills[0]), len(fills[0][0])
     return [[fills[2 * (i % 2) + j % 2][i // 2][j // 2] for j in range(2 * width)] for i in range(2 * height)]
 
 
 def rows_of_numbers(labels: Sequence[str], rows: Any, low: float, high: float, alt: str, cell: float = 0.46) -> None:
-    """Rows of numbers below each other, each with its name; the number decides the tint."""
+    """Draw labelled rows of numbers below each other; the number determines the tint."""
     room, columns = 7.2, len(rows[0])
     scene = Scene(room + columns + 0.4, 1.25 * len(rows) + 0.3, cell)
     for index, (label, row) in enumerate(zip(labels, rows)):
@@ -82,7 +82,7 @@ def rows_of_numbers(labels: Sequence[str], rows: Any, low: float, high: float, a
 
 
 class Panel(NamedTuple):
-    """A map ``(H, W)`` or a photograph ``(H, W, 3)`` with values 0..1, its title and what is written below."""
+    """A map ``(H, W)``, or a photograph ``(H, W, 3)`` with values 0 to 1, with a title and a note below."""
 
     title: str
     values: np.ndarray
@@ -90,13 +90,13 @@ class Panel(NamedTuple):
 
 
 def panels(*drawn: Panel, columns: int, alt: str, cell: tuple[int, int] | None = None) -> None:
-    """Panels in rows, one image pixel as a whole number of screen pixels.
+    """Draw panels in rows; each image pixel is a whole number of screen pixels.
 
-    Maps are coloured from orange (negative) over white (0) to blue (positive), each by its own largest value.
+    Maps are coloured from orange (negative) through white (0) to blue (positive), each scaled to its largest value.
 
     Args:
-        columns: Panels in a row.
-        cell: Row and column of a source pixel whose 2×2 target cell is to be framed.
+        columns: Number of panels in a row.
+        cell: Row and column of a source pixel whose 2×2 output cell is framed.
     """
     room, above = WIDTH // columns, 24
     below = 26 if any(panel.note for panel in drawn) else 8
@@ -124,7 +124,7 @@ def panels(*drawn: Panel, columns: int, alt: str, cell: tuple[int, int] | None =
 
 
 def positions(size: int) -> None:
-    """Where bilinear interpolation looks for each of 2·size target pixels, under both meanings of align_corners."""
+    """Draw where bilinear interpolation samples for 2·size output pixels, for both values of align_corners."""
     figure = Figure(figsize=(9, 2.3), dpi=DPI)
     axes = figure.add_axes((0.2, 0.2, 0.78, 0.76))
     for pixel in range(size):
@@ -143,7 +143,7 @@ def positions(size: int) -> None:
 
 
 def kernels_and_steps(kernels: dict[str, np.ndarray], steps: dict[str, np.ndarray], distances: np.ndarray) -> None:
-    """Interpolation kernels over their distance, and what they make of a step from 0 to 1."""
+    """Draw interpolation kernels over distance, and their response to a step from 0 to 1."""
     figure = Figure(figsize=(9, 3.0), dpi=DPI, layout="constrained")
     left, right = figure.subplots(1, 2)
     colours, markers, lines = (BLACK, BLUE, ORANGE, RED), ("s", "o", "^", "v"), ("-", "-", "--", ":")
@@ -161,11 +161,11 @@ def kernels_and_steps(kernels: dict[str, np.ndarray], steps: dict[str, np.ndarra
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    show(figure, "Linear and cubic kernels, and the step each makes")
+    show(figure, "Linear and cubic kernels, and their response to a step")
 
 
 class Bars(NamedTuple):
-    """One chart of horizontal bars; ``low`` and ``high`` are the ends of a line over each bar."""
+    """A chart of horizontal bars; ``low`` and ``high`` are the ends of a line over each bar."""
 
     title: str
     label: str
@@ -178,10 +178,10 @@ class Bars(NamedTuple):
 def bars(
     names: Sequence[str], *charts: Bars, alt: str, log: bool = False, line: tuple[float, str] | None = None
 ) -> None:
-    """Horizontal bars with their numbers, one chart beside the other, names at the left.
+    """Draw charts of horizontal bars with their values side by side, with names on the left.
 
     Args:
-        log: Logarithmic axis; zero has no bar.
+        log: Whether the axis is logarithmic; zero then has no bar.
         line: Value and name of a vertical line in each chart.
     """
     figure = Figure(figsize=(9, 0.25 * len(names) + 0.9), dpi=DPI, layout="constrained")
@@ -216,7 +216,7 @@ def bars(
 
 
 def show(figure: Figure, alt: str, dpi: int = DPI) -> None:
-    """Put the figure below the cell, 100 pixels of the browser to the inch."""
+    """Display the figure below the cell at 100 browser pixels per inch."""
     buffer, smaller = BytesIO(), BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
     picture = Picture.open(buffer).convert("RGB")
