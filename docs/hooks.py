@@ -94,5 +94,5 @@ def _mathml(match: re.Match) -> str:
     block, inline = match.groups()
     if block is None and inline is None:
         return match[0]  # code, where a dollar sign is a dollar sign
-    formula = convert((block or inline).strip(), display="block" if block else "inline")
-    return " ".join(formula.split())
+    formula = " ".join(convert((block or inline).strip(), display="block" if block else "inline").split())
+    return formula if block else f"<span>{formula}</span>"  # Markdown takes <math> at the start of a line for a block

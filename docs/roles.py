@@ -1,4 +1,4 @@
-"""Griffe extension: turn reST roles in docstrings (``:class:`~unet.model.Unet```) into links of the site."""
+"""Griffe extension: show reST in docstrings, such as ``:class:`~unet.model.Unet```, as links and code on the site."""
 
 import re
 from typing import Any
@@ -6,6 +6,15 @@ from typing import Any
 import griffe
 
 ROLE = re.compile(r":(?:class|func|meth|mod|attr|data):`(~?)([\w.]+)`")
+CODE_BLOCK = re.compile(r"^\.\. code-block:: \w+\n", re.MULTILINE)
+ALIGNED = re.compile(r"^(?=\S+(?: \S+)* {2,}\S)", re.MULTILINE)
+"""Start of a line in two columns; indented, it is shown as it is."""
+
+
+def as_markdown(docstring: str) -> str:
+    """Translate the reST that docstrings use; a role whose target is not on the site becomes plain code."""
+    docstring = ALIGNED.sub("    ", CODE_BLOCK.sub("", docstring))
+    return ROLE.sub(_link, docstring.replace("``", "`"))
 
 
 def _link(match: re.Match) -> str:
@@ -15,9 +24,9 @@ def _link(match: re.Match) -> str:
 
 
 class Roles(griffe.Extension):
-    """Rewrites the docstring of every object as it is read; a target without a page becomes plain code."""
+    """Rewrites the docstring of every object as it is read."""
 
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         """Rewrite one docstring."""
         if obj.docstring:
-            obj.docstring.value = ROLE.sub(_link, obj.docstring.value.replace("``", "`"))
+            obj.docstring.value = as_markdown(obj.docstring.value)

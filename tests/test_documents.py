@@ -5,10 +5,11 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from benchmarks import export_matrix
-from docs import generate
+from docs import gallery, generate
 from tests.helpers import ROOT
 from unet import upsamplers
 from unet.ablation.report.results import Summary
@@ -132,6 +133,17 @@ def test_every_upsampler_has_a_row_a_section_its_options_and_a_picture():
         assert (DOCS / "upsamplers" / f"{name}.png").is_file()
 
 
+@pytest.mark.parametrize("name", upsamplers.UPSAMPLERS)
+def test_the_gallery_draws_every_upsampler(name):
+    image = np.arange(196).reshape(14, 14) / 196
+    small, large = gallery.enlarged(name, image)
+    assert (small.shape, large.shape) == ((7, 7), (14, 14))
+    if name == "nearest":
+        assert np.allclose(large, np.kron(small, np.ones((2, 2))))
+    if name == "max_unpool":
+        assert np.array_equal(large != 0, np.kron(np.ones((7, 7)), [[0, 0], [0, 1]]) == 1)
+
+
 def test_every_shipped_configuration_is_in_the_table_of_configurations():
     rows = re.findall(r"^\| `([\w/]+)` \|", CONFIGURE, re.MULTILINE)
     assert set(CONFIGURATIONS) <= set(rows)
@@ -170,3 +182,7 @@ def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_
             r"<link[^>]+rel=[\"'](?:stylesheet|preconnect)[\"'][^>]*href=[\"'](https?://[^\"']+)", text
         )
         assert loaded == [], page.name
+        assert page.parent.name != "api" or not re.search(r":(class|func|meth|mod):", text), page.name
+    formulas = (tmp_path / "site" / "notebooks" / "01_convolution_arithmetic.html").read_text(encoding="utf-8")
+    assert formulas.count("<math") > 50
+    assert "\\lfloor" not in formulas

@@ -1,4 +1,4 @@
-"""Every notebook runs, and is committed with the outputs that its code gives."""
+"""Every notebook runs, and its committed outputs are those of its code."""
 
 import re
 
@@ -8,6 +8,10 @@ import pytest
 from notebooks.execute import HERE, run
 
 pytestmark = pytest.mark.backend_free
+NOTEBOOKS = sorted(HERE.glob("*.ipynb"))
+FAST = ("03_ablation",)
+"""Notebooks that neither train nor build networks; executing the others is slow."""
+EXECUTED = [pytest.param(path, id=path.stem, marks=[] if path.stem in FAST else pytest.mark.slow) for path in NOTEBOOKS]
 MACHINE = re.compile(r"/(work|tmp|root|home|Users|usr|opt|var)/|[A-Z]:\\+Users")
 
 
@@ -20,7 +24,7 @@ def code_cells(notebook):
 
 
 def texts(cell):
-    """What a cell printed, and the text of its results; how a picture is encoded depends on library versions."""
+    """Printed text and textual results of a cell; how a picture is encoded depends on library versions."""
     printed = "".join(output.text for output in cell.outputs if output.get("name") == "stdout")
     results = [output.data for output in cell.outputs if "data" in output]
     return printed, [data["text/plain"] for data in results if "text/plain" in data and "image/png" not in data]
@@ -30,19 +34,20 @@ def images(cell):
     return sum("image/png" in output.get("data", {}) for output in cell.outputs)
 
 
-@pytest.fixture(params=sorted(HERE.glob("*.ipynb")), ids=lambda path: path.stem)
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
 def path(request):
     return request.param
 
 
-def test_gives_the_committed_outputs(path):
+@pytest.mark.parametrize("path", EXECUTED)
+def test_execution_gives_the_committed_outputs(path):
     committed, executed = code_cells(read(path)), code_cells(run(path))
     for before, after in zip(committed, executed, strict=True):
         assert texts(after) == texts(before), f"run `make notebooks`: cell {before.id} has changed:\n{before.source}"
         assert images(after) == images(before), f"run `make notebooks`: cell {before.id} has changed:\n{before.source}"
 
 
-def test_is_committed_as_executed_from_top_to_bottom(path):
+def test_was_executed_from_top_to_bottom(path):
     notebook = read(path)
     nbformat.validate(notebook)
     cells = code_cells(notebook)
@@ -52,7 +57,7 @@ def test_is_committed_as_executed_from_top_to_bottom(path):
     assert sum(map(images, cells)) > 0
 
 
-def test_tells_nothing_about_the_machine(path):
+def test_reveals_nothing_about_the_machine(path):
     notebook = read(path)
     for cell in notebook.cells:
         assert cell.metadata == {}, f"cell {cell.id}"
@@ -64,7 +69,7 @@ def test_tells_nothing_about_the_machine(path):
     assert MACHINE.findall(nbformat.writes(notebook)) == []
 
 
-def test_links_lead_to_files_and_sections_that_are_there(path):
+def test_links_lead_to_files_and_sections_that_exist(path):
     written = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
     sections = {heading.replace(" ", "-") for heading in re.findall(r"^#+ (.+)$", written, re.MULTILINE)}
     links = re.findall(r"\]\((?!https?://)([^)]+)\)", written)
