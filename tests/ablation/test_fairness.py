@@ -1,4 +1,4 @@
-"""What the cells of a seed share, so that they differ by their upsamplers alone: weights, data order, augmentation."""
+"""Cells of a seed differ in their upsamplers alone: they share weights, data order and augmentation."""
 
 import itertools
 

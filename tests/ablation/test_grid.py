@@ -1,4 +1,4 @@
-"""The grid: which cells follow from a file, what they are called, and what is said where it is wrong."""
+"""Grids: the cells that follow from a file, their names, and the messages about mistakes."""
 
 import pytest
 
@@ -15,7 +15,7 @@ SHIPPED = sorted((ROOT / "configs" / "ablation").glob("*.yaml"))
 
 @pytest.fixture
 def write(tmp_path):
-    """Write a grid beside the configuration it builds on; return its path."""
+    """Write a grid and the configuration it is based on; return the path of the grid."""
     (tmp_path / "base.yaml").write_text("data: {source: shapes, size: 64}\ntraining:\n  epochs: 7\n")
 
     def write(text, base="base: base.yaml\n"):

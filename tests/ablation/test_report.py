@@ -1,4 +1,4 @@
-"""From finished runs to the report, and the report as a browser shows it."""
+"""From finished runs to the report, and the report in a browser."""
 
 import csv
 import json
@@ -15,7 +15,7 @@ from tests.helpers import JIT, ROOT, browser
 from tests.helpers.ablation import ENVIRONMENT
 from tests.helpers.commands import run_unet
 from unet.ablation.plan import grid
-from unet.ablation.report import charts, page, results, tables
+from unet.ablation.report import charts, markdown, page, results, tables
 from unet.ablation.run import cell, measurements, scenes
 from unet.ablation.run.finished import arrange
 from unet.errors import InputError
@@ -169,6 +169,25 @@ def test_stored_measurements_are_those_of_the_networks(directory, summary):
                 if known[name][c].sum() + known[name][:, c].sum()
             ]
             assert score == pytest.approx(np.mean(overlaps))
+
+
+def test_without_the_test_images_there_are_no_example_segmentations(directory, summary, monkeypatch, caplog):
+    def missing(config):
+        raise InputError("no folder of images")
+
+    monkeypatch.setattr(scenes.data, "prepare", missing)
+    run = Run(directory / "nearest-seed0")
+    assert scenes.predict({"nearest": run}) is None
+    assert "the report shows no example segmentations: no folder of images" in caplog.text
+    assert "Example segmentations" in (directory / "report.html").read_text()
+    assert "Example segmentations" not in page.as_html(summary, {}, None)
+
+
+@pytest.mark.backend_free
+def test_the_committed_report_is_that_of_the_committed_summary():
+    committed = ROOT / "docs" / "results" / "upsamplers_cpu"
+    written = markdown.as_markdown(results.Summary.load(committed / "summary.json"), list(charts.CAPTIONS))
+    assert written == (committed / "report.md").read_text(encoding="utf-8"), "run `make figures`"
 
 
 @pytest.mark.backend_free

@@ -1,4 +1,4 @@
-"""The ablation's statistics: against scipy, brute force and the jackknife, and in simulations of known truth."""
+"""Statistics of an ablation, compared with scipy, brute force and the jackknife, and in simulations of known truth."""
 
 import dataclasses
 import functools
@@ -90,7 +90,7 @@ def experiments(variants, seeds, count, *, pooled=True, shift=0.0, noise=1.0, **
 
 
 def coverage(results, true):
-    """Share of intervals of differences to the baseline that hold the truth."""
+    """Share of the intervals of differences from the baseline that contain the truth."""
     return np.mean([c.low <= true[c.first] <= c.high for result in results for c in result.to_baseline])
 
 
@@ -120,7 +120,7 @@ def test_equal_variants_are_covered_and_rarely_told_apart(variants, seeds, count
     assert winner <= told_apart
     ranks = np.mean([all((v.rank_low, v.rank_high) == (1, variants) for v in result.variants) for result in results])
     assert ranks == pytest.approx(1 - told_apart)
-    # The simulation is what it says: realistic, and both sources matter.
+    # The simulation is realistic: both sources of variation matter.
     scores = np.array([result.scores for result in results])
     assert np.sqrt((scores[:, 1] - scores[:, 0]).var(1, ddof=1).mean()) == pytest.approx(0.0058, rel=0.1)
     warned = [result.equal_spread_p < 0.05 for result in results if variants > 2]
@@ -129,7 +129,7 @@ def test_equal_variants_are_covered_and_rarely_told_apart(variants, seeds, count
 
 @pytest.mark.slow
 def test_different_variants_are_covered_and_ranked():
-    """The truth lies −0.8, −1.6 and −1.6 points below the first."""
+    """The true differences from the first are −0.8, −1.6 and −1.6 points."""
     results, true = experiments(4, 3, 800, shift=np.array([0, 0.05, 0.1, 0.1]))
     assert list(true.values()) == pytest.approx([0, -0.008, -0.0163, -0.0163], abs=1e-4)
     assert 0.93 < coverage(results, true) < 0.97
@@ -169,7 +169,7 @@ def test_the_mean_over_seeds_is_covered():
 
 
 def test_welch_and_satterthwaite_would_be_too_bold(rng):
-    """Two variants, three seeds and many images: a variance with 2 degrees of freedom beside one that is known."""
+    """Two variants, three seeds and many images: a variance with 2 degrees of freedom added to one that is known."""
     least = {"Welch and Satterthwaite": 1.0, "Cochran and Cox": 1.0}
     for share in (0.3, 0.5, 0.7, 0.85, 1):
         from_seeds, from_images = share * rng.chisquare(2, 40_000) / 2, 1 - share
@@ -217,7 +217,7 @@ def test_the_percentile_bootstrap_over_three_seeds_is_too_narrow():
 def test_one_seed_knows_images_only():
     results, true = experiments(2, 1, 300)
     assert not any(result.seeds_counted for result in results)
-    assert coverage(results, true) < 0.93  # what the flag is for
+    assert coverage(results, true) < 0.93  # the reason for seeds_counted
     fixed, true = experiments(2, 1, 300, run=0)  # as if training were deterministic
     assert within_two_points(coverage(fixed, true), 300)
     result = results[0]

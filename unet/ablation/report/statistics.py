@@ -286,7 +286,7 @@ class _Distribution:
         def excess(log_p):
             return -self.quantile(np.exp(log_p) / 2, seed_share) - t
 
-        low, high = np.log(max(min(own), SMALLEST_P)) - 1e-6, np.log(max(own)) + 1e-6  # the answer lies between the two
+        low, high = np.log(max(min(own), SMALLEST_P)) - 1e-6, np.log(max(own)) + 1e-6  # bracket of the root
         return float(min(1, np.exp(optimize.brentq(excess, low, high)))) if excess(low) > 0 else 0.0
 
 
