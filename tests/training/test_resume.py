@@ -3,15 +3,14 @@
 import random
 import signal
 import time
-import zipfile
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 
 from tests.helpers import BACKEND, JIT
 from tests.helpers.commands import run_unet, start_unet
+from tests.helpers.weights import weights
 
 EPOCHS = 6
 
@@ -24,19 +23,6 @@ SETTINGS = [
 
 def arguments(root: Path, name: str, epochs: int = EPOCHS) -> list:
     return ["train", "configs/demo.yaml", "--root", root, f"name={name}", *SETTINGS, f"training.epochs={epochs}"]
-
-
-def weights(path: Path) -> dict[str, np.ndarray]:
-    """Every array in a .keras file: weights, batch statistics, optimiser state, averages, counters."""
-    arrays = {}
-
-    def visit(name, item):
-        if isinstance(item, h5py.Dataset):
-            arrays[name] = np.array(item)
-
-    with zipfile.ZipFile(path) as archive, archive.open("model.weights.h5") as file, h5py.File(file) as content:
-        content.visititems(visit)
-    return arrays
 
 
 def progress(run: Path) -> tuple:
