@@ -1,8 +1,9 @@
-"""Masks of images of any size: resized and tiled, from every kind of input, in Python and on the command line."""
+"""Masks for images of any size: resized and tiled, from every kind of input, in Python and on the command line."""
 
+import doctest
 import io
 import itertools
-import os
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -17,25 +18,25 @@ from PIL import Image
 from scipy import ndimage
 
 import unet
-from tests.helpers import BACKEND, JIT, ROOT
-from unet import config, data, figures
+from tests.helpers import BACKEND, ROOT
+from tests.helpers.commands import run_unet
+from unet import data, figures
 from unet.commands import predict
 from unet.data.images import resize_logits, resized_argmax
 from unet.data.sources import native_samples
 from unet.errors import InputError, RunError
 from unet.evaluation import evaluate
 from unet.formats import LoadedNetwork, Metadata
-from unet.inference import Predictor, softmax, spans
+from unet.inference import Predictor, softmax, spans, tiling
 from unet.model import build_unet
 from unet.runs import Run
-from unet.training import train
 
 CLASSES = ("sky", "ground", "tree")
 COLOURS = ("#102030", "#FF0000", "#00FF7F")
 
 
 class Network(LoadedNetwork):
-    """Any function as a network; it remembers what shapes it was given."""
+    """Any function as a network; it records the shapes of its inputs."""
 
     def __init__(self, function, size=(32, 48), depth=2, dynamic=True, activation="none", classes=CLASSES):
         self.path = Path("stand-in.onnx")
@@ -77,17 +78,9 @@ def smooth(*shape, seed=0):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A tiny trained run."""
-    root = tmp_path_factory.mktemp("runs")
-    path = root / "tiny.yaml"
-    path.write_text(
-        "data: {source: shapes, size: [24, 32], shapes: {train: 20, test: 8}}\nmodel: {width: 4, depth: 2}\n"
-        f"training: {{epochs: 2, batch_size: 4, warmup: 0, jit: {JIT}}}\n"
-    )
-    run = Run.create(config.load(path), root)
-    train(run)
-    return run
+def run(trained_run, tmp_path_factory):
+    """A tiny trained run, with a directory of its own."""
+    return Run(shutil.copytree(trained_run.path, tmp_path_factory.mktemp("inference") / "tiny"))
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +124,7 @@ def test_resizing_equals_the_same_by_hand(run, predictor):
 @pytest.mark.parametrize("size", [(31, 40), (9, 12), (5, 30)])
 def test_the_resized_argmax_needs_no_enlarged_channels(rng, size):
     scores = rng.normal(size=(9, 12, 5)).astype(np.float32)
-    scores[..., 3] = scores[..., 1]  # of equal scores the first wins, as in argmax
+    scores[..., 3] = scores[..., 1]  # of equal logits the first wins, as in argmax
     np.testing.assert_array_equal(resized_argmax(scores, size), resize_logits(scores, size).argmax(-1))
     np.testing.assert_allclose(softmax(scores), torch.softmax(torch.tensor(scores), -1).numpy(), atol=1e-6)
 
@@ -153,7 +146,7 @@ def test_probabilities_and_logits_lead_to_the_same_mask(options):
 
 
 @pytest.mark.backend_free
-def test_flipping_averages_the_scores_of_an_image_and_its_mirror_image():
+def test_flipping_averages_the_logits_of_an_image_and_its_mirror_image():
     ramp = np.linspace(0, 3, 48, dtype=np.float32)[:, None]
 
     def lopsided(pixels):
@@ -203,7 +196,7 @@ def test_tiles_cover_a_side_with_weights_that_add_up_to_one(length, tile, overla
 
 @pytest.mark.backend_free
 @pytest.mark.parametrize("size", [(97, 211), (40, 150), (150, 40), (20, 30), (32, 48), (33, 49), (1, 100)])
-def test_tiles_equal_the_whole_image_where_the_network_sees_no_further_than_their_margin(size):
+def test_tiles_equal_the_whole_image_if_the_receptive_field_fits_the_margin(size):
     network = Network(blur)
     photo = noise(*size)
     found = Predictor(network).probabilities(photo, mode="tile", overlap=0.5, batch_size=3)
@@ -244,7 +237,7 @@ def test_tiles_of_a_real_network_equal_the_whole_image(upsampler):
 
 @pytest.mark.backend_free
 @pytest.mark.parametrize("size", [(97, 211), (20, 30), (31, 300), (1, 1)])
-def test_a_network_of_one_size_sees_nothing_but_that_size(size):
+def test_a_network_of_a_fixed_size_is_run_at_that_size_only(size):
     network = Network(blur, dynamic=False)
     photo = noise(*size)
     found = Predictor(network).probabilities(photo, mode="tile", overlap=0.5)
@@ -265,7 +258,7 @@ def test_memory_does_not_grow_with_the_images_height():
         mask = predictor.predict(photo, mode="tile")
         peaks.append(tracemalloc.get_traced_memory()[1] - mask.nbytes)
         tracemalloc.stop()
-    assert peaks[1] < 1.5 * peaks[0]  # scores of the whole image would be 38 MB instead of 5 MB
+    assert peaks[1] < 1.5 * peaks[0]  # logits of the whole image would take 38 MB instead of 5 MB
 
 
 # === What is given, what comes back ===
@@ -293,12 +286,12 @@ def test_every_way_to_give_images_leads_to_the_same_masks(tmp_path):
     sizes = [(10, 20), (70, 30), (32, 48)] * 3
     assert [mask.shape for mask in predictor.predict([noise(*size) for size in sizes], batch_size=2)] == sizes
     clear = np.dstack([photo, np.zeros((32, 48), np.uint8)])
-    assert not predictor.predict(clear).any()  # transparency is laid over black
+    assert not predictor.predict(clear).any()  # transparent pixels become black
     assert not predictor.predict(Image.fromarray(clear)).any()
 
 
 @pytest.mark.backend_free
-def test_images_are_read_one_by_one_as_predictions_are_asked_for():
+def test_images_are_read_as_predictions_are_requested():
     given = []
 
     def photos():
@@ -335,15 +328,20 @@ def test_images_are_read_one_by_one_as_predictions_are_asked_for():
         (noise(4, 4), {"batch_size": 0}, "batch_size: must be 1 or more"),
     ],
 )
-def test_what_cannot_be_used_is_told(image, options, expected):
+def test_unusable_images_and_options_are_reported(image, options, expected):
     with pytest.raises(InputError, match=expected):
         Predictor(Network(colour)).predict(image, **options)
 
 
 @pytest.mark.backend_free
-def test_a_tile_that_the_file_cannot_take_is_told():
+def test_a_tile_that_the_file_cannot_accept_is_reported():
     with pytest.raises(InputError, match=r"stand-in.onnx accepts 32×48 pixels only \(height × width\), received 64×64"):
         Predictor(Network(colour, dynamic=False)).predict(noise(4, 4), mode="tile", tile=(64, 64))
+
+
+@pytest.mark.backend_free
+def test_the_example_of_spans():
+    assert doctest.testmod(tiling) == (0, 1)
 
 
 @pytest.mark.backend_free
@@ -387,32 +385,18 @@ def save(image, path, **options):
     return path
 
 
-def command(*arguments, **environment):
-    """Run scripts/predict.py; return exit code, standard output, standard error."""
-    with subprocess.Popen(
-        [sys.executable, str(ROOT / "scripts" / "predict.py"), *map(str, arguments)],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
-
-
-def test_predict_writes_masks_beside_a_broken_image_and_exits_with_1(run, predictor, tmp_path):
+def test_predict_skips_a_damaged_image_and_exits_with_1(run, predictor, tmp_path):
     photos = tmp_path / "photos"
     first, second = smooth(40, 60, seed=1), smooth(50, 30, seed=2)
     exif = Image.Exif()
-    exif[274] = 6  # to be turned by 90° clockwise
+    exif[274] = 6  # rotate by 90° clockwise
     save(first, photos / "a.png")
     save(second, photos / "day" / "a.PNG", exif=exif)
     (photos / "day" / "broken.jpg").write_text("no image")
     (photos / "day" / "gone.jpg").symlink_to("nowhere.jpg")
     (photos / "notes.txt").write_text("nor this")
     out = photos / "masks"
-    code, printed, err = command(run.path, photos, "--out", out, "--probabilities", "--flip")
+    code, printed, err = run_unet("predict", run.path, photos, "--out", out, "--probabilities", "--flip")
     assert code == 1
     assert f"{photos}/day/broken.jpg: cannot be read as an image (cannot identify" in err
     assert f"{photos}/day/gone.jpg: cannot be read as an image ([Errno 2] No such file" in err
@@ -420,7 +404,7 @@ def test_predict_writes_masks_beside_a_broken_image_and_exits_with_1(run, predic
     assert "Traceback" not in err
     assert f"masks: {out} (2 images)" in printed
     assert f"{photos}/day/a.PNG: 50×30, " in printed
-    with pytest.raises(RunError, match="2 of 4 images"):  # what the first call wrote is no image of the second
+    with pytest.raises(RunError, match="2 of 4 images"):  # the output of the first call is not input of the second
         predict.main(run.path, [str(photos)], out, flip=True)
     written = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
     endings = (".png", "_overlay.jpg", "_probabilities.npz")
@@ -439,6 +423,23 @@ def test_predict_writes_masks_beside_a_broken_image_and_exits_with_1(run, predic
             assert file["probabilities"].dtype == np.float16
             np.testing.assert_allclose(file["probabilities"], predictor.probabilities(photo, flip=True), atol=2e-3)
             assert file["classes"].tolist() == ["pet", "background", "border"]
+
+
+@pytest.mark.backend_free
+def test_large_is_the_former_name_of_mode(tmp_path, monkeypatch):
+    predictor = Predictor(Network(colour))
+    photo = noise(40, 60)
+    expected = predictor.predict(photo, mode="tile")
+    with pytest.warns(DeprecationWarning, match="'large' is now called 'mode'"):
+        np.testing.assert_array_equal(predictor.predict(photo, large="tile"), expected)
+    monkeypatch.setattr(unet, "load", lambda path: predictor)
+    save(photo, tmp_path / "a.png")
+    done = run_unet("predict", "network", "a.png", "--large", "tile", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert done.err == "warning: --large is now called --mode\n"
+    with Image.open(tmp_path / "masks" / "a.png") as mask:  # the default directory
+        np.testing.assert_array_equal(np.asarray(mask), expected)
+    assert "--large" not in run_unet("predict", "--help").out
 
 
 def test_predict_in_tiles_of_a_given_size(run, predictor, tmp_path, capsys):
@@ -524,7 +525,7 @@ def test_patterns_and_folders_keep_relative_paths(tmp_path, monkeypatch):
         (["one/x.jpg"], "one/x.png", "out: one/x.png is a file; name a folder"),
     ],
 )
-def test_what_would_be_lost_or_is_missing_is_told_before_anything_is_written(
+def test_conflicting_or_missing_files_are_reported_before_anything_is_written(
     images, out, expected, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
@@ -538,7 +539,7 @@ def test_what_would_be_lost_or_is_missing_is_told_before_anything_is_written(
 
 
 @pytest.mark.backend_free
-def test_wrong_options_are_told_before_anything_is_written(tmp_path, monkeypatch):
+def test_invalid_options_are_reported_before_anything_is_written(tmp_path, monkeypatch):
     photo = str(save(noise(40, 60), tmp_path / "a.png"))
     monkeypatch.setattr(unet, "load", lambda path: Predictor(Network(colour)))
     for options, expected in (
@@ -554,6 +555,7 @@ def test_wrong_options_are_told_before_anything_is_written(tmp_path, monkeypatch
         predict.main(Path("x"), [photo], tmp_path / "out")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "tensorflow" or sys.platform != "linux", reason="measured with TensorFlow on Linux")
 def test_a_photograph_of_12_megapixels_takes_less_than_2_gibibytes(run, tmp_path):
     photo = save(np.tile(smooth(300, 400), (10, 10, 1)), tmp_path / "large.jpg")

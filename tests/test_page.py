@@ -171,6 +171,7 @@ class Tab:
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
         self.page.goto(address)
         self.page.wait_for_selector("#result article")
+        self.page.wait_for_selector("#photograph label")
 
     def drop(self, path, until="#result .mask"):
         """Choose a file, and wait for the result."""

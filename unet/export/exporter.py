@@ -70,10 +70,16 @@ def export(
         ``file, entry = export(Run.open("runs/pets"), "onnx")``
     """
     file_format = choose(format, activation, quantize)
+    if file_format.backend not in (None, keras.backend.backend()):
+        raise InputError(
+            f"{format} files are written on the {file_format.backend} backend, and this process runs Keras on "
+            f"{keras.backend.backend()}; set KERAS_BACKEND={file_format.backend} before Keras is imported",
+            "format",
+        )
     run.trained_network()
     config = configuration.with_data_at(run.config, overrides)
     metadata = _metadata(run, file_format, size, activation, quantize)
-    dataset = _dataset(config, metadata, required=quantize == "int8" or bool(overrides))
+    dataset = _dataset(config, metadata, required=bool(overrides))
     directory = Path(out or run.path / "export")
     target = directory / (run.name + ("" if quantize == "none" else f"_{quantize}") + file_format.ending)
     trained_on = json.loads(run.environment_file.read_text(encoding="utf-8"))["starts"][-1]["backend"]
@@ -149,20 +155,17 @@ def _at_size(config: Config, size: tuple[int, int]) -> Config:
 def _dataset(config: Config, metadata: Metadata, required: bool) -> data.Dataset | None:
     """The run's data at the file's size, or ``None`` if they cannot be found and are not required."""
     config = _at_size(config, metadata.size)
-    if not required:  # nothing is downloaded just to compare
+    calibrates = metadata.quantization == "int8"
+    if not (required or calibrates):  # nothing is downloaded just to compare
         config = config.model_copy(update={"data": config.data.model_copy(update={"download": False})})
     try:
         dataset = data.prepare(config.data)
     except InputError as error:
         if required:
-            raise InputError(
-                f"the data of the run are needed but cannot be used: {error}\nIf they have moved: data.data_dir=NEW"
-            ) from error
-        log.info(
-            "the data of the run cannot be used, so the file is compared on drawn images (to compare on test images "
-            "instead, data.data_dir=NEW): %s",
-            str(error).splitlines()[0],
-        )
+            raise
+        if calibrates:
+            raise InputError(f"int8 files are calibrated on the training images of the run: {error}") from error
+        log.info("comparing on drawn images, as the data of the run cannot be used: %s", str(error).splitlines()[0])
         return None
     if dataset.classes != metadata.classes:
         raise InputError(

@@ -22,7 +22,6 @@ class LiteRT(Format):
     quantizations = ("float16", "int8")
 
     def fixed_size(self, quantization):
-        """Of int8 files."""
         reason = (
             "with any size, positions and interpolation weights would be computed in float32; "
             "with one size they are integer constants"

@@ -18,7 +18,6 @@ class ExportedProgram(Format):
     backend = "torch"
 
     def fixed_size(self, quantization):
-        """Always: see the reason."""
         return "torch.export traces one path through the code, and padding and cropping depend on the size"
 
     def write(self, network, path, metadata, examples):
