@@ -326,7 +326,7 @@ X, K = np.ones((2, 2)), np.ones((3, 3))
         (lambda: conv_size(4, 3, dilation=0), "dilation must be a whole number ≥ 1, received 0"),
         (
             lambda: conv_size(4, 3, padding=1, dilation=4),
-            "size: 4 pixels and 1 of padding on both sides must hold a kernel that reaches over 9 pixels",
+            "size: 4 pixels and 1 of padding on both sides must contain a kernel that extends over 9 pixels",
         ),
         (lambda: pool_size(4, 2, padding=2), "padding must be at most half the kernel size 2, received 2"),
         (
@@ -343,7 +343,7 @@ X, K = np.ones((2, 2)), np.ones((3, 3))
         ),
         (lambda: conv_transpose_paddings(3, 0, 3), "target must be a whole number ≥ 1, received 0"),
         (lambda: conv_paddings(0, 3, 3), "size must be a whole number ≥ 1, received 0"),
-        (lambda: convolve(X, K), "must hold a kernel"),
+        (lambda: convolve(X, K), "must contain a kernel"),
         (lambda: convolve(np.ones(4), K), r"x must be one plane \(height, width\).*received \(4,\)"),
         (lambda: transpose_by_matrix(X, np.ones((1, 2, 2))), r"kernel must be one plane.*received \(1, 2, 2\)"),
         (lambda: transpose_by_overlap_add(np.ones((0, 2)), K), r"x must be one plane.*received \(0, 2\)"),
@@ -412,7 +412,7 @@ def test_the_script_rounds_pooling_as_asked():
     ("arguments", "expected"),
     [
         (["conv_transposed", 3], "error: OPERATION: 'conv_transposed' is not one of"),
-        (["conv", 2], "error: size: 2 pixels and 0 of padding on both sides must hold a kernel"),
+        (["conv", 2], "error: size: 2 pixels and 0 of padding on both sides must contain a kernel"),
         (["conv", 5, "--stride", 0], "error: stride must be a whole number ≥ 1, received 0"),
         (["conv", 5, "--output-padding", 1], "error: --output-padding is for conv_transpose, not for conv"),
         (["pool", 5, "--reach", 3], "error: --reach is for conv and conv_transpose, not for pool"),

@@ -1,11 +1,11 @@
 """Sizes and matrices of convolution, pooling and transposed convolution, on one channel and in plain numpy.
 
-What the five seed documents and Dumoulin & Visin (2016, arXiv:1603.07285) teach, to be computed instead of believed.
-A convolution is a matrix C; the transposed convolution is Cᵀ. It can be computed in three ways, written here apart
-from each other, that agree to the last bit on whole numbers: by the matrix, by zero insertion (an ordinary convolution
-over a spread input) and by overlap-add (every pixel lays down a copy of the kernel).
+The formulas of the five seed documents and of Dumoulin & Visin (2016, arXiv:1603.07285), as functions. A convolution is
+a matrix C; the transposed convolution is Cᵀ. Three independent implementations of it give identical results on whole
+numbers: by the matrix, by zero insertion (an ordinary convolution over a spread input) and by overlap-add (every pixel
+adds a copy of the kernel).
 
-Letters as in those texts: input size i, output size o, kernel size k, stride s, padding p, dilation d, output padding
+Symbols as in those texts: input size i, output size o, kernel size k, stride s, padding p, dilation d, output padding
 op, all in pixels. "Convolution" is the cross-correlation of deep learning: the kernel is not flipped.
 """
 
@@ -22,32 +22,30 @@ Size = int | tuple[int, int]
 
 
 def extent(kernel_size: int, dilation: int = 1) -> int:
-    """Pixels a kernel reaches over, ``d·(k − 1) + 1``; its taps lie ``dilation`` pixels apart."""
+    """Extent of a kernel in pixels, ``d·(k − 1) + 1``; its taps are ``dilation`` pixels apart."""
     _check(kernel_size=kernel_size, dilation=dilation)
     return dilation * (kernel_size - 1) + 1
 
 
 def same_padding(kernel_size: int, dilation: int = 1) -> int:
-    """Half padding ``d·(k − 1)/2``: a convolution of stride 1 keeps the size.
+    """Half padding ``d·(k − 1)/2``, with which a convolution of stride 1 keeps the size.
 
     Raises:
-        ValueError: d·(k − 1) is odd, so that no padding equal on both sides keeps the size.
+        ValueError: d·(k − 1) is odd, so no padding that is equal on both sides keeps the size.
     """
     reach = extent(kernel_size, dilation) - 1
     if reach % 2:
-        raise ValueError(
-            f"kernel_size must make d·(k − 1) even, to have two halves, received {dilation}·({kernel_size} − 1)"
-        )
+        raise ValueError(f"kernel_size must make d·(k − 1) even, received {dilation}·({kernel_size} − 1)")
     return reach // 2
 
 
 def full_padding(kernel_size: int, dilation: int = 1) -> int:
-    """Full padding ``d·(k − 1)``: the most with which the first window touches the input; the size grows by as much."""
+    """Full padding ``d·(k − 1)``, the largest with which the first window overlaps the input; the size grows by it."""
     return extent(kernel_size, dilation) - 1
 
 
 def conv_size(size: int, kernel_size: int, stride: int = 1, padding: int = 0, dilation: int = 1) -> int:
-    """Output size of a convolution, ``o = ⌊(i + 2p − d·(k − 1) − 1)/s⌋ + 1``; pixels left over are dropped.
+    """Output size of a convolution, ``o = ⌊(i + 2p − d·(k − 1) − 1)/s⌋ + 1``; remaining pixels are dropped.
 
     Source: Dumoulin & Visin 2016, relationships 6 and 15; seed document 003.
 
@@ -58,7 +56,7 @@ def conv_size(size: int, kernel_size: int, stride: int = 1, padding: int = 0, di
     room = size + 2 * padding - extent(kernel_size, dilation)
     if room < 0:
         raise ValueError(
-            f"size: {size} pixels and {padding} of padding on both sides must hold a kernel that reaches over "
+            f"size: {size} pixels and {padding} of padding on both sides must contain a kernel that extends over "
             f"{extent(kernel_size, dilation)} pixels"
         )
     return room // stride + 1
@@ -67,14 +65,14 @@ def conv_size(size: int, kernel_size: int, stride: int = 1, padding: int = 0, di
 def pool_size(
     size: int, kernel_size: int, stride: int | None = None, padding: int = 0, dilation: int = 1, ceil_mode: bool = False
 ) -> int:
-    """Output size of pooling: that of a convolution, or with ``ceil_mode`` rounded up to use pixels left over.
+    """Output size of pooling: that of a convolution, rounded up with ``ceil_mode`` to include the remaining pixels.
 
-    Rounded up, the last window still has to start inside the input or its left padding; one that would start in the
-    right padding is dropped (the rule of ``torch.nn.MaxPool2d``). Keras' padding "same" with stride = kernel size
-    gives the same size as ``ceil_mode``.
+    With ``ceil_mode`` the last window must start inside the input or its left padding; one that would start in the
+    right padding is dropped (the rule of ``torch.nn.MaxPool2d``). Keras' padding "same" with stride = kernel size gives
+    the same size as ``ceil_mode``.
 
     Args:
-        stride: Pixels between windows; ``None`` means the kernel size, as in Keras and PyTorch.
+        stride: Distance of the windows in pixels; ``None``: the kernel size, as in Keras and PyTorch.
         padding: Pixels on both sides, at most half the kernel size.
 
     Raises:
@@ -99,16 +97,16 @@ def conv_transpose_size(
 ) -> int:
     """Output size of a transposed convolution, ``o = (i − 1)·s − 2p + d·(k − 1) + 1 + op``.
 
-    ``padding`` is that of the convolution it transposes, so it *crops*. With stride s > 1 that convolution rounds
-    down: s different sizes shrink to the same one, and ``output_padding`` says which of them is meant.
+    ``padding`` is that of the transposed convolution's counterpart, so it *crops*. With stride s > 1 that convolution
+    rounds down: s different sizes shrink to the same one, and ``output_padding`` selects one of them.
 
     Keras' padding "same" gives ``i·s`` by cropping max(k − s, 0) pixels in all, the smaller half at the top and left;
-    for kernel 3 and stride 2 that is a picture no (padding, output padding) gives.
+    for kernel 3 and stride 2 no (padding, output padding) gives the same result.
 
     Source: Dumoulin & Visin 2016, relationship 14; seed documents 002, 003 and 004; ``torch.nn.ConvTranspose2d``.
 
     Raises:
-        ValueError: An argument is out of range (op < max(s, d) is needed, as in PyTorch), or nothing is left.
+        ValueError: An argument is out of range (op must be less than max(s, d), as in PyTorch), or the output is empty.
     """
     _check(size=size, stride=stride, padding=padding, output_padding=output_padding)
     reach = extent(kernel_size, dilation)
@@ -124,7 +122,7 @@ def conv_transpose_size(
 
 
 def conv_sizes(size: int, kernel_size: int, stride: int = 1, dilation: int = 1) -> dict[int, list[int]]:
-    """Every output size a convolution reaches by a padding of 0 to full padding, with those paddings."""
+    """Every output size that a convolution reaches with paddings from 0 to full padding, with those paddings."""
     _check(size=size)
     reached: dict[int, list[int]] = {}
     for padding in range(full_padding(kernel_size, dilation) + 1):
@@ -136,7 +134,7 @@ def conv_sizes(size: int, kernel_size: int, stride: int = 1, dilation: int = 1) 
 def conv_transpose_sizes(
     size: int, kernel_size: int, stride: int = 2, dilation: int = 1
 ) -> dict[int, list[tuple[int, int]]]:
-    """Every output size a transposed convolution reaches, with its pairs (padding, output padding).
+    """Every output size that a transposed convolution reaches, with its pairs (padding, output padding).
 
     Paddings are 0 to full padding, output paddings 0 to max(stride, dilation) − 1.
     """
@@ -150,7 +148,7 @@ def conv_transpose_sizes(
 
 
 def conv_paddings(size: int, target: int, kernel_size: int, stride: int = 1, dilation: int = 1) -> list[int]:
-    """All paddings (0 to full padding) with which a convolution makes ``size`` into ``target``; empty if none does."""
+    """All paddings from 0 to full padding with which a convolution maps ``size`` to ``target``; empty if none does."""
     _check(target=target)
     return conv_sizes(size, kernel_size, stride, dilation).get(target, [])
 
@@ -158,9 +156,9 @@ def conv_paddings(size: int, target: int, kernel_size: int, stride: int = 1, dil
 def conv_transpose_paddings(
     size: int, target: int, kernel_size: int, stride: int = 2, dilation: int = 1
 ) -> list[tuple[int, int]]:
-    """All (padding, output padding) with which a transposed convolution makes ``size`` into ``target``.
+    """All (padding, output padding) with which a transposed convolution maps ``size`` to ``target``.
 
-    Empty if none does; :func:`why_unreachable` then says why.
+    Empty if none does; :func:`why_unreachable` explains why.
     """
     _check(target=target)
     return conv_transpose_sizes(size, kernel_size, stride, dilation).get(target, [])
@@ -169,7 +167,7 @@ def conv_transpose_paddings(
 def why_unreachable(
     size: int, target: int, kernel_size: int, stride: int = 2, dilation: int = 1, transposed: bool = True
 ) -> str:
-    """One sentence on why no padding makes ``size`` into ``target``, with what is reached; empty if one does.
+    """Explain why no padding maps ``size`` to ``target``, and which sizes are reached; empty if one does.
 
     Args:
         transposed: Whether the operation is the transposed convolution or the convolution.
@@ -184,7 +182,7 @@ def why_unreachable(
         choice = f"only {least}"
     elif len(reached) == most - least + 1:
         choice = f"{least} to {most}"
-    else:  # stride 1: nothing but padding changes the size, and it does on both sides
+    else:  # stride 1: only padding changes the size, by two pixels
         choice = f"every second size from {least} to {most}, as a pixel of padding counts on both sides"
     distance = min(abs(value - target) for value in reached)
     near = [value for value in reached if abs(value - target) == distance]
@@ -195,9 +193,9 @@ def why_unreachable(
 
 
 def convolve(x: ArrayLike, kernel: ArrayLike, stride: int = 1, padding: int = 0, dilation: int = 1) -> np.ndarray:
-    """Convolution by its definition: every output pixel is a window of the input times the kernel, summed.
+    """Convolution by its definition: every output pixel is the sum of a window of the input times the kernel.
 
-    Takes x ``(H, W)`` and kernel ``(k_h, k_w)``, gives float64 ``(o_h, o_w)``; errors as :func:`conv_size`, or where
+    Takes x ``(H, W)`` and kernel ``(k_h, k_w)``, returns float64 ``(o_h, o_w)``; errors as in :func:`conv_size`, or if
     an array is not 2-D.
     """
     x, kernel = _plane("x", x), _plane("kernel", kernel)
@@ -211,14 +209,14 @@ def convolve(x: ArrayLike, kernel: ArrayLike, stride: int = 1, padding: int = 0,
 def conv_matrix(
     kernel: ArrayLike, input_size: Size, stride: int = 1, padding: int = 0, dilation: int = 1
 ) -> np.ndarray:
-    """The convolution as a matrix C: ``convolve(x).ravel() == C @ x.ravel()``.
+    """Convolution as a matrix C: ``convolve(x).ravel() == C @ x.ravel()``.
 
     One row per output pixel, one column per input pixel, both counted row by row: a 3×3 kernel over 4×4 is 4×16.
 
     Source: Dumoulin & Visin 2016, section 4.1; seed documents 000, 001 and 003.
 
-    Takes a kernel ``(k_h, k_w)`` and the size H×W of the convolution's input, gives float64 ``(o_h·o_w, H·W)``;
-    errors as :func:`conv_size`, or where the kernel is not 2-D.
+    Takes a kernel ``(k_h, k_w)`` and the size H×W of the convolution's input, returns float64 ``(o_h·o_w, H·W)``;
+    errors as in :func:`conv_size`, or if the kernel is not 2-D.
     """
     kernel, inputs = _plane("kernel", kernel), _pair("input_size", input_size)
     outputs = [conv_size(size, k, stride, padding, dilation) for size, k in zip(inputs, kernel.shape)]
@@ -228,14 +226,14 @@ def conv_matrix(
 def conv_transpose_matrix(
     kernel: ArrayLike, input_size: Size, stride: int = 1, padding: int = 0, output_padding: int = 0, dilation: int = 1
 ) -> np.ndarray:
-    """The transposed convolution as a matrix: Cᵀ, C being the convolution that goes from the output's size back.
+    """Transposed convolution as a matrix Cᵀ, where C is the convolution from its output to its input.
 
-    Takes the size h×w of the *transposed* convolution's input, gives float64 ``(o_h·o_w, h·w)``; errors as
+    Takes the size h×w of the *transposed* convolution's input, returns float64 ``(o_h·o_w, h·w)``; errors as in
     :func:`conv_transpose_size`.
     """
     kernel, inputs = _plane("kernel", kernel), _pair("input_size", input_size)
     outputs = _transposed_shape(inputs, kernel.shape, stride, padding, output_padding, dilation)
-    # Back to `inputs`, not to conv_size(outputs): that is larger where op ≥ s, which d > s allows.
+    # Back to `inputs`, not to conv_size(outputs), which is larger if op ≥ s (possible with d > s).
     return _matrix(kernel, inputs, outputs, stride, padding, dilation).T
 
 
@@ -244,8 +242,8 @@ def transpose_by_matrix(
 ) -> np.ndarray:
     """Transposed convolution by its definition, ``y = Cᵀ x`` with :func:`conv_transpose_matrix`.
 
-    Takes x ``(h, w)`` and kernel ``(k_h, k_w)``, gives float64 ``(o_h, o_w)`` with o from
-    :func:`conv_transpose_size`; errors as there, or where an array is not 2-D.
+    Takes x ``(h, w)`` and kernel ``(k_h, k_w)``, returns float64 ``(o_h, o_w)`` with o from
+    :func:`conv_transpose_size`; errors as there, or if an array is not 2-D.
     """
     x, kernel = _plane("x", x), _plane("kernel", kernel)
     parameters = stride, padding, output_padding, dilation
@@ -254,18 +252,18 @@ def transpose_by_matrix(
 
 
 class ZeroInsertion(NamedTuple):
-    """The ordinary convolution, along one axis, that computes a transposed one; its kernel is the flipped one."""
+    """Ordinary convolution along one axis that computes a transposed one; its kernel is flipped."""
 
     zeros: int
-    """z = s − 1, inserted between neighbouring pixels."""
+    """z = s − 1, number of zeros inserted between neighbouring pixels."""
     padding: int
     """p' = d·(k − 1) − p, zeros on both sides; a negative p' crops."""
     output_padding: int
-    """More zeros at the end (bottom, right)."""
+    """Additional zeros at the end (bottom, right)."""
     inserted_size: int
     """Input size after insertion, before padding: (i − 1)·s + 1."""
     output_size: int
-    """Output size of the convolution, and so of the transposed one."""
+    """Output size of the convolution, and of the transposed one."""
     stride: int = 1
 
 
@@ -274,7 +272,7 @@ def zero_insertion(
 ) -> ZeroInsertion:
     """Parameters of the equivalent convolution: z = s − 1, p' = k − p − 1 (with dilation d·(k − 1) − p), s' = 1.
 
-    Errors as :func:`conv_transpose_size`. Source: Dumoulin & Visin 2016, chapter 4; seed documents 002 and 004.
+    Errors as in :func:`conv_transpose_size`. Source: Dumoulin & Visin 2016, chapter 4; seed documents 002 and 004.
     """
     return ZeroInsertion(
         zeros=stride - 1,
@@ -309,13 +307,12 @@ def transpose_by_zero_insertion(
 def transpose_by_overlap_add(
     x: ArrayLike, kernel: ArrayLike, stride: int = 1, padding: int = 0, output_padding: int = 0, dilation: int = 1
 ) -> np.ndarray:
-    """Transposed convolution as a sum: every input pixel adds its multiple of the kernel, ``stride`` pixels apart.
+    """Transposed convolution as a sum: every input pixel adds a multiple of the kernel, ``stride`` pixels apart.
 
-    Then ``padding`` rows and columns are cropped on every side, and ``output_padding`` keeps that many more at the
-    bottom and right; where no kernel reached them they are zero. Arguments, result and errors as in
-    :func:`transpose_by_matrix`.
+    Then ``padding`` rows and columns are cropped on every side, and ``output_padding`` of them are kept at the bottom
+    and right; pixels that no kernel covers are zero. Arguments, result and errors as in :func:`transpose_by_matrix`.
 
-    Source: seed document 004 (which takes the crop for a mistake) and Zhang et al., *Dive into Deep Learning*.
+    Source: seed document 004 (which considers the crop a mistake) and Zhang et al., *Dive into Deep Learning*.
     """
     x, kernel = _plane("x", x), _plane("kernel", kernel)
     height, width = _transposed_shape(x.shape, kernel.shape, stride, padding, output_padding, dilation)
@@ -330,9 +327,9 @@ def transpose_by_overlap_add(
 def overlap_count(
     size: Size, kernel_size: Size, stride: int, padding: int = 0, output_padding: int = 0, dilation: int = 1
 ) -> np.ndarray:
-    """How many kernel copies of a transposed convolution cover each output pixel: the checkerboard before training.
+    """Number of kernel copies of a transposed convolution that cover each output pixel: the untrained checkerboard.
 
-    Gives int ``(o_h, o_w)``, the outer product of one count per axis; errors as :func:`conv_transpose_size`.
+    Returns int ``(o_h, o_w)``, the outer product of one count per axis; errors as in :func:`conv_transpose_size`.
 
     Source: Odena et al. 2016, doi:10.23915/distill.00003.
     """
@@ -345,11 +342,11 @@ def overlap_count(
 
 
 def taps_per_phase(kernel_size: int, stride: int, dilation: int = 1) -> np.ndarray:
-    """How many kernel copies cover an inner output pixel along one axis, by its position modulo the stride.
+    """Number of kernel copies that cover an inner output pixel along one axis, by its position modulo the stride.
 
-    Gives int ``(stride,)``, positions counted from the first pixel of the uncropped output. Even, all numbers equal,
+    Returns int ``(stride,)``, positions counted from the first pixel of the uncropped output. All numbers are equal
     exactly if the stride divides the kernel size and has no factor in common with the dilation. ``[2, 1]`` for kernel
-    3 and stride 2: twice as much in one dimension, four times in two.
+    3 and stride 2: twice as many in one dimension, four times in two.
     """
     _check(kernel_size=kernel_size, stride=stride, dilation=dilation)
     return np.bincount(dilation * np.arange(kernel_size) % stride, minlength=stride)
@@ -358,7 +355,7 @@ def taps_per_phase(kernel_size: int, stride: int, dilation: int = 1) -> np.ndarr
 def _matrix(
     kernel: np.ndarray, outputs: Sequence[int], inputs: Sequence[int], stride: int, padding: int, dilation: int
 ) -> np.ndarray:
-    """C: output pixel ``a`` meets input pixel ``h`` through tap ``i`` where ``a·s + i·d − p = h``, on either axis."""
+    """C: output pixel ``a`` reads input pixel ``h`` through tap ``i`` if ``a·s + i·d − p = h``, on both axes."""
     rows, columns = (
         stride * np.arange(o)[:, None, None] + dilation * np.arange(k)[:, None] - padding == np.arange(n)
         for o, k, n in zip(outputs, kernel.shape, inputs)

@@ -1,8 +1,8 @@
-"""Time and memory of the upsamplers, forward and backward, beside PyTorch's operations in the same process.
+"""Time and memory of the upsamplers, forward and backward, compared with PyTorch's operations in the same process.
 
-Every upsampler is measured in processes of its own: one for time, where it takes turns with its counterpart in
-PyTorch and with ``nearest``, and one for the memory of each shape. On a CPU absolute times depend on the
-machine, so ratios are reported; on a GPU milliseconds as well.
+Every upsampler is measured in separate processes: one for time, in which it alternates with its counterpart in PyTorch
+and with ``nearest``, and one for the memory of each shape. On a CPU absolute times depend on the machine, so ratios are
+reported; on a GPU milliseconds as well.
 """
 
 import functools
@@ -21,7 +21,7 @@ from unet.upsamplers import UPSAMPLERS
 
 Shape = tuple[int, int, int, int]
 SHAPES: tuple[Shape, ...] = ((8, 64, 64, 64), (2, 256, 256, 32))
-"""Of the low-resolution map, ``(B, h, w, C)``: the middle and the end of a decoder."""
+"""Shapes ``(B, h, w, C)`` of the low-resolution map, from the middle and the end of a decoder."""
 
 OPTIONS: dict[str, dict[str, dict]] = {
     "bilinear": {"bilinear": {}, "bilinear, align_corners": {"align_corners": True}},
@@ -39,21 +39,22 @@ def variants() -> dict[str, tuple[str, dict]]:
 
 @dataclass
 class Measurement:
-    """Of one upsampler on one shape; times are medians in milliseconds, ratios medians of ratios within a round."""
+    """Time and memory of one upsampler on one shape; times are medians, ratios are medians of the ratios in a round."""
 
     upsampler: str
     shape: Shape
     rule_ms: float
-    """Forward and backward of the bare rule on C channels (with its weights; the transposed convolution C to C)."""
+    """Milliseconds of the bare rule's forward and backward pass on C channels (transposed convolution: C to C)."""
     rule_by_torch: float | None
-    """``rule_ms`` over the time of PyTorch's operation; ``None`` where it has none."""
+    """``rule_ms`` divided by the time of PyTorch's operation; ``None`` if there is none."""
     rule_by_nearest: float
+    """``rule_ms`` divided by the time of ``nearest``."""
     step_by_nearest: float
-    """Time of the upsampler as a decoder has it, with its projection from C to C/2 channels, over that of nearest."""
+    """Time of the upsampler with its projection from C to C/2 channels, as in a decoder, divided by that of nearest."""
     peak_mib: float | None = None
-    """Most memory held at once beyond inputs, by the bare rule's forward and backward pass."""
+    """Peak memory of the bare rule's forward and backward pass beyond its inputs."""
     output_mib: float = 0.0
-    """Memory of the result alone."""
+    """Memory of the output alone."""
     rounds: list[float] = field(default_factory=list)
     """``rule_ms`` of every round."""
 
@@ -97,10 +98,10 @@ def measure(name: str, shape: Shape, repeats: int, jit: bool) -> Measurement:
 
 
 def measure_memory(name: str, shape: Shape, jit: bool) -> tuple[float | None, float]:
-    """Peak memory and size of the result in MiB; on a CPU that of the process' first large step."""
+    """Peak memory and size of the output in MiB; on a CPU the peak of the process' first large step."""
     from unet.backend import peak_memory_on_gpu
 
-    _step(name, (1, 4, 4, shape[3]), False, jit)()  # loads what the process needs at all
+    _step(name, (1, 4, 4, shape[3]), False, jit)()  # initializes the process
     step = _step(name, shape, False, jit)
     peak = _peak_on_cpu(step)
     if (on_gpu := peak_memory_on_gpu()) is not None:
@@ -112,7 +113,7 @@ def measure_memory(name: str, shape: Shape, jit: bool) -> tuple[float | None, fl
 
 
 def run(names: list[str], shapes: tuple[Shape, ...], repeats: int, jit: bool) -> Iterator[list[Measurement]]:
-    """Measure the variants called ``names``, one after the other, each on every shape."""
+    """Measure the variants called ``names`` one after the other, each on every shape."""
     from unet.console import track
 
     for name in track(names, len(names), "measuring"):
@@ -125,12 +126,12 @@ def run(names: list[str], shapes: tuple[Shape, ...], repeats: int, jit: bool) ->
 
 
 def _fresh_process(**environment: str) -> ProcessPoolExecutor:
-    """One worker that starts from nothing, with additional environment variables."""
+    """One freshly started worker with additional environment variables."""
     context = multiprocessing.get_context("spawn")
     saved = {key: os.environ.get(key) for key in environment}
     os.environ.update(environment)
     executor = ProcessPoolExecutor(1, mp_context=context, initializer=_quiet)
-    executor.submit(os.getpid).result()  # has started, and inherited the environment
+    executor.submit(os.getpid).result()  # has started with the environment
     for key, value in saved.items():
         if value is None:
             del os.environ[key]
@@ -143,11 +144,11 @@ def _quiet() -> None:
     from unet import backend
 
     backend.use_backend()
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # many functions of one name are no reason to warn here
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # silences the warning about retracing
 
 
 def _inputs(name: str, shape: Shape, projected: bool) -> tuple:
-    """The layer, and x, skip, argmax and upstream gradient as arrays."""
+    """Layer, and x, skip, argmax and upstream gradient as arrays."""
     import keras
 
     from unet import upsamplers
@@ -173,7 +174,7 @@ def _inputs(name: str, shape: Shape, projected: bool) -> tuple:
 
 
 def _step(name: str, shape: Shape, projected: bool, jit: bool) -> Callable[[], None]:
-    """One forward and backward pass, with the gradients of inputs and weights, on the backend in use."""
+    """Forward and backward pass with the gradients of inputs and weights, on the backend in use."""
     import keras
 
     layer, x, skip, argmax, dy = _inputs(name, shape, projected)
@@ -233,7 +234,7 @@ def _step(name: str, shape: Shape, projected: bool, jit: bool) -> Callable[[], N
 
 
 def _counterpart(name: str, shape: Shape) -> Callable[[], None] | None:
-    """The same work by PyTorch's own operations, channels first as they are made for; ``None`` where it has none."""
+    """The same computation with PyTorch's operations, channels first; ``None`` if PyTorch has none."""
     try:
         import torch
         import torch.nn.functional as F
@@ -291,7 +292,7 @@ def _counterpart(name: str, shape: Shape) -> Callable[[], None] | None:
 
 
 def _peak_on_cpu(step: Callable[[], None]) -> float | None:
-    """Growth of the process while it takes a step, in MiB, by Linux' own count; ``None`` on other systems."""
+    """Growth of the process' resident memory during a step in MiB, on Linux; ``None`` on other systems."""
     if not os.path.exists("/proc/self/clear_refs"):
         return None
 
@@ -310,7 +311,7 @@ def _peak_on_cpu(step: Callable[[], None]) -> float | None:
 
 
 def table(found: list[Measurement], on_gpu: bool) -> tuple[list[str], list[list[str]]]:
-    """Titles and rows for people: ratios, and milliseconds on a GPU."""
+    """Titles and rows of the table: ratios, and milliseconds on a GPU."""
     titles = ["upsampler", "B, h, w, C", "/ torch", "/ nearest", "decoder step / nearest", "peak MiB", "result MiB"]
     rows = []
     for one in found:
@@ -322,7 +323,7 @@ def table(found: list[Measurement], on_gpu: bool) -> tuple[list[str], list[list[
 
 
 def as_markdown(found: list[Measurement], environment: dict, jit: bool, on_gpu: bool) -> str:
-    """The table with what one needs to know to read it."""
+    """Table and its explanation as Markdown."""
     titles, rows = table(found, on_gpu)
     versions = ", ".join(
         f"{name} {environment['versions'][name]}"
@@ -351,5 +352,5 @@ def as_markdown(found: list[Measurement], environment: dict, jit: bool, on_gpu: 
 
 
 def as_json(found: list[Measurement]) -> list[dict]:
-    """Measurements as plain values."""
+    """Measurements as plain values for JSON."""
     return [asdict(measurement) for measurement in found]

@@ -1,8 +1,8 @@
-"""How much a decoder's response depends on pixel phase: the checkerboard of Odena et al. (2016) as one number.
+"""Checkerboard artifacts (Odena et al. 2016) as one number: how much an output depends on the phase of the pixel grid.
 
-A constant input has no place of its own, so that away from the border an upsampler without phase dependence answers it
-with a constant. What varies with the position modulo the upsampling factor is the upsampler's own pattern: uneven
-overlap (kernel 3, stride 2), unequal weights for the places of a cell, or zeros between values (unpooling).
+Away from the border, an upsampler without phase dependence maps a constant input to a constant output. Variation with
+the position modulo the upsampling factor is a pattern of the upsampler itself: uneven overlap (kernel 3, stride 2),
+unequal weights for the pixels of a cell, or zeros between values (unpooling).
 """
 
 import keras
@@ -13,13 +13,13 @@ from unet.upsamplers import MaxPoolWithArgmax, Upsampler
 
 
 def phase_dependence(response: np.ndarray, period: int) -> float:
-    """Share of a response to a constant input that depends on the position modulo ``period``.
+    """Fraction of the response to a constant input that depends on the position modulo ``period``.
 
-    The root mean square of the phases' deviation from their mean, over the root mean square of the whole: 0 where the
-    response is constant, 0.866 where one pixel in 2×2 is not zero, never above 1.
+    Root mean square of the deviation of the phases from their mean, divided by the root mean square of the response: 0
+    for a constant response, 0.866 if one pixel of 2×2 is not zero, at most 1.
 
     Args:
-        response: ``(B, H, W, C)`` without what the border influences; H and W at least ``period``.
+        response: ``(B, H, W, C)`` without pixels that the border influences; H and W at least ``period``.
         period: Upsampling factor in pixels.
 
     Returns:
@@ -31,7 +31,7 @@ def phase_dependence(response: np.ndarray, period: int) -> float:
     batch, height, width, channels = response.shape
     rows, columns = height // period, width // period
     if not rows or not columns:
-        raise ValueError(f"response must hold at least {period}×{period} pixels, received {height}×{width}")
+        raise ValueError(f"response must have at least {period}×{period} pixels, received {height}×{width}")
     response = np.asarray(response, "float64")[:, : rows * period, : columns * period]
     cells = response.reshape(batch, rows, period, columns, period, channels)
     phases = cells.mean((1, 3))  # (B, period, period, C)
@@ -41,13 +41,13 @@ def phase_dependence(response: np.ndarray, period: int) -> float:
 
 
 def of_upsampler(layer: Upsampler, channels: int, skip_channels: int | None = None, seed: int = 0) -> float:
-    """Phase dependence of one upsampler, built or not, on constant maps with normally distributed channels.
+    """Phase dependence of an upsampler, built or not, on constant maps with normally distributed channels.
 
     Args:
         layer: The upsampler.
-        channels: Of its input.
-        skip_channels: Of the skip, constant as well; ``None``: those of the output.
-        seed: Draws the constants.
+        channels: Channels of the input.
+        skip_channels: Channels of the skip, which is constant too; ``None``: those of the output.
+        seed: Seed of the constants.
     """
     size, margin, batch = 16, 4, 16
     filters = layer.output_channels(channels)
@@ -68,15 +68,15 @@ def of_network(network: keras.Model, depth: int, seed: int = 0) -> float:
 
 
 def response(network: keras.Model, depth: int, seed: int = 0) -> np.ndarray:
-    """Logits of images of one colour, in the middle of images so large that their borders matter little.
+    """Logits in the centre of images of one colour, large enough that their borders have little influence.
 
     Args:
-        network: From :func:`unet.model.build_unet`, for any size; trained or not.
-        depth: How often it halves the resolution.
-        seed: Draws the colours.
+        network: Network from :func:`unet.model.build_unet` with dynamic size, trained or not.
+        depth: Number of times it halves the resolution.
+        seed: Seed of the colours.
 
     Returns:
-        ``(B, 2·2**depth, 2·2**depth, classes)``; what varies with the place repeats every ``2**depth`` pixels.
+        ``(B, 2·2**depth, 2·2**depth, classes)``; a dependence on position repeats every ``2**depth`` pixels.
     """
     period = 2**depth
     size = 24 * period
@@ -88,16 +88,16 @@ def response(network: keras.Model, depth: int, seed: int = 0) -> np.ndarray:
 
 
 def harmonics(response: np.ndarray, period: int) -> np.ndarray:
-    """Amplitude of each frequency of the pattern that repeats every ``period`` pixels.
+    """Amplitude of each frequency of a pattern that repeats every ``period`` pixels.
 
     Args:
         response: ``(B, H, W, C)``; H and W multiples of ``period``.
-        period: In pixels.
+        period: Period in pixels.
 
     Returns:
-        ``(period, period)``, the mean in its middle set to 0: root mean square over images and channels, as a share of
-        the whole response's. Its squares sum to the square of :func:`phase_dependence`. Entry ``[i, j]`` has
-        ``i − period/2`` cycles a period down and ``j − period/2`` across.
+        ``(period, period)``: root mean square over images and channels, divided by that of the response; the mean, in
+        the centre, is set to 0. The squares sum to the square of :func:`phase_dependence`. Entry ``[i, j]`` has
+        ``i − period/2`` vertical and ``j − period/2`` horizontal cycles per period.
     """
     batch, height, width, channels = response.shape
     cells = np.asarray(response, "float64").reshape(batch, height // period, period, width // period, period, channels)

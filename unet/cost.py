@@ -1,4 +1,4 @@
-"""What a network costs: parameters, multiply-adds and activation memory, read off the built model."""
+"""Cost of a network: parameters, multiply-adds and activation memory, measured from the built model."""
 
 import math
 import re
@@ -15,22 +15,22 @@ class Stage:
 
     name: str
     output: tuple[int, ...] = ()
-    """``(H, W, C)`` after its last layer."""
+    """Output shape ``(H, W, C)`` of the last layer."""
     parameters: int = 0
     multiply_adds: int = 0
-    """Of convolutions and of the upsamplers' rules; normalisation, activation and pooling are not counted."""
+    """Multiply-adds of convolutions and upsamplers; normalization, activation and pooling are not counted."""
     activation_bytes: int = 0
-    """Of all layer outputs in their own dtype: what the backward pass keeps if nothing is fused or recomputed."""
+    """Memory of all layer outputs in bytes, which the backward pass needs if nothing is fused or recomputed."""
 
 
 def stages(model: keras.Model) -> list[Stage]:
     """Cost by stage, in the order of computation.
 
     Args:
-        model: From :func:`unet.model.build_unet`, built with a fixed height and width.
+        model: Network from :func:`unet.model.build_unet` with a fixed height and width.
 
     Raises:
-        ValueError: The model was built for any size; cost depends on it.
+        ValueError: The model has a dynamic size, on which the cost depends.
     """
     if None in model.inputs[0].shape[1:]:
         raise ValueError("cost depends on the image size: build the model with input_shape=(height, width, 3)")
@@ -58,7 +58,7 @@ def multiply_adds(layer: keras.Layer) -> int:
 
 
 def total(costs: list[Stage]) -> Stage:
-    """Sum of all stages; its output is the last one's."""
+    """Sum of all stages, with the output of the last one."""
     whole = Stage("total", costs[-1].output)
     for cost in costs:
         whole.parameters += cost.parameters
@@ -68,7 +68,7 @@ def total(costs: list[Stage]) -> Stage:
 
 
 def surplus(model: keras.Model) -> tuple[int, int]:
-    """Parameters and multiply-adds that the upsamplers spend beyond the projection that all of them share.
+    """Parameters and multiply-adds of the upsamplers beyond the projection that all of them share.
 
     The projection is a 2×2 convolution with bias at low resolution, ``4·C_in·filters + filters`` parameters.
     """
@@ -83,7 +83,7 @@ def surplus(model: keras.Model) -> tuple[int, int]:
 
 
 def _stage_name(layer_name: str) -> str:
-    """``encoder_1_conv_2`` belongs to encoder_1; a decoder's upsampler is a stage of its own."""
+    """Stage of a layer: ``encoder_1_conv_2`` belongs to encoder_1; each upsampler is a stage of its own."""
     match = re.match(r"(encoder_\d+|bottleneck|decoder_\d+_up|decoder_\d+)(_|$)", layer_name)
     return match.group(1) if match else layer_name
 

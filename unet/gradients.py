@@ -1,4 +1,4 @@
-"""Functions with a backward pass of their own, the same on every backend."""
+"""Functions with a custom backward pass, the same on every backend."""
 
 from collections.abc import Callable
 
@@ -8,12 +8,11 @@ from keras import ops
 def differentiable(forward: Callable, backward: Callable) -> Callable:
     """Give ``forward`` the gradient ``backward``.
 
-    For linear maps whose adjoint has a simple form of its own: what automatic differentiation would keep for the
-    backward pass, or the copies it would make, is then not spent.
+    Useful if the adjoint has a simple form: it saves the tensors that automatic differentiation would store or copy.
 
     Args:
-        forward: Tensors to one tensor.
-        backward: ``backward(upstream, *inputs)`` gives the gradient of each input, a tensor or a tuple of them.
+        forward: Function from tensors to one tensor.
+        backward: ``backward(upstream, *inputs)`` returns the gradients of the inputs, a tensor or a tuple of tensors.
 
     Returns:
         A function of the same tensors.

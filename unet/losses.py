@@ -1,8 +1,8 @@
-"""Segmentation losses on logits, each with an ignore value; and their weighted sum.
+"""Segmentation losses on logits that leave out ignored pixels, and their weighted sum.
 
-All take ``mask`` int ``(B, H, W)`` with class ids (255 is ignored) and ``logits`` float32 ``(B, H, W, C)``, and
-return a float32 scalar. Overlap losses (Dice, Tversky, Lovász) see the batch as one image and average over the classes
-that occur in its masks.
+Each takes ``mask`` int ``(B, H, W)`` with class ids (255 is ignored) and ``logits`` float32 ``(B, H, W, C)``, and
+returns a float32 scalar. Overlap losses (Dice, Tversky, Lovász) treat the batch as one image and average over the
+classes that occur in its masks.
 """
 
 import keras
@@ -14,13 +14,13 @@ from unet.errors import InputError, nearest
 
 
 def cross_entropy(mask, logits, class_weights=None, label_smoothing: float = 0.0):
-    """Mean cross-entropy over the pixels that count: ``Σ w_y · (−log p_y) / Σ w_y``.
+    """Mean cross-entropy over valid pixels: ``Σ w_y · (−log p_y) / Σ w_y``.
 
     Args:
         mask: Class ids.
-        logits: Network output.
-        class_weights: ``(C,)`` weights w, or ``None`` for 1.
-        label_smoothing: ε mixes the one-hot target with the uniform distribution, ``(1 − ε)·onehot + ε/C``.
+        logits: Output of the network.
+        class_weights: Weights w ``(C,)``; ``None`` for 1.
+        label_smoothing: Fraction ε of the uniform distribution in the target, ``(1 − ε)·onehot + ε/C``.
 
     Example:
         >>> mask, logits = ops.ones((1, 4, 4), "int32"), ops.zeros((1, 4, 4, 3))
@@ -40,9 +40,9 @@ def cross_entropy(mask, logits, class_weights=None, label_smoothing: float = 0.0
 
 
 def focal(mask, logits, gamma: float = 2.0, class_weights=None):
-    """Focal loss (Lin et al. 2017): mean of ``w_y · (1 − p_y)^γ · (−log p_y)`` over the pixels that count.
+    """Focal loss (Lin et al. 2017): mean of ``w_y · (1 − p_y)^γ · (−log p_y)`` over valid pixels.
 
-    Divided by the number of those pixels, not by the sum of weights, as in the paper's α-balanced form.
+    The sum is divided by the number of pixels, not by the sum of weights, as in the paper's α-balanced form.
 
     Example:
         >>> mask, logits = ops.ones((1, 4, 4), "int32"), ops.zeros((1, 4, 4, 3))
@@ -52,7 +52,7 @@ def focal(mask, logits, gamma: float = 2.0, class_weights=None):
     target, valid = _one_hot(mask, logits)
     log_p = ops.sum(target * ops.log_softmax(logits, axis=-1), axis=-1)
     weights = valid if class_weights is None else valid * ops.matmul(target, _column(class_weights))[..., 0]
-    # 1 − p is kept off 0, where the derivative of a power below 1 is infinite.
+    # 1 − p is kept above 0, where the derivative of a power below 1 is infinite.
     modulation = ops.power(ops.maximum(1.0 - ops.exp(log_p), 1e-7), gamma)
     return -ops.sum(weights * modulation * log_p) / _positive(ops.sum(valid))
 
@@ -89,7 +89,7 @@ def dice(mask, logits, class_weights=None):
 def lovasz(mask, logits, class_weights=None):
     """Lovász-softmax (Berman et al. 2018): convex surrogate of ``1 − IoU``, mean over the classes present.
 
-    Errors ``|onehot − p|`` are sorted downwards and weighted by how much each, in turn, raises the Jaccard loss.
+    Errors ``|onehot − p|`` are sorted in descending order, and each is weighted by how much it raises the Jaccard loss.
 
     Example:
         >>> mask, logits = ops.ones((1, 4, 4), "int32"), ops.zeros((1, 4, 4, 3))
@@ -100,7 +100,7 @@ def lovasz(mask, logits, class_weights=None):
     classes = logits.shape[-1]
     truth = ops.transpose(ops.reshape(target, (-1, classes)))  # (C, N)
     p = ops.transpose(ops.reshape(ops.softmax(logits, axis=-1), (-1, classes)))
-    errors = ops.abs(truth - p) * ops.reshape(valid, (1, -1))  # ignored pixels have error 0: they change nothing
+    errors = ops.abs(truth - p) * ops.reshape(valid, (1, -1))  # ignored pixels have error 0 and no effect
     order = ops.argsort(-ops.stop_gradient(errors), axis=-1)
     errors, truth = ops.take_along_axis(errors, order, axis=-1), ops.take_along_axis(truth, order, axis=-1)
     positives = ops.sum(truth, axis=-1, keepdims=True)
@@ -113,15 +113,21 @@ def lovasz(mask, logits, class_weights=None):
 
 @keras.saving.register_keras_serializable("unet")
 class SegmentationLoss(keras.losses.Loss):
-    """Weighted sum of the losses above, as :class:`~unet.config.LossConfig` describes it.
+    """Weighted sum of the losses of this module; the weights are those of :class:`~unet.config.LossConfig`.
 
     Args:
         settings: Fields of ``LossConfig``.
-        classes: Class names, in the order of their ids.
+        classes: Class names in the order of their ids.
         **kwargs: Arguments of ``keras.losses.Loss``.
 
     Raises:
         InputError: ``class_weights`` names a class that does not exist.
+
+    Example:
+        >>> from unet.config import LossConfig
+        >>> loss = SegmentationLoss.from_settings(LossConfig(dice=1.0), classes=("cat", "dog", "grass"))
+        >>> loss(ops.ones((1, 4, 4), "int32"), ops.zeros((1, 4, 4, 3))).shape == ()
+        True
     """
 
     def __init__(self, settings: dict, classes: tuple[str, ...], **kwargs):
@@ -139,11 +145,10 @@ class SegmentationLoss(keras.losses.Loss):
 
     @classmethod
     def from_settings(cls, config: LossConfig, classes: tuple[str, ...]) -> "SegmentationLoss":
-        """The loss that a configuration describes."""
+        """Create the loss that a configuration describes."""
         return cls(config.model_dump(), classes)
 
     def call(self, y_true, y_pred):
-        """Sum the terms with a weight; ``y_true`` is the mask, ``y_pred`` the logits."""
         s, weights = self.settings, self.class_weights
         mask, logits = ops.cast(y_true, "int32"), ops.cast(y_pred, "float32")
         terms = {
@@ -156,12 +161,11 @@ class SegmentationLoss(keras.losses.Loss):
         return sum(s[name] * term() for name, term in terms.items() if s[name])
 
     def get_config(self):
-        """Everything needed to build the loss again."""
         return super().get_config() | {"settings": self.settings, "classes": self.classes}
 
 
 def _one_hot(mask, logits):
-    """One-hot target ``(B, H, W, C)``, all zero at ignored pixels, and validity ``(B, H, W)``, both float32."""
+    """One-hot target ``(B, H, W, C)``, zero at ignored pixels, and validity ``(B, H, W)``, both float32."""
     valid = ops.not_equal(mask, IGNORE)
     ids = ops.where(valid, mask, 0)
     valid = ops.cast(valid, "float32")
@@ -181,5 +185,5 @@ def _column(values):
 
 
 def _positive(denominator):
-    """Keep a sum of non-negative terms off zero, where the numerator is zero too."""
+    """Keep a sum of non-negative terms above zero; where it is zero, so is the numerator."""
     return ops.maximum(denominator, 1e-7)

@@ -1,8 +1,9 @@
-"""How well masks agree: numpy functions of counts, each dataset-wide and per image.
+"""Segmentation metrics: numpy functions of counts, over the data set and per image.
 
-Everything starts from counts per image: ``confusion`` matrices (truth × prediction) and boundary counts. Summed over
-images they give the *dataset* value of a score; scored image by image and averaged they give its *per-image* value. A
-class that occurs neither in the truth nor in the prediction has no score there (NaN), and leaves the mean.
+Every score is computed from counts per image: ``confusion`` matrices (truth × prediction) and boundary counts. The
+counts summed over images give the *dataset* value of a score; the mean over the scores of single images is its
+*per-image* value. A class that occurs neither in the truth nor in the prediction has no score (NaN) and is left out of
+the mean.
 """
 
 import warnings
@@ -14,10 +15,10 @@ from scipy import ndimage
 from unet.data.sources import IGNORE
 
 BOUNDARY_RATIO = 0.02
-"""Width of the band of Boundary IoU as a share of the image diagonal (Cheng et al. 2021)."""
+"""Width of the band of Boundary IoU as a fraction of the image diagonal (Cheng et al. 2021)."""
 
 BAND_WIDTHS = (1, 2, 4, 8, 16)
-"""Half-widths in pixels of the bands around the true contours in which accuracy is counted."""
+"""Half-widths in pixels of the bands around the true contours in which accuracy is measured."""
 
 
 def confusion(truth: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndarray:
@@ -55,7 +56,7 @@ def dice(intersection: np.ndarray, union: np.ndarray) -> np.ndarray:
 
 
 def pixel_accuracy(matrix: np.ndarray) -> np.ndarray:
-    """Share of pixels with the right class, from confusion matrices ``(..., C, C)``."""
+    """Fraction of pixels with the correct class, from confusion matrices ``(..., C, C)``."""
     return iou(np.trace(matrix, axis1=-2, axis2=-1), matrix.sum((-2, -1)))
 
 
@@ -65,11 +66,11 @@ def boundary_width(height: int, width: int) -> int:
 
 
 def boundary_band(masks: np.ndarray, pixels: int) -> np.ndarray:
-    """Pixels of each mask within ``pixels`` of its contour; outside the image counts as outside the mask.
+    """Pixels of each mask within ``pixels`` of its contour; the image border counts as contour.
 
     Args:
         masks: bool ``(N, H, W)``.
-        pixels: Chebyshev distance d: the mask without its d-fold 3×3 erosion, as in the authors' code.
+        pixels: Chebyshev distance d; the band is the mask without its d-fold 3×3 erosion, as in the authors' code.
 
     Returns:
         bool ``(N, H, W)``.
@@ -84,7 +85,7 @@ def boundary_counts(truth: np.ndarray, prediction: np.ndarray, classes: int) -> 
     """Intersection and union of the boundary bands of each class (Boundary IoU, Cheng et al. 2021).
 
     Args:
-        truth: uint8 ``(N, H, W)``; ignored pixels belong to no class and are left out of both bands.
+        truth: uint8 ``(N, H, W)``; ignored pixels belong to no class and are excluded from both bands.
         prediction: ``(N, H, W)``.
         classes: Number of classes C.
 
@@ -103,13 +104,13 @@ def boundary_counts(truth: np.ndarray, prediction: np.ndarray, classes: int) -> 
 
 
 def contour_distance(truth: np.ndarray) -> np.ndarray:
-    """How far each pixel is from the nearest one of another class: 1 at a contour, on either side of it.
+    """Distance of each pixel from the nearest one of another class: 1 on both sides of a contour.
 
     Args:
-        truth: uint8 ``(N, H, W)``; between ignored pixels and others there is no contour.
+        truth: uint8 ``(N, H, W)``; there is no contour between ignored and other pixels.
 
     Returns:
-        int64 ``(N, H, W)``, the Chebyshev distance; more than H + W where an image has one class only.
+        int64 ``(N, H, W)``, the Chebyshev distance; greater than H + W if an image has a single class.
     """
 
     def differ(one, other):
@@ -131,14 +132,14 @@ def contour_distance(truth: np.ndarray) -> np.ndarray:
 
 
 def band_counts(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Right and all pixels in bands around the true contours (trimap accuracy, Kohli et al. 2009).
+    """Correct pixels and all pixels in bands around the true contours (trimap accuracy, Kohli et al. 2009).
 
     Args:
-        truth: uint8 ``(N, H, W)``; ignored pixels are left out.
+        truth: uint8 ``(N, H, W)``; ignored pixels are excluded.
         prediction: ``(N, H, W)``.
 
     Returns:
-        int64 ``(N, 5, 2)``: right pixels and all pixels within 1, 2, 4, 8 and 16 pixels of a contour.
+        int64 ``(N, 5, 2)``: correct pixels and all pixels within 1, 2, 4, 8 and 16 pixels of a contour.
     """
     distance = contour_distance(truth)
     valid, right = truth != IGNORE, truth == prediction
@@ -149,12 +150,12 @@ def band_counts(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
 def pet_counts(truth: np.ndarray, logits: np.ndarray, pet: int, border: int) -> dict[str, np.ndarray]:
     """Intersection and union of the pet under three rules for the border class of a trimap.
 
-    ``ignored``: pixels that are truly border are left out, and elsewhere the network chooses among the other
-    classes. ``as_pet``: border counts as pet, in truth and prediction. ``as_background``: it counts as background.
+    ``ignored``: pixels whose true class is border are excluded, and the prediction elsewhere is the best of the other
+    classes. ``as_pet``: border counts as pet, in truth and prediction. ``as_background``: border counts as background.
 
     Args:
         truth: uint8 ``(N, H, W)``.
-        logits: ``(N, H, W, C)``, any scores that rank classes.
+        logits: ``(N, H, W, C)``, or other scores that rank the classes.
         pet: Id of the pet class.
         border: Id of the border class.
 
@@ -177,18 +178,18 @@ def pet_counts(truth: np.ndarray, logits: np.ndarray, pet: int, border: int) -> 
 
 
 def mean(values: np.ndarray, axis=None) -> np.ndarray:
-    """Mean without the NaNs; NaN where nothing is left."""
+    """Mean without NaNs; NaN if there is no other value."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # mean of an empty slice
         return np.nanmean(values, axis=axis)
 
 
 class Tally:
-    """Counts of every image of a split, and the scores that follow from them.
+    """Counts of every image of a split, and the scores computed from them.
 
     Args:
-        classes: Class names, in the order of their ids. Where ``pet`` and ``border`` are among them the pet's
-            scores under the three border rules are kept too.
+        classes: Class names in the order of their ids. If ``pet`` and ``border`` are among them, the scores of the pet
+            under the three border rules are included.
     """
 
     def __init__(self, classes: tuple[str, ...]):
@@ -212,7 +213,7 @@ class Tally:
             self._parts.setdefault(key, []).append(values)
 
     def counts(self, key: str) -> np.ndarray:
-        """Counts of every image, in the order they were added."""
+        """Counts of every image, in the order in which images were added."""
         return np.concatenate(self._parts[key])
 
     @property
@@ -225,7 +226,7 @@ class Tally:
         return mean(iou(*intersection_union(self.counts("confusion"))), axis=-1)
 
     def scores(self) -> dict:
-        """Every score as ``{"dataset": value, "per_image": value}``, by class name where it is per class."""
+        """Every score as ``{"dataset": value, "per_image": value}``, by class name if there is one per class."""
         matrices = self.counts("confusion")
         ious = _both(iou, *intersection_union(matrices))
         dices = _both(dice, *intersection_union(matrices))
@@ -271,7 +272,7 @@ class Tally:
 
 
 def _both(score, intersection: np.ndarray, union: np.ndarray) -> dict[str, np.ndarray]:
-    """A score of the summed counts, and of each image's counts."""
+    """Score of the summed counts, and of the counts of each image."""
     return {"dataset": score(intersection.sum(0), union.sum(0)), "per_image": score(intersection, union)}
 
 

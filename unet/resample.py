@@ -1,11 +1,10 @@
-"""Interpolation as matrices: the one place that says which source pixel feeds which target pixel.
+"""Interpolation as matrix multiplication: which source pixels contribute to which target pixel.
 
-Every resampling in the project (bilinear upsampling, random resized crops, resizing logits) is separable, so a
-1-D matrix per axis describes it whole: ``y = A_rows · x · A_columnsᵀ`` for every channel. The matrices are
-built from run-time shapes with ``keras.ops``, so the same code trains under XLA in every precision and takes
-any image size.
+Every resampling in the project (bilinear upsampling, random resized crops, resizing of logits) is separable, so one
+matrix per axis describes it: ``y = A_rows · x · A_columnsᵀ`` for every channel. The matrices are built from run-time
+shapes with ``keras.ops``, so the same code trains with XLA in every precision and accepts any image size.
 
-Positions are in *source pixel coordinates*: pixel ``j`` has its centre at ``j``, the image covers
+Positions are in *source pixel coordinates*: pixel ``j`` has its centre at ``j``, and the image covers
 ``[-1/2, n_in - 1/2]``.
 """
 
@@ -17,17 +16,17 @@ from unet.gradients import differentiable
 
 
 def scale_positions(n_in, n_out, align_corners: bool = False):
-    """Where the centre of each target pixel lies in the source when ``n_in`` pixels become ``n_out``.
+    """Source position of the centre of each target pixel when ``n_in`` pixels are resized to ``n_out``.
 
     Args:
         n_in: Source length in pixels, int or scalar tensor.
         n_out: Target length in pixels, int or scalar tensor.
-        align_corners: ``False`` scales the pixel *areas*, ``u = (v + ½)·n_in/n_out − ½`` (the default of
-            ``torch.nn.Upsample`` and ``keras.layers.UpSampling2D``); ``True`` maps the first and the last pixel
-            centre onto each other, ``u = v·(n_in − 1)/(n_out − 1)``.
+        align_corners: ``False`` aligns the edges of the images, ``u = (v + ½)·n_in/n_out − ½`` (the default of
+            ``torch.nn.Upsample`` and ``keras.layers.UpSampling2D``); ``True`` aligns the centres of the first and the
+            last pixels, ``u = v·(n_in − 1)/(n_out − 1)``.
 
     Returns:
-        float32 tensor ``(n_out,)``; values may lie up to half a pixel outside ``[0, n_in − 1]``.
+        float32 tensor ``(n_out,)``; values may be up to half a pixel outside ``[0, n_in − 1]``.
     """
     target = ops.arange(n_out, dtype="float32")
     n_in, n_out = ops.cast(n_in, "float32"), ops.cast(n_out, "float32")
@@ -37,10 +36,10 @@ def scale_positions(n_in, n_out, align_corners: bool = False):
 
 
 def crop_positions(start, extent, n_out):
-    """Where each target pixel lies in the source when the window ``[start, start + extent)`` fills ``n_out`` pixels.
+    """Source position of each target pixel when the window ``[start, start + extent)`` is resized to ``n_out`` pixels.
 
     Args:
-        start: float32 ``(B,)``, left edge of each window in pixels from the image's edge.
+        start: float32 ``(B,)``, left edge of each window in pixels from the edge of the image.
         extent: float32 ``(B,)``, length of each window in pixels; a negative extent flips (then ``start`` is the
             right edge).
         n_out: Target length in pixels.
@@ -54,13 +53,13 @@ def crop_positions(start, extent, n_out):
 
 
 def linear_weights(positions, n_in, columns=None):
-    """Linear interpolation: row v holds ``max(0, 1 − |positions[v] − j|)``, positions clamped to the image.
+    """Linear interpolation: row v is ``max(0, 1 − |positions[v] − j|)``, with positions clamped to the image.
 
     Args:
         positions: float32 ``(..., n_out)`` in source pixel coordinates.
         n_in: Source length in pixels.
-        columns: Source pixels ``(..., n)`` to give the weights of; ``None`` for all, in order. A column outside the
-            image has weight 0.
+        columns: Source pixels ``(..., n)`` whose weights are returned; ``None`` for all, in order. Pixels outside the
+            image have weight 0.
 
     Returns:
         float32 tensor ``(..., n_out, n_in)`` whose rows sum to 1 with at most two non-zero entries.
@@ -70,7 +69,7 @@ def linear_weights(positions, n_in, columns=None):
 
 
 def cubic_weights(positions, n_in, columns=None, a: float = -0.75):
-    """Cubic convolution (Keys 1981): row v holds ``k(positions[v] − j)``, taps beyond the image on its edge pixel.
+    """Cubic convolution (Keys 1981): row v is ``k(positions[v] − j)``; taps beyond the image fall on its edge pixel.
 
     ``k(d) = (a+2)|d|³ − (a+3)|d|² + 1`` for |d| ≤ 1, ``a(|d|³ − 5|d|² + 8|d| − 4)`` for 1 < |d| < 2, else 0.
 
@@ -98,16 +97,16 @@ def cubic_weights(positions, n_in, columns=None, a: float = -0.75):
 
 
 def _columns(n_in, columns):
-    """Source pixels as float32 ``(..., 1, n)``, to be compared with positions ``(..., n_out, 1)``."""
+    """Source pixels as float32 ``(..., 1, n)``, to compare with positions ``(..., n_out, 1)``."""
     columns = ops.arange(n_in, dtype="float32") if columns is None else ops.cast(columns, "float32")
     return columns[..., None, :]
 
 
 def nearest_weights(positions, n_in):
-    """Nearest neighbour: row v is one-hot at the source pixel whose area holds ``positions[v]``.
+    """Nearest neighbour: row v is one-hot at the source pixel whose area contains ``positions[v]``.
 
-    Arguments and shapes as in :func:`linear_weights`. A position midway between two centres goes to the right
-    one, as in ``torch.nn.functional.interpolate(mode="nearest-exact")``.
+    Arguments and shapes as in :func:`linear_weights`. A position midway between two centres belongs to the
+    right one, as in ``torch.nn.functional.interpolate(mode="nearest-exact")``.
     """
     index = ops.clip(ops.floor(ops.convert_to_tensor(positions) + 0.5), 0.0, ops.cast(n_in, "float32") - 1.0)
     return ops.cast(ops.equal(index[..., None], _columns(n_in, None)), "float32")
@@ -142,7 +141,7 @@ def resize(x, height, width, method: str = "linear", align_corners: bool = False
         x: Images or feature maps.
         height: Target height in pixels.
         width: Target width in pixels.
-        method: ``"linear"``, ``"cubic"`` (neither antialiases: made for enlarging) or ``"nearest"``.
+        method: ``"linear"`` or ``"cubic"``, both without antialiasing and meant for enlarging, or ``"nearest"``.
         align_corners: See :func:`scale_positions`.
     """
     weights = {"linear": linear_weights, "cubic": cubic_weights, "nearest": nearest_weights}[method]
@@ -155,20 +154,20 @@ def resize(x, height, width, method: str = "linear", align_corners: bool = False
 
 
 BLOCK = 16
-"""Source pixels that :func:`double` handles in one matrix product."""
+"""Source pixels per matrix product in :func:`double`."""
 
 
 def double(x, weights: Callable = linear_weights, reach: int = 1, align_corners: bool = False):
-    """Enlarge ``(B, H, W, C)`` to ``(B, 2H, 2W, C)``: :func:`resize` for the case that decoders spend their time in.
+    """Enlarge ``(B, H, W, C)`` to ``(B, 2H, 2W, C)``: a fast :func:`resize` for decoders.
 
-    The interpolation matrix is a band: target pixels 2i and 2i + 1 draw on source pixels ``i − reach … i + reach``.
-    So the product is taken block by block, each block with the few source pixels around it, and costs time
-    proportional to the pixels instead of their square; the gradient is the same product with the transposed band.
+    The interpolation matrix is a band: target pixels 2i and 2i + 1 depend on source pixels ``i − reach … i + reach``.
+    The product is therefore computed in blocks, each with the few source pixels around it, in time proportional to the
+    number of pixels instead of its square. The gradient is the same product with the transposed band.
 
     Args:
         x: Feature maps.
         weights: :func:`linear_weights`, or :func:`cubic_weights`.
-        reach: How far a target pixel looks, in source pixels: 1 for linear, 2 for cubic.
+        reach: Distance in source pixels on which a target pixel depends: 1 for linear, 2 for cubic.
         align_corners: See :func:`scale_positions`.
     """
     height, width, channels = ops.shape(x)[1:]
@@ -188,13 +187,13 @@ def _double_rows(x, weights, reach, align_corners):
         return start + ops.arange(-halo, length + halo, dtype="int32")[None, :]
 
     def matrices(targets, sources, dtype):
-        """(blocks, targets, sources); targets beyond the image have weight 0."""
+        """Matrices ``(blocks, targets, sources)``; targets beyond the image have weight 0."""
         inside = ops.logical_and(targets >= 0, targets < 2 * n)
         at = ops.take(positions, ops.clip(targets, 0, 2 * n - 1), axis=0)
         return ops.cast(weights(at, n, sources) * ops.cast(inside, "float32")[..., None], dtype)
 
     def product(blocks, x, indices, n_in, n_out):
-        """Each block of rows times the pixels at ``indices``; (B, n_in, m) to (B, n_out, m)."""
+        """Multiply each block of rows with the pixels at ``indices``: ``(B, n_in, m)`` to ``(B, n_out, m)``."""
         pixels = ops.take(x, ops.reshape(ops.clip(indices, 0, n_in - 1), (-1,)), axis=1)
         pixels = ops.reshape(pixels, (-1, *ops.shape(indices), features))
         rows = ops.shape(blocks)[0] * ops.shape(blocks)[1]

@@ -9,7 +9,7 @@ import pytest
 from keras import ops
 
 from tests.helpers import BACKEND
-from tests.helpers.gradients import gradient, gradients
+from tests.helpers.gradients import gradient, gradients, values
 from unet import upsamplers
 from unet.cost import multiply_adds
 from unet.settings import Mistakes
@@ -35,8 +35,8 @@ def changed_options(name: str) -> dict:
     model = UPSAMPLERS[name].options
     fields = upsamplers.options(name)
     candidates = [[value for value in _values(field.annotation) if value != field.default] for field in fields.values()]
-    for values in itertools.product(*candidates):
-        options = dict(zip(fields, values))
+    for choice in itertools.product(*candidates):
+        options = dict(zip(fields, choice))
         try:
             settings = model.checked(**options)
             settings.check_doubles()
@@ -67,10 +67,10 @@ def check_sizes_and_saving(make, rng, tmp_path) -> None:
     assert loaded.get_layer("up").get_config() == model.get_layer("up").get_config()
     for size in SIZES:
         x, skip, _ = inputs(rng, size)
-        before, after = (ops.convert_to_numpy(m([x, skip])) for m in (model, loaded))
-        assert before.shape == (2, *size, FILTERS)
-        assert np.isfinite(before).all()
-        np.testing.assert_array_equal(before, after)
+        y = values(loaded, [x, skip])
+        assert y.shape == (2, *size, FILTERS)
+        assert np.isfinite(y).all()
+    np.testing.assert_array_equal(y, values(model, [x, skip]))
 
 
 def check_gradients(make, rng) -> None:
@@ -83,15 +83,16 @@ def check_gradients(make, rng) -> None:
     layer = make(FILTERS, dtype=dtype)
     layer(x, skip, argmax)
     at = [x, skip, *(rng.normal(size=w.shape).astype(dtype) * 0.3 for w in layer.trainable_variables)]
-    upstream = ops.convert_to_tensor(rng.normal(size=skip.shape).astype(dtype))
+    upstream = rng.normal(size=skip.shape).astype(dtype)
 
     def scalar(x, skip, *weights):
         y, _ = layer.stateless_call(list(weights), [], x, skip, argmax)
-        return ops.sum(y * upstream)
+        return ops.sum(y * ops.convert_to_tensor(upstream))
 
     def moved(distance):
-        there = [ops.convert_to_tensor((a + distance * d).astype(dtype)) for a, d in zip(at, direction)]
-        return float(ops.convert_to_numpy(scalar(*there)))
+        x, skip, *weights = [(a + distance * d).astype(dtype) for a, d in zip(at, direction)]
+        layer.set_weights(weights)
+        return float((values(layer, x, skip, argmax) * upstream).sum())
 
     direction = [rng.normal(size=a.shape) for a in at]
     found = gradients(scalar, at)
@@ -118,13 +119,12 @@ def check_costs(name: str) -> None:
 
 def check_same_bits(name: str, rng) -> None:
     """Two layers with the same seed give the same bits."""
+    given = inputs(rng)
     first, second = (
-        ops.convert_to_numpy(
-            upsamplers.build(name, FILTERS, seed=7, kernel_initializer=keras.initializers.HeNormal(seed=7))(*given)
-        )
-        for given in [inputs(rng)] * 2
+        upsamplers.build(name, FILTERS, seed=7, kernel_initializer=keras.initializers.HeNormal(seed=7))
+        for _ in range(2)
     )
-    np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(values(first, *given), values(second, *given))
 
 
 def check_docstring(name: str) -> None:
@@ -150,41 +150,50 @@ def check_options(name: str) -> None:
 
 
 def check_mixed_precision(name: str, policy: str, rng) -> None:
-    """Values are computed in half precision close to those of float32; weights stay float32."""
-    x, skip, argmax = inputs(rng)
-    layer, full = (upsamplers.build(name, FILTERS, seed=0, dtype=dtype) for dtype in (policy, "float32"))
-    y = layer(x, skip, argmax)
-    assert keras.backend.standardize_dtype(y.dtype) == policy.removeprefix("mixed_")
-    assert {weight.dtype for weight in layer.weights} == {"float32"}
-    full.build(x.shape, skip.shape, argmax.shape)
-    full.set_weights(layer.get_weights())
-    reference = ops.convert_to_numpy(full(x, skip, argmax))
-    np.testing.assert_allclose(ops.convert_to_numpy(ops.cast(y, "float32")), reference, atol=0.12)
+    """Values and compiled gradients are computed in half precision, close to those of float32; weights stay float32."""
+    given = x, skip, argmax = inputs(rng)
+    half, full = (upsamplers.build(name, FILTERS, seed=0, dtype=dtype) for dtype in (policy, "float32"))
+    for layer in (half, full):
+        layer.build(x.shape, skip.shape, argmax.shape)
+    full.set_weights(half.get_weights())
+    assert half.compute_dtype == policy.removeprefix("mixed_")
+    assert {weight.dtype for weight in half.weights} == {"float32"}
+    low = values(half, *given)
+    assert str(low.dtype) == half.compute_dtype
+    np.testing.assert_allclose(low.astype("float32"), values(full, *given), atol=0.12)
 
 
 def check_xla(name: str, policy: str, rng) -> None:
-    """Compiled by XLA the gradient is that of the eager layer."""
+    """Compiled by XLA the gradient is that of the eager layer; on JAX, always compiled, that of float32."""
     x, skip, argmax = inputs(rng)
-    layer = upsamplers.build(name, FILTERS, dtype=policy)
-    layer(x, skip, argmax)
-
-    def scalar(x):
-        return ops.sum(ops.square(ops.cast(layer(x, skip, argmax), "float32")))
-
+    layer, reference = (upsamplers.build(name, FILTERS, seed=0, dtype=dtype) for dtype in (policy, "float32"))
+    layer.build(x.shape, skip.shape, argmax.shape)
     if BACKEND == "tensorflow":
-        import tensorflow as tf
-
-        def slope(x):
-            with tf.GradientTape() as tape:
-                tape.watch(x)
-                value = scalar(x)
-            return tape.gradient(value, x)
-
-        compiled = tf.function(slope, jit_compile=True)(tf.constant(x))
+        reference = layer
     else:
-        import jax
-
-        compiled = jax.jit(jax.grad(scalar))(x)
+        reference.build(x.shape, skip.shape, argmax.shape)
+        reference.set_weights(layer.get_weights())
     tolerance = {"float32": 1e-4, "mixed_bfloat16": 0.15, "mixed_float16": 0.02}[policy]
-    eager = gradient(scalar, x)
-    np.testing.assert_allclose(np.asarray(compiled), eager, atol=tolerance * np.abs(eager).max())
+    expected = gradient(_energy(reference, skip, argmax), x)
+    np.testing.assert_allclose(
+        _compiled_gradient(_energy(layer, skip, argmax), x), expected, atol=tolerance * np.abs(expected).max()
+    )
+
+
+def _energy(layer, skip, argmax):
+    return lambda x: ops.sum(ops.square(ops.cast(layer(x, skip, argmax), "float32")))
+
+
+def _compiled_gradient(function, x) -> np.ndarray:
+    if BACKEND == "jax":
+        return gradient(function, x)
+    import tensorflow as tf
+
+    @tf.function(jit_compile=True)
+    def slope(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = function(x)
+        return tape.gradient(value, x)
+
+    return np.asarray(slope(tf.constant(x)))

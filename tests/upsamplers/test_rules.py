@@ -403,7 +403,10 @@ class TestContentAware:
             (lambda: DySample(style="pl", groups=2)(np.zeros((1, 2, 2, 6))), "6 channels do not divide by 4"),
             (lambda: DySample(style="xl"), 'style: "xl" is not one of lp, pl'),
             (lambda: Sapa(embedding=0), "embedding: must be ≥ 1"),
-            (lambda: Fade()(np.zeros((1, 2, 2, 4)), np.zeros((1, 4, 4, 3))), "as many channels, received 3 and 4"),
+            (
+                lambda: Fade()(np.zeros((1, 2, 2, 4)), np.zeros((1, 4, 4, 3))),
+                "the same number of channels, received 3 and 4",
+            ),
             (lambda: ResizeConv(kernel_size=2), "kernel_size: must be odd"),
         ],
     )

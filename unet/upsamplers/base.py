@@ -1,4 +1,4 @@
-"""What every upsampler shares: the learned projection, the ×2 rule, the crop to the skip."""
+"""Base class of the upsamplers: learned projection, ×2 rule, crop to the skip."""
 
 import math
 
@@ -9,28 +9,29 @@ from unet.upsamplers.settings import Options
 
 
 class Upsampler(keras.Layer):
-    """Enlarge a feature map ×2 and crop it to the skip connection it will be joined with.
+    """Upsample a feature map by 2 and crop it to the size of a skip connection.
 
-    A subclass states one thing, its rule: :meth:`upsample` turns ``(B, h, w, C)`` into ``(B, 2h, 2w, C)``. The
-    base class spends the learned projection, a 2×2 convolution from the input's channels to ``filters`` at *low*
-    resolution, so that every upsampler has the parameters and multiply-adds of a 2×2 stride-2 transposed
-    convolution (4·C_in·filters per low-resolution pixel), and what it does beyond that is its own cost.
+    A subclass defines its rule: :meth:`upsample` maps ``(B, h, w, C)`` to ``(B, 2h, 2w, C)``. The base class applies
+    the learned projection before it, a 2×2 convolution from the input's channels to ``filters`` at *low* resolution.
+    So every upsampler has at least the parameters and multiply-adds of a 2×2 transposed convolution with stride 2
+    (4·C_in·filters per low-resolution pixel), and differences in cost are those of the rules.
 
-    A rule with weights of its own makes them in :meth:`build_rule`. A constructor argument of a subclass is an
-    option in YAML; keyword-only ones (after ``*``) change more than a decoder allows and are for use outside it.
+    A rule with weights creates them in :meth:`build_rule`. The arguments of a subclass are its options in YAML; those
+    that are keyword-only (after ``*``) generalize the layer for use outside a decoder.
 
     Args:
-        filters: Output channels. ``None`` leaves the projection out: the bare rule, on the input's own channels.
-        activation: Applied to the result, before the crop. ``None`` is linear.
-        kernel_initializer: For the projection.
-        seed: Decides the initial values of the rule's own weights; ``None`` draws a seed.
-        **kwargs: ``name``, ``dtype`` and the other arguments of ``keras.Layer``.
+        filters: Output channels. ``None`` omits the projection: the bare rule, applied to the input's channels.
+        activation: Activation of the upsampled map; ``None`` for none.
+        kernel_initializer: Initializer of the projection's kernel.
+        seed: Seed of the rule's own weights; ``None`` for a random one.
+        options: The subclass' options, checked; set as attributes and saved by ``get_config``.
+        **kwargs: ``name``, ``dtype`` and other arguments of ``keras.Layer``.
 
     Call arguments:
-        x: ``(B, h, w, C_in)``.
-        skip: ``(B, H, W, C_skip)`` with ``h = ceil(H/2)``, ``w = ceil(W/2)``; only its size is used, unless
-            ``needs_skip`` is true. ``None`` gives the full ``(B, 2h, 2w, filters)``.
-        argmax: int32 ``(B, h, w, filters)``, from :class:`~unet.upsamplers.MaxPoolWithArgmax`; used where
+        x: Feature map ``(B, h, w, C_in)``.
+        skip: ``(B, H, W, C_skip)`` with ``h = ceil(H/2)`` and ``w = ceil(W/2)``; only its size is used unless
+            ``needs_skip`` is true. Without it the output is not cropped: ``(B, 2h, 2w, filters)``.
+        argmax: int32 ``(B, h, w, filters)`` from :class:`~unet.upsamplers.MaxPoolWithArgmax`; used only if
             ``needs_argmax`` is true.
 
     Returns:
@@ -38,7 +39,9 @@ class Upsampler(keras.Layer):
     """
 
     needs_argmax = False
+    """Whether the call needs ``argmax``."""
     needs_skip = False
+    """Whether the rule uses the content of ``skip``, not only its size."""
 
     def __init__(
         self,
@@ -63,11 +66,11 @@ class Upsampler(keras.Layer):
         self.projection = None if filters is None else self.make_projection()
 
     def make_projection(self) -> keras.Layer | None:
-        """Make the layer that spends the learned weights at low resolution."""
+        """Create the layer that is applied before the rule, or ``None``."""
         return self.convolution(self.filters, 2, "projection", self.kernel_initializer)
 
     def upsample(self, x, skip=None, argmax=None):
-        """Apply the rule: ``(B, h, w, C)`` to ``(B, 2h, 2w, C)``; arguments as in the call, ``x`` projected."""
+        """Apply the rule to the projected map: ``(B, h, w, C)`` to ``(B, 2h, 2w, C)``."""
         raise NotImplementedError
 
     def check_doubles(self) -> None:
@@ -75,32 +78,31 @@ class Upsampler(keras.Layer):
         self.options.check_doubles()
 
     def build_rule(self, channels: int, skip_channels: int | None) -> None:
-        """Make the rule's own weights, for ``channels`` after the projection and those of the skip (None: no skip)."""
+        """Create the rule's weights for a projected map of ``channels``; ``skip_channels`` is None without a skip."""
 
     def multiply_adds(self, x_shape) -> int:
-        """Multiply-adds for one image; ``x_shape`` is ``(h, w, C_in)``. The layer must have been built."""
+        """Multiply-adds for one image of ``x_shape`` ``(h, w, C_in)``; requires a built layer."""
         h, w, _ = x_shape
         learned = 0 if self.projection is None else h * w * math.prod(self.projection.kernel.shape)
         return learned + self.rule_multiply_adds((h, w, self.projected(x_shape[-1])))
 
     def rule_multiply_adds(self, x_shape) -> int:
-        """Multiply-adds of the rule alone for one image; ``x_shape`` is ``(h, w, C)`` after the projection."""
+        """Multiply-adds of the rule alone for one projected map of ``x_shape`` ``(h, w, C)``."""
         return 0
 
     def projected(self, channels: int) -> int:
-        """Channels that the rule works on, from those of the input."""
+        """Channels of the projected map, given those of the input."""
         return self.filters or channels
 
     def build(self, x_shape, skip_shape=None, argmax_shape=None):
-        """Create all weights; shapes as in the call."""
         name = type(self).__name__
         channels = self.projected(x_shape[-1])
         if self.needs_skip and skip_shape is None:
             raise ValueError(f"{name} is guided by the skip connection: call it as layer(x, skip)")
         if self.needs_argmax and argmax_shape is None:
             raise ValueError(
-                f"{name} puts values back where the pooling found them: call it as "
-                "layer(x, skip, argmax) with the argmax of MaxPoolWithArgmax"
+                f"{name} needs the positions of the pooled maxima: call it as layer(x, skip, argmax) with the argmax "
+                "of MaxPoolWithArgmax"
             )
         if self.needs_argmax and argmax_shape[-1] != channels:
             raise ValueError(
@@ -116,7 +118,6 @@ class Upsampler(keras.Layer):
         super().build(x_shape)
 
     def call(self, x, skip=None, argmax=None):
-        """Project, enlarge, crop."""
         if self.projection is not None:
             x = self.projection(x)
         y = self.activation(self.upsample(x, skip, argmax))
@@ -125,21 +126,20 @@ class Upsampler(keras.Layer):
         return y[:, : ops.shape(skip)[1], : ops.shape(skip)[2], :]
 
     def compute_output_shape(self, x_shape, skip_shape=None, argmax_shape=None):
-        """``(B, H, W, filters)``."""
         batch, *size, channels = x_shape
         size = [n and self.enlarged(n) for n in size] if skip_shape is None else skip_shape[1:3]
         return (batch, *size, self.output_channels(channels))
 
     def output_channels(self, channels: int) -> int:
-        """Channels of the result, from those of the input."""
+        """Channels of the output, given those of the input."""
         return self.filters or channels
 
     def enlarged(self, size: int) -> int:
-        """Height or width of the result without a skip."""
+        """Height or width of the output without a skip, given that of the input."""
         return 2 * size
 
     def convolution(self, filters: int, kernel_size: int, name: str, initializer, **kwargs) -> keras.layers.Conv2D:
-        """Make a 'same' convolution in the layer's dtype policy."""
+        """Create a convolution with padding "same" and the layer's dtype policy."""
         return keras.layers.Conv2D(
             filters,
             kernel_size,
@@ -151,11 +151,10 @@ class Upsampler(keras.Layer):
         )
 
     def rule_seed(self, index: int) -> int | None:
-        """Seed of the rule's weight number ``index``."""
+        """Seed of the rule's weight number ``index``, or ``None`` without a seed."""
         return None if self.seed is None else self.seed + index
 
     def get_config(self):
-        """Everything needed to build the layer again."""
         return super().get_config() | {
             "filters": self.filters,
             "activation": keras.activations.serialize(self.activation),
@@ -166,7 +165,7 @@ class Upsampler(keras.Layer):
 
 
 def check_positive(**arguments) -> None:
-    """Raise a ValueError that names the argument that is not a whole number of at least 1."""
+    """Raise a ValueError that names the first argument that is not a positive integer."""
     for name, value in arguments.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a positive integer, received {value!r}")

@@ -1,4 +1,4 @@
-"""Upsamplers that are convolutions: transposed, and resize followed by convolution."""
+"""Upsamplers with a convolution: transposed convolution, and resizing followed by a convolution."""
 
 import math
 
@@ -21,21 +21,23 @@ from unet.upsamplers.settings import (
 class ConvTranspose(Upsampler):
     """Transposed convolution, ``y = Cᵀ·x`` with C the matrix of a strided convolution: projection and rule in one.
 
-    Size ``o = (i − 1)·s − 2p + d(k − 1) + 1 + op`` (Dumoulin and Visin 2016, chapter 4); every input pixel adds a copy
-    of the kernel to the output at stride s. With the default kernel 2 the copies tile the output without overlap;
-    kernel 3 covers pixels unevenly, the checkerboard of Odena et al. (2016); kernel 4 evenly again.
+    Every input pixel adds a copy of the kernel to the output, ``strides`` pixels apart; the output size is
+    ``o = (i − 1)·s − 2p + d(k − 1) + 1 + op`` (Dumoulin and Visin 2016, chapter 4). With kernel size 2, the default,
+    the copies tile the output without overlap; kernel size 3 covers it unevenly, which causes the checkerboard of Odena
+    et al. (2016); kernel size 4 covers it evenly again.
+
+    With ``padding`` given, equal to ``torch.nn.ConvTranspose2d``. In a decoder the output must be at least twice as
+    large as the input; rows and columns beyond the skip are cropped at the bottom and right.
 
     Args:
         filters: Output channels; required.
-        kernel_size: Side of the kernel in pixels; 2, 3 and 4 are in use.
-        padding: Rows and columns cut from every side of the full result. ``None`` is Keras' 'same': the result is
-            ``strides·i``, max(k − s, 0) cut in all, the smaller half of it at the top and left.
-        output_padding: Rows and columns kept more at the bottom and right. ``None``: as many as ``strides·i`` needs.
+        kernel_size: Side of the kernel in pixels; 2, 3 and 4 are common.
+        padding: Rows and columns cropped from every side of the full output. ``None`` is Keras' padding "same": the
+            output size is ``strides·i``, and of the max(k − s, 0) cropped rows the smaller half is at the top and left.
+        output_padding: Rows and columns added at the bottom and right. ``None``: as many as ``strides·i`` needs.
         strides: Distance of the copies in pixels; 2 in a decoder.
         dilation: Distance of the kernel's taps in pixels.
-        **kwargs: See :class:`~unet.upsamplers.base.Upsampler`. With padding given, equal to
-            ``torch.nn.ConvTranspose2d``. In a decoder the result must be at least twice as large; what exceeds the skip
-            is cut at the bottom and right.
+        **kwargs: See :class:`~unet.upsamplers.base.Upsampler`.
 
     Example:
         >>> layer = ConvTranspose(filters=8, kernel_size=4)
@@ -55,7 +57,7 @@ class ConvTranspose(Upsampler):
         **kwargs,
     ):
         if filters is None:
-            raise ValueError("ConvTranspose is a learned upsampler: give filters, the number of output channels")
+            raise ValueError("ConvTranspose requires filters, the number of output channels")
         options = ConvTransposeOptions.checked(kernel_size=kernel_size, padding=padding, output_padding=output_padding)
         super().__init__(filters, options=options, **kwargs)
         check_positive(strides=strides, dilation=dilation)
@@ -64,10 +66,9 @@ class ConvTranspose(Upsampler):
         self.dilation = dilation
 
     def make_projection(self):
-        """Make nothing: the transposed convolution is the projection."""
+        """Create nothing: the transposed convolution is the projection."""
 
     def check_doubles(self):
-        """Raise a ValueError with the paddings that reach twice the size, if these do not."""
         if self.strides != 2:
             raise ValueError(f"strides must be 2 in a decoder, received {self.strides}")
         check_transposed_doubles(self.kernel_size, self.padding, self.output_padding, self.dilation)
@@ -79,11 +80,10 @@ class ConvTranspose(Upsampler):
         self.bias = self.add_weight(shape=(self.filters,), initializer="zeros", name="bias")
 
     def projected(self, channels):
-        """Channels of the input: nothing comes before the rule."""
         return channels
 
     def upsample(self, x, skip=None, argmax=None):
-        """Transpose the convolution, then cut its padding and add what the output padding lacks."""
+        """Transpose the convolution, crop the padding and append the output padding."""
         kernel = dilated(self.kernel, self.dilation)
         if self.padding is None and self.dilation == 1:
             return ops.conv_transpose(x, kernel, self.strides, padding="same") + self.bias
@@ -95,37 +95,32 @@ class ConvTranspose(Upsampler):
         return y[:, before : before + height, before : before + width, :] + self.bias
 
     def _cut(self) -> tuple[int, int]:
-        """Rows cut at the top, and rows that the result reaches beyond the full one at the bottom."""
+        """Rows cropped at the top, and rows that the output extends beyond the full one at the bottom."""
         reach = arithmetic.extent(self.kernel_size, self.dilation)
         before = max(reach - self.strides, 0) // 2 if self.padding is None else self.padding
         return before, before + self.enlarged(1) - max(reach, self.strides)
 
     def enlarged(self, size):
-        """Height or width of the result."""
         return transposed_size(size, self.kernel_size, self.padding, self.output_padding, self.strides, self.dilation)
 
     def rule_multiply_adds(self, x_shape) -> int:
-        """Every input pixel meets the whole kernel once."""
+        """Multiply every input pixel with the whole kernel once."""
         h, w, channels = x_shape
         return h * w * self.kernel_size**2 * channels * self.filters
 
     def get_config(self):
-        """Everything needed to build the layer again."""
-        return super().get_config() | {
-            "strides": self.strides,
-            "dilation": self.dilation,
-        }
+        return super().get_config() | {"strides": self.strides, "dilation": self.dilation}
 
 
 @keras.saving.register_keras_serializable("unet")
 class ResizeConv(Upsampler):
-    """Nearest neighbour, then a 3×3 convolution: ``y = K * nearest(x)``, the remedy of Odena et al. (2016).
+    """Nearest neighbour, then a 3×3 convolution: ``y = K * nearest(x)``, proposed by Odena et al. (2016).
 
-    Every target pixel is covered by the same number of taps, and no weight belongs to a pixel phase, so that a constant
-    map stays constant: no checkerboard. The 3×3 convolution at high resolution is its own cost.
+    Every output pixel is covered by the same number of taps, and no weight belongs to one phase of the pixel grid, so
+    a constant map stays constant: there is no checkerboard. The convolution at high resolution adds to the cost.
 
     Args:
-        filters: See :class:`~unet.upsamplers.base.Upsampler`. ``None``: the 3×3 convolution keeps the channels.
+        filters: See :class:`~unet.upsamplers.base.Upsampler`. ``None``: the convolution keeps the channels.
         kernel_size: Side of the convolution's kernel, an odd number of pixels.
         **kwargs: See :class:`~unet.upsamplers.base.Upsampler`.
 
@@ -139,7 +134,6 @@ class ResizeConv(Upsampler):
         super().__init__(filters, options=ResizeConvOptions.checked(kernel_size=kernel_size), **kwargs)
 
     def build_rule(self, channels, skip_channels):
-        """Make the convolution at high resolution."""
         config = self.kernel_initializer.get_config()
         if self.seed is not None and "seed" in config:
             config["seed"] = self.rule_seed(0)
@@ -148,17 +142,16 @@ class ResizeConv(Upsampler):
         self.refine.build((None, None, None, channels))
 
     def upsample(self, x, skip=None, argmax=None):
-        """Copy every pixel into a 2×2 cell, then convolve."""
         return self.refine(nearest(x))
 
     def rule_multiply_adds(self, x_shape) -> int:
-        """The convolution at high resolution."""
+        """Multiply-adds of the convolution at high resolution."""
         h, w, c = x_shape
         return 4 * h * w * self.kernel_size**2 * c * c
 
 
 def dilated(kernel, dilation: int):
-    """Spread the taps of a kernel ``(k, k, ...)`` by zeros: ``(d(k − 1) + 1, d(k − 1) + 1, ...)``."""
+    """Insert zeros between the taps of a kernel: ``(k, k, ...)`` to ``(d(k − 1) + 1, d(k − 1) + 1, ...)``."""
     if dilation == 1:
         return kernel
     size, _, *rest = kernel.shape

@@ -1,4 +1,4 @@
-"""Upsamplers that interpolate: every new pixel is a fixed weighted mean of old ones."""
+"""Upsamplers that interpolate: every output pixel is a fixed weighted mean of input pixels."""
 
 import functools
 
@@ -14,7 +14,7 @@ from unet.upsamplers.settings import BicubicOptions, BilinearOptions
 class Nearest(Upsampler):
     """Nearest neighbour: ``y[2h+i, 2w+j] = x[h, w]`` for i, j in {0, 1}.
 
-    Also called nearest-neighbour unpooling. Arguments and shapes: :class:`~unet.upsamplers.base.Upsampler`.
+    Also called nearest-neighbour unpooling. Arguments and shapes: see :class:`~unet.upsamplers.base.Upsampler`.
 
     Example:
         >>> layer = Nearest(filters=8)
@@ -23,18 +23,17 @@ class Nearest(Upsampler):
     """
 
     def upsample(self, x, skip=None, argmax=None):
-        """Copy every pixel into a 2×2 cell."""
         return nearest(x)
 
 
 @keras.saving.register_keras_serializable("unet")
 class Bilinear(Upsampler):
-    """Bilinear interpolation, ``y = A_h · x · A_wᵀ`` with rows of hat functions (see ``unet.resample``).
+    """Bilinear interpolation: ``y = A_h · x · A_wᵀ`` with matrices of hat functions (see :mod:`unet.resample`).
 
     Args:
         filters: See :class:`~unet.upsamplers.base.Upsampler`.
-        align_corners: ``False`` scales pixel areas (source position ``(v + ½)/2 − ½``, clamped); ``True`` maps
-            corner centres onto each other (``v·(n − 1)/(2n − 1)``). Both equal ``torch.nn.Upsample``.
+        align_corners: ``False`` aligns the edges of the images (source position ``(v + ½)/2 − ½``, clamped); ``True``
+            aligns the centres of the corner pixels (``v·(n − 1)/(2n − 1)``). Both equal ``torch.nn.Upsample``.
         **kwargs: See :class:`~unet.upsamplers.base.Upsampler`.
 
     Example:
@@ -47,23 +46,22 @@ class Bilinear(Upsampler):
         super().__init__(filters, options=BilinearOptions.checked(align_corners=align_corners), **kwargs)
 
     def upsample(self, x, skip=None, argmax=None):
-        """Multiply by one interpolation matrix per axis."""
         return resample.double(x, resample.linear_weights, 1, self.align_corners)
 
     def rule_multiply_adds(self, x_shape) -> int:
-        """Two taps for each row of the twice as high map, two for each pixel of the whole."""
+        """Multiply-adds of two taps per pixel along each axis."""
         return separable_multiply_adds(x_shape, taps=2)
 
 
 @keras.saving.register_keras_serializable("unet")
 class Bicubic(Upsampler):
-    """Bicubic interpolation, ``y = A_h · x · A_wᵀ`` with rows of cubic convolution kernels (Keys 1981).
+    """Bicubic interpolation: ``y = A_h · x · A_wᵀ`` with matrices of cubic convolution kernels (Keys 1981).
 
     Args:
         filters: See :class:`~unet.upsamplers.base.Upsampler`.
-        a: Slope of the kernel at distance 1: −0.75 equals ``torch.nn.Upsample(mode="bicubic")``, −0.5 Pillow's and
-            TensorFlow's kernel.
-        align_corners: As for :class:`Bilinear`.
+        a: Slope of the kernel at distance 1, from −1 to 0: −0.75 equals ``torch.nn.Upsample(mode="bicubic")``, −0.5 is
+            the kernel of Pillow and TensorFlow.
+        align_corners: See :class:`Bilinear`.
         **kwargs: See :class:`~unet.upsamplers.base.Upsampler`.
 
     Example:
@@ -76,12 +74,11 @@ class Bicubic(Upsampler):
         super().__init__(filters, options=BicubicOptions.checked(a=a, align_corners=align_corners), **kwargs)
 
     def upsample(self, x, skip=None, argmax=None):
-        """Multiply by one interpolation matrix per axis."""
         weights = functools.partial(resample.cubic_weights, a=self.a)
         return resample.double(x, weights, 2, self.align_corners)
 
     def rule_multiply_adds(self, x_shape) -> int:
-        """Four taps for each row of the twice as high map, four for each pixel of the whole."""
+        """Multiply-adds of four taps per pixel along each axis."""
         return separable_multiply_adds(x_shape, taps=4)
 
 
@@ -89,10 +86,10 @@ def nearest(x):
     """Copy every pixel into a 2×2 cell: ``(B, h, w, C)`` to ``(B, 2h, 2w, C)``."""
     height, width, channels = ops.shape(x)[1:]
     y = ops.repeat(ops.repeat(x, 2, axis=1), 2, axis=2)
-    return ops.reshape(y, (-1, 2 * height, 2 * width, channels))  # where sizes are open, repeat forgets the channels
+    return ops.reshape(y, (-1, 2 * height, 2 * width, channels))  # repeat loses the channels of dynamic shapes
 
 
 def separable_multiply_adds(x_shape, taps: int) -> int:
-    """Of a ×2 interpolation along the rows, then along the columns, with ``taps`` source pixels for each target."""
+    """Multiply-adds of ×2 interpolation along one axis, then the other, with ``taps`` input pixels per output pixel."""
     h, w, c = x_shape
     return taps * (2 * h * w * c + 4 * h * w * c)

@@ -1,4 +1,4 @@
-"""Upsamplers that predict, for every target pixel, the kernel that gathers it from the source: CARAFE, SAPA, FADE."""
+"""Upsamplers that predict a kernel for every output pixel and apply it to the input: CARAFE, SAPA, FADE."""
 
 import keras
 from keras import ops
@@ -11,29 +11,29 @@ from unet.upsamplers.sub_pixel import pixel_shuffle, pixel_unshuffle
 
 
 class Reassembly(Upsampler):
-    """What these share: ``y[2h+i, 2w+j] = Σ_Δ m[h, w, i, j, Δ] · x[h + Δ_h, w + Δ_w]``, m a softmax over k_up² taps.
+    """Base class: ``y[2h+i, 2w+j] = Σ_Δ m[h, w, i, j, Δ] · x[h + Δ_h, w + Δ_w]``, with m a softmax over k_up² taps.
 
-    Zeros lie around the image, and the kernels are not renormalised at its border.
+    The image is padded with zeros, and the kernels are not renormalized at its border.
     """
 
     def reassembly_multiply_adds(self, x_shape) -> int:
-        """Every target value takes k_up² taps."""
+        """Multiply-adds of k_up² taps per output value."""
         h, w, c = x_shape
         return 4 * h * w * self.k_up**2 * c
 
 
 @keras.saving.register_keras_serializable("unet")
 class Carafe(Reassembly):
-    """Content-aware reassembly of features: kernels predicted from the map itself (CARAFE, Wang et al. 2019).
+    """Content-aware reassembly of features: kernels predicted from the feature map (CARAFE, Wang et al. 2019).
 
-    ``m = softmax_Δ(conv3×3(conv1×1(x)))`` has a kernel for each target pixel and each group of channels.
+    ``m = softmax_Δ(conv3×3(conv1×1(x)))``: one kernel per output pixel and group of channels.
 
     Args:
         filters: See :class:`~unet.upsamplers.base.Upsampler`.
-        k_up: Side of the kernels in source pixels, odd.
-        groups: Groups of neighbouring channels with a kernel of their own; divides the channels.
-        compressed: Channels of the 1×1 convolution.
-        k_encoder: Side of the kernel-predicting convolution, odd.
+        k_up: Side of the predicted kernels in input pixels, odd.
+        groups: Groups of neighbouring channels with separate kernels; must divide the channels.
+        compressed: Output channels of the 1×1 convolution.
+        k_encoder: Side of the convolution that predicts the kernels, odd.
         **kwargs: See :class:`~unet.upsamplers.base.Upsampler`.
 
     Example:
@@ -49,7 +49,6 @@ class Carafe(Reassembly):
         super().__init__(filters, options=options, **kwargs)
 
     def build_rule(self, channels, skip_channels):
-        """Make the two convolutions that predict the kernels."""
         glorot = keras.initializers.GlorotUniform(seed=self.rule_seed(0))
         normal = keras.initializers.RandomNormal(stddev=0.001, seed=self.rule_seed(1))
         self.compressor = self.convolution(self.compressed, 1, "compressor", glorot)
@@ -58,14 +57,13 @@ class Carafe(Reassembly):
         self.encoder.build((None, None, None, self.compressed))
 
     def upsample(self, x, skip=None, argmax=None):
-        """Predict the kernels, then reassemble."""
         height, width = ops.shape(x)[1:3]
         kernels = self.encoder(self.compressor(x))
         kernels = ops.softmax(ops.reshape(kernels, (-1, height, width, self.groups * 4, self.k_up**2)))
         return reassemble(kernels, x)
 
     def rule_multiply_adds(self, x_shape) -> int:
-        """Prediction of the kernels, then their application."""
+        """Multiply-adds of predicting the kernels and applying them."""
         h, w, c = x_shape
         encoder = self.k_encoder**2 * self.compressed * 4 * self.groups * self.k_up**2
         return h * w * (c * self.compressed + encoder) + self.reassembly_multiply_adds(x_shape)
@@ -73,14 +71,14 @@ class Carafe(Reassembly):
 
 @keras.saving.register_keras_serializable("unet")
 class Sapa(Reassembly):
-    """Similarity-aware point affiliation: kernels compare skip and map (SAPA-B, Lu, Liu, Ye et al. 2022).
+    """Similarity-aware point affiliation: kernels from the similarity of skip and map (SAPA-B, Lu et al. 2022).
 
-    ``m = softmax_Δ(⟨W_q·LN(skip)[2h+i, 2w+j], W_k·LN(x)[h + Δ_h, w + Δ_w]⟩)``; keys outside the image are zero.
+    ``m = softmax_Δ(⟨W_q·LN(skip)[2h+i, 2w+j], W_k·LN(x)[h + Δ_h, w + Δ_w]⟩)``, with zero keys outside the image.
 
     Args:
         filters: See :class:`~unet.upsamplers.base.Upsampler`; the call needs ``skip``.
-        k_up: Side of the kernels in source pixels, odd.
-        embedding: Length of the compared vectors.
+        k_up: Side of the predicted kernels in input pixels, odd.
+        embedding: Length of the vectors that are compared.
         **kwargs: See :class:`~unet.upsamplers.base.Upsampler`.
 
     Example:
@@ -95,7 +93,6 @@ class Sapa(Reassembly):
         super().__init__(filters, options=SapaOptions.checked(k_up=k_up, embedding=embedding), **kwargs)
 
     def build_rule(self, channels, skip_channels):
-        """Make normalisation and embedding of both maps."""
 
         def embedding(name, size, seed):
             initializer = keras.initializers.TruncatedNormal(stddev=0.02, seed=self.rule_seed(seed))
@@ -111,7 +108,6 @@ class Sapa(Reassembly):
         self.key_norm, self.key = embedding("key", channels, 1)
 
     def upsample(self, x, skip=None, argmax=None):
-        """Compare every pixel of the skip with the neighbourhood it lies in, then reassemble."""
         height, width = ops.shape(x)[1:3]
         queries = pixel_unshuffle(fill(self.query(self.query_norm(skip)), height, width))
         queries = ops.reshape(queries, (-1, height, width, 4, self.embedding))
@@ -119,7 +115,7 @@ class Sapa(Reassembly):
         return reassemble(ops.softmax(similarity), x)
 
     def rule_multiply_adds(self, x_shape) -> int:
-        """Embedding of both maps, their comparison, then the kernels' application."""
+        """Multiply-adds of embedding both maps, comparing them, and applying the kernels."""
         h, w, c = x_shape
         embedding = h * w * self.embedding * (4 * self.query.kernel.shape[0] + c)
         return embedding + 4 * h * w * self.k_up**2 * self.embedding + self.reassembly_multiply_adds(x_shape)
@@ -127,15 +123,15 @@ class Sapa(Reassembly):
 
 @keras.saving.register_keras_serializable("unet")
 class Fade(Reassembly):
-    """Fusing the assets of decoder and encoder: kernels from both maps, and a gate between them (FADE, Lu et al. 2022).
+    """Kernels from both the skip and the feature map, and a gate between them (FADE, Lu et al. 2022).
 
-    ``m = softmax_Δ(E(W_s·skip) + nearest(E(W_x·x)))`` with one 3×3 convolution E for both (the semi-shift
-    convolution, low to high resolution); ``y = g·skip + (1 − g)·reassembled`` with ``g = nearest(σ(conv1×1(x)))``.
+    ``m = softmax_Δ(E(W_s·skip) + nearest(E(W_x·x)))`` with one 3×3 convolution E for both maps (the semi-shift
+    convolution); ``y = g·skip + (1 − g)·reassembled`` with the gate ``g = nearest(σ(conv1×1(x)))``.
 
     Args:
-        filters: See :class:`~unet.upsamplers.base.Upsampler`; the call needs ``skip``, with as many channels.
-        k_up: Side of the kernels in source pixels, odd.
-        compressed: Channels of W_s and W_x.
+        filters: See :class:`~unet.upsamplers.base.Upsampler`; the call needs ``skip``, with ``filters`` channels.
+        k_up: Side of the predicted kernels in input pixels, odd.
+        compressed: Output channels of W_s and W_x.
         **kwargs: See :class:`~unet.upsamplers.base.Upsampler`.
 
     Example:
@@ -150,11 +146,10 @@ class Fade(Reassembly):
         super().__init__(filters, options=FadeOptions.checked(k_up=k_up, compressed=compressed), **kwargs)
 
     def build_rule(self, channels, skip_channels):
-        """Make compressors, kernel encoder and gate."""
         if skip_channels != channels:
             raise ValueError(
-                f"Fade mixes the skip with the enlarged map: both need as many channels, received {skip_channels} and "
-                f"{channels}"
+                f"Fade mixes the skip with the upsampled map: both must have the same number of channels, received "
+                f"{skip_channels} and {channels}"
             )
 
         def convolution(filters, size, name, inputs, seed, **kwargs):
@@ -169,24 +164,23 @@ class Fade(Reassembly):
         self.gate = convolution(1, 1, "gate", channels, 3)
 
     def upsample(self, x, skip=None, argmax=None):
-        """Predict the kernels from both maps, reassemble, and mix with the skip."""
         height, width = ops.shape(x)[1:3]
         fine = pixel_unshuffle(fill(self.encoder(self.skip_compressor(skip)), height, width))
         fine = ops.reshape(fine, (-1, height, width, 4, self.k_up**2))
-        coarse = ops.expand_dims(self.encoder(self.compressor(x)), 3)  # the same for the four pixels of a cell
+        coarse = ops.expand_dims(self.encoder(self.compressor(x)), 3)  # shared by the four pixels of a cell
         y = reassemble(ops.softmax(fine + coarse), x)
         gate = nearest(ops.sigmoid(self.gate(x)))
         return y + gate * (fill(skip, height, width) - y)
 
     def rule_multiply_adds(self, x_shape) -> int:
-        """Compression and encoding of both maps, the gate, the kernels' application."""
+        """Multiply-adds of predicting the kernels from both maps, the gate, and applying the kernels."""
         h, w, c = x_shape
-        prediction = c * self.compressed + 9 * self.compressed * self.k_up**2  # for each pixel of either map
+        prediction = c * self.compressed + 9 * self.compressed * self.k_up**2  # per pixel of either map
         return h * w * (5 * prediction + c) + self.reassembly_multiply_adds(x_shape)
 
 
 def fill(x, height, width):
-    """Complete a map to ``2·height × 2·width`` with zeros at the bottom and right, which the crop removes again."""
+    """Pad a map with zeros at the bottom and right to ``2·height × 2·width``; the final crop removes them."""
     rows, columns = 2 * height - ops.shape(x)[1], 2 * width - ops.shape(x)[2]
     if isinstance(rows, int) and isinstance(columns, int) and rows == columns == 0:
         return x
@@ -195,14 +189,14 @@ def fill(x, height, width):
 
 # === The three sums over neighbourhoods; each is the gradient of the two others ===
 #
-# All come from the trilinear form Σ m[h, w, g, s, Δ] · x[(h, w) + Δ, g·] · y[h, w, g, s, ·], g the group of channels
-# and s the place in the 2×2 cell. They go through the neighbourhood row by row: one row of k shifted copies of x
-# exists at a time, where automatic differentiation would keep all k². The helpers take the size from the map x itself:
-# tf2onnx misreads sizes asked of a tensor that has just been reshaped.
+# All are parts of the trilinear form Σ m[h, w, g, s, Δ] · x[(h, w) + Δ, g·] · y[h, w, g, s, ·], with g the group of
+# channels and s the pixel in the 2×2 cell. They process the neighbourhood row by row, so that only k shifted copies of
+# x exist at a time; automatic differentiation would store all k². The helpers take sizes from the map x because tf2onnx
+# misreads the sizes of a tensor that has just been reshaped.
 
 
 def reassemble(kernels, x):
-    """``y[2h+i, 2w+j, c] = Σ_Δ kernels[h, w, 4·group(c) + 2i + j, Δ] · x[(h, w) + Δ, c]``, zeros around the image.
+    """``y[2h+i, 2w+j, c] = Σ_Δ kernels[h, w, 4·group(c) + 2i + j, Δ] · x[(h, w) + Δ, c]``, with zeros around the image.
 
     Args:
         kernels: ``(B, h, w, groups·4, k²)``, Δ in row-major order.
@@ -225,7 +219,7 @@ def reassemble(kernels, x):
 
 
 def correlate(queries, keys, size: int):
-    """``m[h, w, s, Δ] = ⟨queries[h, w, s], keys[(h, w) + Δ]⟩``, zeros around the image.
+    """``m[h, w, s, Δ] = ⟨queries[h, w, s], keys[(h, w) + Δ]⟩``, with zeros around the image.
 
     Args:
         queries: ``(B, h, w, 4, C)``.
@@ -259,7 +253,7 @@ def _correlate(cells, x, size):
 
 
 def _scatter(kernels, cells, x):
-    """Sum m·y over target pixels, back to the source pixel that each tap looked at: ``(B, h, w, C)``."""
+    """Sum m·y over output pixels into the input pixel that each tap reads: ``(B, h, w, C)``."""
     size = round(kernels.shape[-1] ** 0.5)
     height, width = ops.shape(x)[1:3]
     half, total = size // 2, 0
@@ -272,7 +266,7 @@ def _scatter(kernels, cells, x):
 
 
 def _product(a, b, x):
-    """``ops.matmul`` of ``(B, h, w, groups, i, j)`` and ``(B, h, w, groups, j, k)``; LiteRT's has five axes at most."""
+    """``ops.matmul`` of ``(B, h, w, groups, i, j)`` and ``(B, h, w, groups, j, k)``; LiteRT's has at most five axes."""
     height, width = ops.shape(x)[1:3]
     groups, rows, inner = a.shape[-3:]
     columns = b.shape[-1]
@@ -281,7 +275,7 @@ def _product(a, b, x):
 
 
 def _neighbours(x, size, groups):
-    """For each row of the neighbourhood, its k shifted copies of x: ``(B, h, w, groups, k, C/groups)``."""
+    """Yield k shifted copies of x for each row of the neighbourhood: ``(B, h, w, groups, k, C/groups)``."""
     height, width = ops.shape(x)[1:3]
     half = size // 2
     padded = ops.pad(x, [[0, 0], [half, half], [half, half], [0, 0]])
@@ -292,7 +286,7 @@ def _neighbours(x, size, groups):
 
 
 def _shift(x, down, right):
-    """Move the image, zeros coming in at the border."""
+    """Shift the image by pixels, with zeros entering at the border."""
     height, width = ops.shape(x)[1:3]
     x = ops.pad(x, [[0, 0], [max(down, 0), max(-down, 0)], [max(right, 0), max(-right, 0)], [0, 0]])
     top, left = max(-down, 0), max(-right, 0)

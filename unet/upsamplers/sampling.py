@@ -1,4 +1,4 @@
-"""Upsamplers that learn where to sample: DySample."""
+"""Upsamplers that predict where to sample: DySample."""
 
 import keras
 from keras import ops
@@ -11,17 +11,18 @@ from unet.upsamplers.sub_pixel import pixel_shuffle, pixel_unshuffle
 
 @keras.saving.register_keras_serializable("unet")
 class DySample(Upsampler):
-    """Upsampling by dynamic sampling: bilinear samples of x at learned offsets (DySample, Liu et al. 2023).
+    """Bilinear samples of the feature map at predicted offsets (DySample, Liu et al. 2023).
 
     ``y[2h+i, 2w+j] = bilinear(x, h + (i − ½)/2 + O_y, w + (j − ½)/2 + O_x)``, clamped to the image, with offsets O for
-    each group of channels. Starts as bilinear upsampling.
+    each group of channels. The untrained layer is close to bilinear upsampling.
 
     Args:
         filters: See :class:`~unet.upsamplers.base.Upsampler`.
-        style: ``"lp"`` predicts offsets at low resolution (linear, then pixel shuffle), ``"pl"`` at high resolution
-            from the shuffled map (pixel shuffle, then linear), with fewer weights.
-        dynamic_scope: ``False``: ``O = 0.25·conv1×1(x)``; ``True``: ``O = 0.5·σ(scope(x))·conv1×1(x)``, the "+" form.
-        groups: Groups of neighbouring channels with offsets of their own; divides the channels.
+        style: ``"lp"`` predicts offsets at low resolution (linear, then pixel shuffle); ``"pl"`` predicts them at high
+            resolution from the shuffled map (pixel shuffle, then linear), with fewer weights.
+        dynamic_scope: ``False``: ``O = 0.25·conv1×1(x)``; ``True``: ``O = 0.5·σ(scope(x))·conv1×1(x)``, the "+"
+            variant.
+        groups: Groups of neighbouring channels with separate offsets; must divide the channels.
         **kwargs: See :class:`~unet.upsamplers.base.Upsampler`.
 
     Example:
@@ -35,7 +36,6 @@ class DySample(Upsampler):
         super().__init__(filters, options=options, **kwargs)
 
     def build_rule(self, channels, skip_channels):
-        """Make the convolutions that predict offsets and scope."""
         normal = keras.initializers.RandomNormal(stddev=0.001, seed=self.rule_seed(0))
         inputs, outputs = (channels, 8 * self.groups) if self.style == "lp" else (channels // 4, 2 * self.groups)
         self.offset = self.convolution(outputs, 1, "offset", normal)
@@ -45,7 +45,6 @@ class DySample(Upsampler):
             self.scope.build((None, None, None, inputs))
 
     def upsample(self, x, skip=None, argmax=None):
-        """Predict the offsets, add them to the places of bilinear upsampling, and sample there."""
         height, width, channels = ops.shape(x)[1:]
         source = x
         if self.style == "pl":  # channel 4c + 2i + j becomes channel c at (i, j)
@@ -60,7 +59,7 @@ class DySample(Upsampler):
         else:
             offsets = ops.reshape(pixel_unshuffle(offsets), (-1, height, 4 * width, 2 * self.groups))
             axes = [ops.reshape(part, (-1, height, width, 4, self.groups)) for part in ops.split(offsets, 2, axis=-1)]
-        # Half precision cannot tell far pixels apart.
+        # Half precision cannot distinguish the positions of distant pixels.
         dtype = "float64" if self.compute_dtype == "float64" else "float32"
         right, down = (ops.cast(part, dtype) for part in axes)  # (B, h, w, 4, groups)
         row = ops.arange(height, dtype=dtype)[:, None] + ops.cast([-0.25, -0.25, 0.25, 0.25], dtype)
@@ -68,22 +67,23 @@ class DySample(Upsampler):
         return sample(x, down + row[:, None, :, None], right + column[:, :, None])
 
     def rule_multiply_adds(self, x_shape) -> int:
-        """Prediction of the offsets, then four taps for each target value."""
+        """Multiply-adds of the prediction of the offsets, and of four taps per output value."""
         h, w, c = x_shape
         predictions = 2 if self.dynamic_scope else 1
         return h * w * (predictions * 8 * self.groups * (c if self.style == "lp" else c // 4) + 4 * 4 * c)
 
 
 def sample(x, rows, columns):
-    """Sample bilinearly at any place, clamped to the image, as ``torch.nn.functional.grid_sample`` with border padding.
+    """Sample bilinearly, positions clamped to the image: ``torch.nn.functional.grid_sample`` with border padding.
 
     Args:
         x: ``(B, h, w, C)``.
-        rows: ``(B, h, w, 4, groups)``, float32 or more: where in x the four pixels of each cell look, in pixels.
-        columns: The same along the width.
+        rows: ``(B, h, w, 4, groups)``, float32 or float64: vertical positions in x, in pixels, for the four pixels of
+            each cell.
+        columns: Horizontal positions, likewise.
 
     Returns:
-        ``(B, 2h, 2w, C)``. The backward pass samples again instead of keeping the four neighbours of every sample.
+        ``(B, 2h, 2w, C)``. The backward pass samples again instead of storing the four neighbours of every sample.
     """
     height, width, channels = ops.shape(x)[1:]
     groups = rows.shape[-1]
@@ -91,7 +91,7 @@ def sample(x, rows, columns):
     pixels = (-1, height, width, 4, groups, depth)
 
     def corners(rows, columns):
-        """Index, and weight along either axis, of the four pixels around each sample; sign: of the weight's slope."""
+        """Index of the four pixels around each sample, their weights along both axes, and the signs of the slopes."""
         rows = ops.clip(rows, 0.0, ops.cast(height, rows.dtype) - 1.0)
         columns = ops.clip(columns, 0.0, ops.cast(width, rows.dtype) - 1.0)
         top, left = ops.floor(rows), ops.floor(columns)

@@ -1,4 +1,4 @@
-"""Upsamplers that spend channels: four of them at low resolution for one at high resolution."""
+"""Upsamplers that turn four channels at low resolution into one at high resolution."""
 
 import keras
 from keras import ops
@@ -10,37 +10,33 @@ from unet.upsamplers.settings import PixelShuffleOptions
 
 
 class FourChannelsForOne(Upsampler):
-    """What these share: a 1×1 projection to 4·filters channels, as costly as the others' 2×2 to filters.
+    """Base class: a 1×1 projection to 4·filters channels, which costs as much as the others' 2×2 one to filters.
 
-    Its bias is added after the rule, one for each filter: a bias for each pixel phase would be a checkerboard.
+    The bias is added after the rule, one per filter: a bias per phase of the pixel grid would cause a checkerboard.
     """
 
     def make_projection(self):
-        """Make the 1×1 convolution to four times the filters."""
         return self.convolution(4 * self.filters, 1, "projection", self.kernel_initializer, use_bias=False)
 
     def build_rule(self, channels, skip_channels):
-        """Create the bias ``(filters,)``."""
         if channels % 4:
-            raise ValueError(f"{type(self).__name__} makes one channel of four: {channels} channels do not divide by 4")
+            name = type(self).__name__
+            raise ValueError(f"{name} turns four channels into one: {channels} channels do not divide by 4")
         if self.filters:
             self.bias = self.add_weight(shape=(self.filters,), initializer="zeros", name="bias")
 
     def upsample(self, x, skip=None, argmax=None):
-        """Gather four channels into one at high resolution, and add the bias."""
         y = self.gather(x)
         return y + self.bias if self.filters else y
 
     def gather(self, x):
-        """``(B, h, w, 4C)`` to ``(B, 2h, 2w, C)``."""
+        """Combine four channels into one: ``(B, h, w, 4C)`` to ``(B, 2h, 2w, C)``."""
         raise NotImplementedError
 
     def projected(self, channels):
-        """Four channels for each filter."""
         return 4 * self.filters if self.filters else channels
 
     def output_channels(self, channels):
-        """One channel for four."""
         return self.filters or channels // 4
 
 
@@ -48,13 +44,13 @@ class FourChannelsForOne(Upsampler):
 class PixelShuffle(FourChannelsForOne):
     """Sub-pixel convolution: ``y[2h+i, 2w+j, c] = x[h, w, (2i + j)·C + c]`` (Shi et al. 2016).
 
-    The channel order is that of Keras' and TensorFlow's ``depth_to_space``; PyTorch's ``PixelShuffle`` reads channel
-    ``4c + 2i + j`` instead. With ``filters`` it is a transposed convolution of kernel 2 that starts elsewhere.
+    The channel order is that of ``depth_to_space`` in Keras and TensorFlow; PyTorch's ``PixelShuffle`` reads channel
+    ``4c + 2i + j`` instead. With ``filters`` it is a transposed convolution of kernel size 2, initialized differently.
 
     Args:
-        filters: See :class:`~unet.upsamplers.base.Upsampler`. ``None``: the bare rearrangement of 4C channels into C.
-        icnr: Start from equal weights for the four places of a cell (:class:`ICNR`), so that the untrained layer is
-            nearest neighbour after a convolution, without a checkerboard.
+        filters: See :class:`~unet.upsamplers.base.Upsampler`. ``None``: only rearranges 4C channels into C.
+        icnr: Initialize the four pixels of a cell with equal weights (:class:`ICNR`), so that the untrained layer is a
+            convolution followed by nearest neighbour, without a checkerboard.
         **kwargs: See :class:`~unet.upsamplers.base.Upsampler`.
 
     Example:
@@ -67,12 +63,10 @@ class PixelShuffle(FourChannelsForOne):
         super().__init__(filters, options=PixelShuffleOptions.checked(icnr=icnr), **kwargs)
 
     def make_projection(self):
-        """Make the 1×1 convolution, with ICNR weights if asked for."""
         initializer = ICNR(self.kernel_initializer) if self.icnr else self.kernel_initializer
         return self.convolution(4 * self.filters, 1, "projection", initializer, use_bias=False)
 
     def gather(self, x):
-        """Lay the four quarters of the channels into 2×2 cells."""
         return pixel_shuffle(x)
 
 
@@ -80,8 +74,8 @@ class PixelShuffle(FourChannelsForOne):
 class BilinearAdditive(FourChannelsForOne):
     """Bilinear additive upsampling: ``y[..., c] = Σ_{q<4} bilinear(x)[..., 4c + q]`` (Wojna et al. 2017).
 
-    Interpolates four channels and adds them, so that the result has as many numbers as ``x``; no weights of its own.
-    Arguments and shapes: :class:`~unet.upsamplers.base.Upsampler`; without ``filters`` the channels are quartered.
+    Interpolates four channels and sums them, so the output has as many values as the input; the rule has no weights.
+    Arguments and shapes: see :class:`~unet.upsamplers.base.Upsampler`; without ``filters`` the channels are quartered.
 
     Example:
         >>> layer = BilinearAdditive(filters=8)
@@ -90,26 +84,26 @@ class BilinearAdditive(FourChannelsForOne):
     """
 
     def gather(self, x):
-        """Add fours of neighbouring channels, then interpolate: the order does not matter, and this one is cheaper."""
+        # Summing first gives the same values as interpolating first, and is cheaper.
         height, width, channels = ops.shape(x)[1:]
         x = ops.sum(ops.reshape(x, (-1, height, width, channels // 4, 4)), axis=-1)
         return resample.double(x)
 
     def rule_multiply_adds(self, x_shape) -> int:
-        """Of the bilinear interpolation of a quarter of the channels."""
+        """Multiply-adds of the bilinear interpolation of a quarter of the channels."""
         h, w, c = x_shape
         return separable_multiply_adds((h, w, c // 4), taps=2)
 
 
 @keras.saving.register_keras_serializable("unet")
 class ICNR(keras.initializers.Initializer):
-    """Initialisation to convolution, nearest resize (Aitken et al. 2017), for a convolution before a pixel shuffle.
+    """Initializer that makes a convolution followed by a pixel shuffle equal to nearest neighbour (Aitken et al. 2017).
 
-    Draws a kernel ``(k, k, in, C)`` and repeats it for the four places of a cell: ``(k, k, in, 4C)`` in the channel
+    Draws a kernel ``(k, k, in, C)`` and repeats it for the four pixels of a cell: ``(k, k, in, 4C)``, in the channel
     order of :class:`PixelShuffle`.
 
     Args:
-        initializer: Draws the kernel.
+        initializer: Initializer that draws the kernel.
 
     Example:
         >>> kernel = ICNR("he_normal")((1, 1, 16, 32))
@@ -121,19 +115,18 @@ class ICNR(keras.initializers.Initializer):
         self.initializer = keras.initializers.get(initializer)
 
     def __call__(self, shape, dtype=None):
-        """Values for a kernel of ``shape``, whose last axis divides by 4."""
+        """Draw a kernel of ``shape``, whose last axis must divide by 4."""
         kernel = self.initializer((*shape[:-1], shape[-1] // 4), dtype=dtype)
         return ops.concatenate([kernel] * 4, axis=-1)
 
     def get_config(self):
-        """Everything needed to build the initialiser again."""
         return {"initializer": keras.initializers.serialize(self.initializer)}
 
 
 def pixel_shuffle(x):
-    """``y[2h+i, 2w+j, c] = x[h, w, (2i + j)·C + c]``: ``(B, h, w, 4C)`` to ``(B, 2h, 2w, C)``."""
+    """Rearrange ``(B, h, w, 4C)`` to ``(B, 2h, 2w, C)``: ``y[2h+i, 2w+j, c] = x[h, w, (2i + j)·C + c]``."""
     height, width, channels = ops.shape(x)[1:]
-    x = ops.reshape(x, (-1, width, 2, channels // 2))  # for either row of a cell its two pixels
+    x = ops.reshape(x, (-1, width, 2, channels // 2))  # two pixels for each of the two rows of a cell
     return ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (-1, 2 * height, 2 * width, channels // 4))
 
 

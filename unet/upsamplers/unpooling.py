@@ -1,4 +1,4 @@
-"""Unpooling: values go to one place of their cell, zeros to the others; and the pooling that remembers the places."""
+"""Unpooling, which puts each value at one pixel of its cell, and max-pooling that returns the positions of maxima."""
 
 import keras
 from keras import ops
@@ -11,7 +11,7 @@ from unet.upsamplers.base import Upsampler, check_positive
 class BedOfNails(Upsampler):
     """Bed of nails: ``y[2h, 2w] = x[h, w]``, zeros elsewhere.
 
-    Unpooling that does not know where the maximum was. Arguments and shapes:
+    Unpooling without the position of the maximum. Arguments and shapes: see
     :class:`~unet.upsamplers.base.Upsampler`.
 
     Example:
@@ -21,7 +21,7 @@ class BedOfNails(Upsampler):
     """
 
     def upsample(self, x, skip=None, argmax=None):
-        """Zeros to the right of every pixel, then below every row."""
+        # Zeros to the right of every pixel, then below every row.
         height, width, channels = ops.shape(x)[1:]
         x = ops.pad(x, [[0, 0], [0, 0], [0, 0], [0, channels]])
         x = ops.reshape(x, (-1, height, 1, 2 * width * channels))
@@ -31,14 +31,14 @@ class BedOfNails(Upsampler):
 
 @keras.saving.register_keras_serializable("unet")
 class MaxPoolWithArgmax(keras.Layer):
-    """Max-pooling that also returns where each maximum was, ``torch.nn.MaxPool2d(return_indices=True)``.
+    """Max-pooling that also returns the position of each maximum, as ``torch.nn.MaxPool2d(return_indices=True)``.
 
     Args:
         pool_size: Height and width of the window in pixels.
-        strides: Distance of the windows in pixels; ``None``: ``pool_size``. Smaller ones overlap.
+        strides: Distance of the windows in pixels; ``None``: ``pool_size``. Windows overlap if it is smaller.
         padding: Rows and columns of −∞ on every side, at most half of ``pool_size``.
-        ceil_mode: ``True`` also pools what does not fill a window at the bottom and right, so that no pixel is
-            dropped (with the default window: 'same', ``ceil(H/2)``); ``False`` drops it, PyTorch's default.
+        ceil_mode: ``True`` also pools incomplete windows at the bottom and right, so that no pixel is dropped (with the
+            default window the same as padding "same": ``ceil(H/2)``); ``False`` drops them, as PyTorch by default.
         **kwargs: ``name``, ``dtype`` and the other arguments of ``keras.Layer``.
 
     Call arguments:
@@ -46,8 +46,8 @@ class MaxPoolWithArgmax(keras.Layer):
 
     Returns:
         ``pooled`` ``(B, H', W', C)`` and ``argmax``, int32 of the same shape: the flat position ``row·W + column`` in
-        the H×W plane of that image and channel. Among equal values the first in row-major order counts; no gradient
-        flows through ``argmax``.
+        the H×W plane of that image and channel. Of equal values the first in row-major order is taken; ``argmax`` has
+        no gradient.
 
     Example:
         >>> pooled, argmax = MaxPoolWithArgmax()(ops.ones((1, 5, 8, 16)))
@@ -69,7 +69,6 @@ class MaxPoolWithArgmax(keras.Layer):
         self.ceil_mode = ceil_mode
 
     def call(self, x):
-        """Pool, and look up which of the strided slices, one for each place in the window, holds the maximum."""
         size, stride, before = self.pool_size, self.strides, self.padding
         height, width = ops.shape(x)[1:3]
         rows, columns = self._windows(height), self._windows(width)
@@ -80,8 +79,9 @@ class MaxPoolWithArgmax(keras.Layer):
             x = _fit(x, 2, before, (columns - 1) * stride + size, width)
         pooled = ops.max_pool(x, size, strides=stride, padding="valid")
 
+        # Compare the maximum with every pixel of its window, from the last to the first, so that the first one stays.
         maximum, candidates = ops.stop_gradient(pooled), ops.stop_gradient(x)
-        offset = (size - 1) * width + size - 1  # in the window, as a flat offset i·W + j: the last place, then better
+        offset = (size - 1) * width + size - 1  # i·W + j in the window
         for i in reversed(range(size)):
             for j in reversed(range(size)):
                 candidate = candidates[
@@ -92,13 +92,12 @@ class MaxPoolWithArgmax(keras.Layer):
         return pooled, ops.cast(offset, "int32") + ops.reshape(origin, (1, rows, columns, 1))
 
     def _windows(self, n):
-        """How many windows fit along an axis of ``n`` pixels, an int or a scalar tensor."""
+        """Number of windows along an axis of ``n`` pixels, an int or a scalar tensor."""
         room = n + 2 * self.padding - self.pool_size + (self.strides - 1 if self.ceil_mode else 0)
         count, last = room // self.strides + 1, (n + self.padding - 1) // self.strides + 1
         return min(count, last) if isinstance(n, int) else ops.minimum(count, last)
 
     def compute_output_spec(self, x):
-        """Shapes and dtypes of ``(pooled, argmax)``."""
         batch, height, width, channels = x.shape
         for n in (height, width):
             if n is not None and self._windows(n) < 1:
@@ -107,7 +106,6 @@ class MaxPoolWithArgmax(keras.Layer):
         return keras.KerasTensor(shape, dtype=self.compute_dtype), keras.KerasTensor(shape, dtype="int32")
 
     def get_config(self):
-        """Everything needed to build the layer again."""
         return super().get_config() | {
             "pool_size": self.pool_size,
             "strides": self.strides,
@@ -118,21 +116,20 @@ class MaxPoolWithArgmax(keras.Layer):
 
 @keras.saving.register_keras_serializable("unet")
 class MaxUnpool(Upsampler):
-    """Put each value where its maximum was, zeros elsewhere: ``y[argmax[h, w]] = x[h, w]``, per channel.
+    """Put each value at the position of its maximum, zeros elsewhere: ``y[argmax[h, w]] = x[h, w]``, per channel.
 
-    The decoder step of SegNet (Badrinarayanan et al. 2017), equal to ``torch.nn.MaxUnpool2d``. In a decoder the
-    pooling is 2×2 with stride 2 and the result has the skip's size; the keyword-only arguments are for use outside.
-    The call needs ``argmax``; ``filters`` must be its number of channels.
+    The upsampling of SegNet (Badrinarayanan et al. 2017), equal to ``torch.nn.MaxUnpool2d``. The call needs ``argmax``,
+    and ``filters`` must be its number of channels. In a decoder the pooling is 2×2 with stride 2 and the output has the
+    size of the skip; the keyword-only arguments are for use outside a decoder.
 
     Args:
         filters: See :class:`~unet.upsamplers.base.Upsampler`.
         pool_size: Window of the pooling, in pixels.
-        strides: Its stride; ``None``: ``pool_size``.
-        padding: Its padding.
-        output_size: Height and width of the pooled image. ``None``: ``(h − 1)·strides − 2·padding + pool_size``, the
-            smallest of the sizes that pool to h×w. Positions in ``argmax`` are read in an image of this size, which
-            must be the one that was pooled. Where overlapping windows name one pixel twice, the last in row-major
-            order is written, and receives the gradient.
+        strides: Stride of the pooling; ``None``: ``pool_size``.
+        padding: Padding of the pooling.
+        output_size: Height and width of the image that was pooled, to which the positions in ``argmax`` refer.
+            ``None``: ``(h − 1)·strides − 2·padding + pool_size``, the smallest size that is pooled to h×w. If
+            overlapping windows name a pixel twice, the last in row-major order is written and receives the gradient.
         **kwargs: See :class:`~unet.upsamplers.base.Upsampler`.
 
     Example:
@@ -154,7 +151,7 @@ class MaxUnpool(Upsampler):
         **kwargs,
     ):
         super().__init__(filters, **kwargs)
-        pooling = MaxPoolWithArgmax(pool_size, strides, padding)  # checks the values
+        pooling = MaxPoolWithArgmax(pool_size, strides, padding)  # checks the arguments
         self.pool_size, self.strides, self.padding = pooling.pool_size, pooling.strides, pooling.padding
         self.output_size = output_size
         if output_size is not None:
@@ -163,12 +160,11 @@ class MaxUnpool(Upsampler):
             self.output_size = (height, width)
 
     def check_doubles(self):
-        """A decoder undoes the network's own pooling."""
         if not self._is_default_pooling() or self.output_size is not None:
-            raise ValueError("in a decoder the pooling is 2×2 with stride 2, and the skip gives the output size")
+            raise ValueError("in a decoder the pooling is 2×2 with stride 2, and the skip determines the output size")
 
     def upsample(self, x, skip=None, argmax=None):
-        """Compare the argmax with the four places of its cell; scatter where windows are not cells."""
+        # Without overlap each position is one of the four pixels of a cell: no scatter is needed.
         rows, columns, channels = ops.shape(x)[1:]
         size = self._size(rows, columns) if skip is None else ops.shape(skip)[1:3]
         is_cells = self._is_default_pooling() and (self.output_size is None or size_of_cells(size) == (rows, columns))
@@ -176,7 +172,7 @@ class MaxUnpool(Upsampler):
             return _scatter(x, argmax, *size)
         width = size[1]
         origin = ops.repeat(ops.reshape(_origins(rows, columns, width), (-1,)), channels)
-        within = ops.reshape(argmax, (-1, rows * columns * channels)) - origin  # its cell: i·W + j
+        within = ops.reshape(argmax, (-1, rows * columns * channels)) - origin  # i·W + j in the cell
         within = ops.reshape(within, (-1, 1, columns, 1, channels))
         cell = [[0, 1], [width, width + 1]]
 
@@ -189,7 +185,7 @@ class MaxUnpool(Upsampler):
         def backward(dy, x):
             dy = ops.reshape(dy, (-1, 2, columns, 2, channels))
             dx = dy[:, 1, :, 1]
-            for i, j in ((0, 1), (1, 0), (0, 0)):  # in an image one pixel wide, (1, 0) and (0, 1) have one number
+            for i, j in ((0, 1), (1, 0), (0, 0)):  # in an image one pixel wide, (1, 0) and (0, 1) are one position
                 dx = ops.where(ops.equal(within[:, 0, :, 0], cell[i][j]), dy[:, i, :, j], dx)
             return ops.reshape(dx, (-1, rows, columns, channels))
 
@@ -203,16 +199,13 @@ class MaxUnpool(Upsampler):
         return self.output_size or (self.enlarged(rows), self.enlarged(columns))
 
     def enlarged(self, size: int) -> int:
-        """The smallest height or width that is pooled to ``size``."""
         return (size - 1) * self.strides - 2 * self.padding + self.pool_size
 
     def compute_output_shape(self, x_shape, skip_shape=None, argmax_shape=None):
-        """``(B, H, W, filters)``."""
         shape = super().compute_output_shape(x_shape, skip_shape, argmax_shape)
         return shape if skip_shape is not None or self.output_size is None else (shape[0], *self.output_size, shape[3])
 
     def get_config(self):
-        """Everything needed to build the layer again."""
         return super().get_config() | {
             "pool_size": self.pool_size,
             "strides": self.strides,
@@ -222,7 +215,7 @@ class MaxUnpool(Upsampler):
 
 
 def _origins(rows, columns, width, stride=2, before=0):
-    """Flat position of each window's first pixel in an image ``width`` wide: int32 ``(rows, columns)``."""
+    """Flat position of the first pixel of each window in an image of ``width``: int32 ``(rows, columns)``."""
     row = (ops.arange(rows, dtype="int32") * stride - before)[:, None]
     column = (ops.arange(columns, dtype="int32") * stride - before)[None, :]
     return row * ops.cast(width, "int32") + column
@@ -234,10 +227,10 @@ def size_of_cells(size) -> tuple:
 
 
 def _repeat_last(x, axis, count):
-    """Add the last row (axis 1) or column (axis 2) once more, or not: ``count`` 1 or 0, an int or a scalar tensor.
+    """Repeat the last row (axis 1) or column (axis 2) ``count`` times, 0 or 1, an int or a scalar tensor.
 
-    A window that sees a pixel twice finds the same maximum as one cut short, and the first of equals is the pixel
-    itself. Unlike −∞, it has an 8-bit form.
+    A window that contains a pixel twice has the same maximum as an incomplete one, and the first of equal values is the
+    pixel itself. Unlike −∞, the value can be quantized to 8 bits.
     """
     if isinstance(count, int) and count == 0:
         return x
@@ -246,7 +239,7 @@ def _repeat_last(x, axis, count):
 
 
 def _fit(x, axis, before, length, n):
-    """Add rows (axis 1) or columns (axis 2) of −∞: ``before`` in front, behind as many as ``length`` needs, or cut."""
+    """Pad rows (axis 1) or columns (axis 2) with −∞, ``before`` of them in front, then pad or crop to ``length``."""
     if isinstance(n, int) and (before, length) == (0, n):
         return x
     after = length - before - n
@@ -256,16 +249,16 @@ def _fit(x, axis, before, length, n):
     sizes[axis] = length
     x = ops.pad(x, paddings, constant_values=float("-inf"))
     x = x[:, :length] if axis == 1 else x[:, :, :length]
-    return ops.reshape(x, (-1, *sizes[1:]))  # where sizes are open, padding forgets the channels
+    return ops.reshape(x, (-1, *sizes[1:]))  # padding loses the channels of dynamic shapes
 
 
 def _scatter(x, argmax, height, width):
-    """Write every value at its position, the last one where several have the same: ``(B, height, width, C)``."""
+    """Write every value at its position, the last one if several share it: ``(B, height, width, C)``."""
     batch = ops.shape(x)[0]
     rows, columns, channels = ops.shape(x)[1:]
     source, target = rows * columns, height * width  # pixels of a plane
 
-    # Which pixel of its plane is written to each target, counted from 1; less than 1: none.
+    # Number of the input pixel that is written to each output pixel, counted from 1; less than 1: none.
     number = ops.arange(batch * source * channels, dtype="int32")
     image, pixel, channel = number // (source * channels), number // channels % source, number % channels
     place = (image * target + ops.reshape(argmax, (-1,))) * channels + channel
