@@ -1,7 +1,7 @@
 """How closely every upsampler agrees with an independent reference.
 
-The cases are asserted by ``test_parity.py``. ``python -m benchmarks.parity`` measures them on the backend in use
-and writes ``docs/results/parity.json`` and the table ``docs/results/parity.md``, keeping other backends' figures.
+``test_parity.py`` asserts the cases. ``python -m benchmarks.parity`` measures them on the backend in use and writes
+``docs/results/parity.json`` and the table ``docs/results/parity.md``; the figures of other backends are kept.
 """
 
 from collections.abc import Callable
@@ -18,18 +18,18 @@ from tests.helpers.gradients import gradient
 from unet import upsamplers
 
 SIZES = [(6, 10), (5, 7), (1, 1), (2, 3)]
-"""Of the skip, in pixels; the map is half as large, rounded up."""
+"""Height and width of the skip in pixels; the map is half as large, rounded up."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One upsampler with one set of options, and what it is compared with."""
+    """An upsampler with options, and the reference it is compared with."""
 
     name: str
     options: tuple[tuple[str, object], ...]
     reference: str
     expected: Callable[[upsamplers.Upsampler, torch.Tensor, np.ndarray, np.ndarray], torch.Tensor | np.ndarray]
-    """From the layer (for its weights), x as a float64 tensor (B, C, h, w), skip and argmax: the full result."""
+    """Maps the layer (for its weights), x as a float64 tensor (B, C, h, w), skip and argmax to the full output."""
     tolerance: float = 1e-5
 
     def __str__(self):
@@ -86,7 +86,7 @@ def added(layer, x, skip, argmax):
 
 
 def stated(function, *parts):
-    """A plain-numpy statement, given the weights of the layer's ``parts`` and its options."""
+    """Apply a plain numpy implementation with the weights of the layer's ``parts`` and its options."""
 
     def expected(layer, x, skip, argmax):
         weights = {part: [w.astype("float64") for w in getattr(layer, part).get_weights()] for part in parts}
@@ -177,7 +177,7 @@ def measure() -> dict[str, dict]:
 
 
 def table(figures: dict[str, dict]) -> str:
-    """The Markdown table of all backends measured."""
+    """Markdown table of all measured backends; upsamplers without a reference are listed too."""
     backends = [name for name in ("tensorflow", "jax", "torch") if name in figures]
     titles = [f"{name}, {what}" for name in backends for what in ("values", "gradient")]
     sizes = ", ".join(f"{height}×{width}" for height, width in SIZES)
@@ -196,6 +196,9 @@ def table(figures: dict[str, dict]) -> str:
         cells = [figures[name].get(str(case), {}).get(what) for name in backends for what in ("values", "gradient")]
         shown = ["–" if cell is None else f"{cell:.0e}" if cell else "0" for cell in cells]
         lines.append(f"| `{case}` | {case.reference} | {' | '.join(shown)} |")
+    for name in upsamplers.UPSAMPLERS:
+        if name not in {case.name for case in CASES}:
+            lines.append(f"| `{name}` | none | {' | '.join('–' * len(titles))} |")
     return "\n".join(lines) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""Independent statements of what the upsamplers compute: the papers' formulas in plain numpy, pixel by pixel.
+"""Independent implementations of the upsamplers: the formulas of the papers in plain numpy, pixel by pixel.
 
 Nothing here is written for speed, and nothing is shared with ``unet``. Weights have Keras' layout: a convolution's
 kernel is ``(k, k, in, out)``.

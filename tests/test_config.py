@@ -199,6 +199,7 @@ BROKEN = {
         "model:\n  depth: 3\n  widths: [8, 16, 32]\n",
         ["x.yaml:3: model.widths: a network of depth 3 has 4 stages, received [8, 16, 32]"],
     ),
+    "no widths": ("model: {widths: []}\n", ["model.widths: a network of depth 4 has 5 stages, received []"]),
     "zero among the widths": ("model: {depth: 1, widths: [8, 0]}\n", ["model.widths", "must be ≥ 1, received 0"]),
     "one number for the widths": ("model: {widths: 8}\n", ["model.widths", "must be a list, received 8"]),
     "no training images": ("data: {train_fraction: 0}\n", ["data.train_fraction: must be > 0, received 0"]),

@@ -274,7 +274,7 @@ class TestConvTranspose:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({}, "give filters"),
+            ({}, "requires filters"),
             ({"filters": 4, "kernel_size": 0}, "kernel_size: must be ≥ 1, received 0"),
             ({"filters": 4, "output_padding": 1}, "output_padding: needs padding"),
             ({"filters": 4, "padding": 2}, "padding: must be from 0 to 1 with kernel_size 2, received 2"),

@@ -263,7 +263,7 @@ class ModelConfig(Settings):
     @property
     def stages(self) -> tuple[int, ...]:
         """Channels of every stage, the bottleneck last."""
-        return self.widths or doubled_widths(self.width, self.depth)
+        return doubled_widths(self.width, self.depth) if self.widths is None else self.widths
 
     @model_validator(mode="after")
     def _stages_can_be_built(self):

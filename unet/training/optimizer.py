@@ -29,7 +29,7 @@ def make_schedule(config: TrainingConfig, steps_per_epoch: int):
         if not warmup:
             return config.learning_rate
         return keras.optimizers.schedules.PolynomialDecay(0.0, warmup, config.learning_rate)
-    remaining = config.epochs * steps_per_epoch - warmup
+    remaining = max(config.epochs * steps_per_epoch - warmup, 1)  # at least the one step that Keras requires
     if not warmup:
         return keras.optimizers.schedules.CosineDecay(config.learning_rate, remaining)
     return keras.optimizers.schedules.CosineDecay(
