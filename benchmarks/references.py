@@ -44,7 +44,7 @@ def gather(x, kernel_at, k, groups=1):
 
 
 def carafe(x, compressor, encoder, k_up, groups):
-    """Wang et al. 2019, equations 1 to 4: kernels for the four pixels of a cell lie in one source pixel's channels."""
+    """Wang et al. 2019, equations 1 to 4: the channels of a source pixel contain the kernels of the cell's pixels."""
     logits = same_convolution(same_convolution(x, *compressor), *encoder)
 
     def kernel_at(b, r, c):
@@ -55,7 +55,7 @@ def carafe(x, compressor, encoder, k_up, groups):
 
 
 def layer_norm(x, gamma, beta):
-    """Normalisation over the channels."""
+    """Normalization over the channels."""
     return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * gamma + beta
 
 

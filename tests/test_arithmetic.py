@@ -45,7 +45,7 @@ every_kernel_and_stride = pytest.mark.parametrize(
 
 
 def whole(rng, *shape):
-    """Whole numbers without a zero, so that a missing or misplaced product shows."""
+    """Whole numbers without zeros, so that a missing or misplaced product is detected."""
     return rng.integers(1, 10, shape) * rng.choice([-1.0, 1.0], shape)
 
 
@@ -59,7 +59,7 @@ def torch_transpose(x, kernel, stride, padding, output_padding, dilation):
 
 
 def size_or_none(function, *arguments):
-    """A size, or None where the arguments are refused (RuntimeError by PyTorch, ValueError by us)."""
+    """A size, or None if the arguments are refused (RuntimeError in PyTorch, ValueError here)."""
     try:
         return function(*arguments)
     except (RuntimeError, ValueError):
@@ -225,7 +225,7 @@ def test_kernels_need_not_be_square_and_more_than_full_padding_crops_the_input(s
 
 @backend_free
 def test_the_transposed_convolution_is_the_gradient_of_the_convolution(rng):
-    """Where its name "backward strided convolution" comes from: Cᵀ carries gradients back."""
+    """The reason for the name "backward strided convolution": Cᵀ propagates gradients."""
     x, kernel = torch.tensor(whole(rng, 1, 1, 7, 6), requires_grad=True), whole(rng, 3, 2)
     y = F.conv2d(x, *planes(kernel), stride=2, padding=1)
     upstream = whole(rng, *y.shape[2:])
@@ -281,7 +281,7 @@ def test_overlap_is_cropped_and_padded_like_the_output():
 
 @backend_free
 def test_kernel_3_stride_2_covers_pixels_four_times_as_often_as_their_neighbours():
-    """Odena et al. 2016: twice in one dimension, squared in two."""
+    """Odena et al. 2016: twice as many in one dimension, four times in two."""
     assert taps_per_phase(3, 2).tolist() == [2, 1]
     assert overlap_count(3, 3, 2)[2:5, 2:5].tolist() == [[4, 2, 4], [2, 1, 2], [4, 2, 4]]
 

@@ -1,4 +1,4 @@
-"""The measurement of time and memory: what it runs, and that its table is the committed one."""
+"""The benchmark of time and memory, and its committed table."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The measure of phase dependence, against numbers worked out by hand and what Odena et al. derive."""
+"""Phase dependence, compared with numbers computed by hand and with the derivation of Odena et al."""
 
 import keras
 import numpy as np

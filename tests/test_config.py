@@ -115,6 +115,7 @@ BROKEN = {
         "model:\n  widht: 32\n",
         ["x.yaml:2: model.widht", "did you mean width?", "known here: width, widths, depth"],
     ),
+    "key that is a number": ("7: 3\n", ["x.yaml:1: 7: unknown key (known here: name, seed"]),
     "unknown section": ("modle: {width: 32}\n", ["x.yaml:1: modle", "did you mean model?"]),
     "unknown key in a nested section": ("data: {folder: {image: a}}\n", ["data.folder.image", "did you mean images?"]),
     "key of another section": ("model: {epochs: 3}\n", ["model.epochs", "unknown key", "known here:"]),

@@ -135,7 +135,7 @@ def test_ignored_pixels_change_neither_value_nor_gradient(batch, name):
 
 @pytest.mark.parametrize("name", EVERY)
 def test_gradient_is_the_derivative(batch, name):
-    """Against a central difference; the Lovász loss is piecewise smooth, and 1e-3 stays on one piece."""
+    """Compared with a central difference; the Lovász loss is piecewise smooth, and 1e-3 stays within a piece."""
     mask, logits = batch
     direction = np.random.default_rng(1).normal(size=logits.shape).astype("float32")
     slope = (gradient(lambda x: EVERY[name](ops.convert_to_tensor(mask), x), logits) * direction).sum()
@@ -162,7 +162,7 @@ def test_edges_stay_finite(name, case):
 
 
 def test_overlap_losses_average_over_the_classes_present():
-    """Class 2 is absent from the truth; predicting none of it is neither rewarded nor punished."""
+    """Class 2 is absent from the truth; not predicting it is neither rewarded nor penalized."""
     mask = np.array([[[0, 0, 1, 1]]], "int32")
     logits = (np.eye(CLASSES)[[0, 0, 1, 0]] * 200 - 100).astype("float32")[None, None]
     assert value(losses.dice, mask, logits) == pytest.approx(1 - (4 / 5 + 2 / 3) / 2, abs=1e-5)

@@ -41,7 +41,7 @@ def test_scores_equal_sklearn_for_the_data_set_and_per_image(rng):
     assert scores["images"] == 5
 
     def check(values, score, **options):
-        """Dataset: all pixels pooled. Per image: mean over images of the score of each."""
+        """Dataset: all pixels together. Per image: mean over the scores of the images."""
         valid = truth != IGNORE
         pooled = score(truth[valid], prediction[valid], **options)
         single = [score(t[v], p[v], **options) for t, p, v in zip(truth, prediction, valid, strict=True)]
@@ -72,7 +72,7 @@ def test_an_absent_class_has_no_score_and_leaves_the_mean():
 
 
 def distance_band(mask, pixels):
-    """Pixels of the mask within ``pixels`` (chessboard) of the outside; beyond the image is outside."""
+    """Pixels of the mask within ``pixels`` (chessboard) of the outside; pixels beyond the image count as outside."""
     distance = ndimage.distance_transform_cdt(np.pad(mask, 1), metric="chessboard")[1:-1, 1:-1]
     return mask & (distance <= pixels)
 

@@ -1,7 +1,7 @@
 """Every worked example of convolution arithmetic in the five seed documents, with the documents' own numbers.
 
 Where a document errs, the test states what is right and its docstring what the document says. The documents' examples
-of unpooling and interpolation are tested beside the upsamplers and `resample`.
+of unpooling and interpolation are tested with the upsamplers and `resample`.
 """
 
 import keras
@@ -29,11 +29,11 @@ from unet.arithmetic import (
 backend_free = pytest.mark.backend_free
 equal = np.testing.assert_array_equal
 COUNTING = np.arange(1.0, 10).reshape(3, 3)
-"""A 3×3 kernel whose weights differ, so that a flip or a swap shows."""
+"""A 3×3 kernel whose weights all differ, so that a flip or a swap is detected."""
 
 
 def matrix_of_weights(rows, kernel):
-    """Put the kernel's numbers where a document prints names: ``w12`` is the weight at row 1, column 2, ``.`` is 0."""
+    """Insert the kernel's numbers for the names in a document: ``w12`` is the weight at row 1, column 2, ``.`` is 0."""
     width = kernel.shape[1]
     first = min(int(name[1]) for row in rows for name in row.split() if name != ".")  # documents count from 0 or 1
 
@@ -51,7 +51,7 @@ class TestSeed000:
         assert conv_transpose_size(2, kernel_size=3) == 4
 
     def test_ex1_two_zeros_around_the_input_and_a_3x3_kernel(self):
-        """The document lists i = 4, which is the size its animation ends with; 4×4 pixels would become 6×6."""
+        """The document lists i = 4, which is the output size of its animation; 4×4 pixels would become 6×6."""
         step = zero_insertion(2, kernel_size=3, stride=1)
         assert (step.zeros, step.padding, step.output_size) == (0, 2, 4)
         assert conv_transpose_size(4, kernel_size=3, stride=1) == 6
@@ -93,12 +93,12 @@ class TestSeed000:
         assert not np.isin(printed @ x, right).any()
 
     def test_the_input_is_16_d_and_the_output_4_d(self):
-        """The document swaps them, and calls the matrix 16×4: it is 4×16, its transpose 16×4."""
+        """The document swaps them and calls the matrix 16×4; it is 4×16, and its transpose is 16×4."""
         assert conv_matrix(COUNTING, 4).shape == (4, 16)
         assert conv_transpose_matrix(COUNTING, 2).shape == (16, 4)
 
     def test_the_transpose_brings_back_the_size_not_the_values(self):
-        """The document: Cᵀ times the output is the input. Its size is; that there is no inverse it says itself."""
+        """The document says that Cᵀ times the output is the input; only the size is, as it notes elsewhere."""
         x = np.arange(16.0)
         c = conv_matrix(COUNTING, 4)
         back = c.T @ (c @ x)
@@ -124,7 +124,7 @@ class TestSeed000:
         assert conv_transpose_size(5, 2, 2) != 2 * 2
 
     def test_sizes_of_its_unet(self):
-        """128×128, depth 3: pooled to 64 and 32, brought back by two Conv2DTranspose of kernel 2 and stride 2."""
+        """128×128, depth 3: pooled to 64 and 32, enlarged by two Conv2DTranspose of kernel size 2 and stride 2."""
         assert conv_size(128, 3, padding=same_padding(3)) == 128
         assert (pool_size(128, 2), pool_size(64, 2)) == (64, 32)
         assert (conv_transpose_size(32, 2, 2), conv_transpose_size(64, 2, 2)) == (64, 128)
@@ -150,13 +150,13 @@ class TestSeed001:
         equal(conv_transpose_matrix(COUNTING, 2), conv_matrix(COUNTING, 4).T)
 
     def test_transposed_convolution_is_not_the_inverse(self):
-        """Rightly told apart from deconvolution, yet the document names ``nn.ConvTranspose2d`` as code for both."""
+        """The document distinguishes it from deconvolution, but names ``nn.ConvTranspose2d`` as code for both."""
         c = conv_matrix(COUNTING, 4)
         assert not np.allclose(c @ c.T, np.eye(4))
         np.testing.assert_allclose(c @ np.linalg.pinv(c), np.eye(4), atol=1e-9)
 
     def test_both_ways_to_calculate_it_agree(self):
-        """Overlapping copies of the 3×3 kernel at stride 2, or zeros added and an ordinary convolution."""
+        """Overlapping copies of the 3×3 kernel at stride 2, or zero insertion and an ordinary convolution."""
         x = np.array([[1, 2], [3, 4]])
         equal(transpose_by_overlap_add(x, COUNTING, 2), transpose_by_zero_insertion(x, COUNTING, 2))
 
@@ -167,7 +167,7 @@ class TestSeed001:
         equal(y, overlap_count(2, 3, 2))
 
     def test_4x4_and_5x5_are_both_pooled_to_2x2(self):
-        """Why unpooling takes an output_size; the document's example gives it 5×5 for what was 4×4."""
+        """Why unpooling has an output_size; the document's example passes 5×5 for an image of 4×4."""
         assert pool_size(4, 2, stride=2) == pool_size(5, 2, stride=2) == 2
 
 
@@ -194,14 +194,14 @@ class TestSeed002:
                 assert conv_transpose_size(i, k) == i + (k - 1)
 
     def test_case_2_padding_unit_stride(self):
-        """The document adds "= i'": so only for half padding, p = (k − 1)/2."""
+        """The document adds "= i'", which holds only for half padding, p = (k − 1)/2."""
         for k, p in ((3, 1), (4, 1), (4, 2), (5, 2)):
             assert conv_transpose_size(5, k, padding=p) == 5 + (k - 1) - 2 * p
         assert conv_transpose_size(5, 3, padding=same_padding(3)) == 5
         assert conv_transpose_size(5, 4, padding=1) == 6
 
     def test_case_3_no_padding_non_unit_stride(self):
-        """The document's formula carries a −2p that belongs to case 4."""
+        """The document's formula contains a −2p that belongs to case 4."""
         for i, k, s in ((2, 3, 2), (3, 3, 2), (2, 2, 2), (2, 5, 3)):
             assert conv_transpose_size(i, k, s) == s * (i - 1) + k
 
@@ -210,7 +210,7 @@ class TestSeed002:
             assert conv_transpose_size(i, k, s, p) == s * (i - 1) + k - 2 * p
 
     def test_i_6_k_3_s_2_makes_3_with_half_a_pixel_of_padding(self):
-        """A padding of 0.5 is one row of zeros on one side only; one on both sides gives 3 as well, none gives 2."""
+        """A padding of 0.5 is one row of zeros on one side; a row on both sides also gives 3, none gives 2."""
         assert convolve(np.pad(np.ones((6, 6)), (0, 1)), COUNTING, 2).shape == (3, 3)
         assert conv_size(6, 3, 2, padding=1) == 3
         assert conv_size(6, 3, 2, padding=0) == 2
@@ -227,7 +227,7 @@ class TestSeed002:
         assert larger[5, 5] == 9 * COUNTING[2, 2]
 
     def test_what_tensorflow_pads_more_at_the_left_and_top_is_the_spread_input(self):
-        """What the document may have seen: transposed from a convolution padded at the bottom and right alone.
+        """A possible explanation: the transpose of a convolution that is padded only at the bottom and right.
 
         It crops the last row and column of the full 7×7, so the equivalent convolution has 2 zeros before, 1 after.
         """
@@ -250,7 +250,7 @@ class TestSeed003:
         assert conv_size(5, kernel_size=4, padding=2) == (5 - 4) + 2 * 2 + 1 == 6
 
     def test_half_padding_keeps_the_size(self):
-        """The document wonders why it is called half: it is half of full padding."""
+        """The document asks why it is called half: it is half of full padding."""
         assert conv_size(5, kernel_size=3, padding=same_padding(3)) == 5
         assert conv_paddings(5, 5, kernel_size=3) == [same_padding(3)] == [1]
         assert 2 * same_padding(3) == full_padding(3)
@@ -262,12 +262,12 @@ class TestSeed003:
         assert convolve(np.ones((5, 5)), np.ones((3, 3)), padding=3)[0, 0] == 0
 
     def test_i_5_k_3_s_2_makes_2(self):
-        """The document first divides the 1 too, (i + 2p − k + 1)/2 = 1.5; it stays outside: (i + 2p − k)/2 + 1."""
+        """The document first divides the 1 too, (i + 2p − k + 1)/2 = 1.5; correct is (i + 2p − k)/2 + 1."""
         assert (5 + 2 * 0 - 3 + 1) / 2 == 1.5
         assert conv_size(5, kernel_size=3, stride=2) == (5 + 2 * 0 - 3) / 2 + 1 == 2
 
     def test_stride_3_is_rounded_down_to_1(self):
-        """1⅔ becomes 1. The text says it is rounded up, its formula rightly rounds down."""
+        """1⅔ becomes 1. The text says that it is rounded up; the formula correctly rounds down."""
         exact = (5 + 2 * 0 - 3) / 3 + 1
         assert 1.66 < exact < 1.67
         assert conv_size(5, kernel_size=3, stride=3) == int(exact) == 1
@@ -314,7 +314,7 @@ class TestSeed003:
         assert (step.inserted_size, step.padding, step.output_size) == (3, 2, 5)
 
     def test_w_is_4x25_and_its_transpose_25x4_not_25x49(self):
-        """25×49 is the matrix of the picture, a convolution over the 3 + 2·2 = 7 wide zero-inserted input."""
+        """25×49 is the matrix of the figure, a convolution over the zero-inserted input of width 3 + 2·2 = 7."""
         assert conv_matrix(COUNTING, 5, stride=2).shape == (4, 25)
         assert conv_transpose_matrix(COUNTING, 2, stride=2).shape == (25, 4)
         picture = conv_matrix(COUNTING[::-1, ::-1], 7)
@@ -346,7 +346,7 @@ class TestSeed004:
     KERNEL = np.array([[0, 1], [2, 3]])
 
     def test_overlap_add_of_2x2_by_2x2_makes_3x3(self):
-        """The picture's numbers are those of *Dive into Deep Learning*; where copies overlap they are summed."""
+        """The figure's numbers are those of *Dive into Deep Learning*; overlapping copies are summed."""
         y = transpose_by_overlap_add(self.X, self.KERNEL)
         equal(y, [[0, 0, 1], [0, 4, 6], [4, 12, 9]])
 
@@ -366,7 +366,7 @@ class TestSeed004:
         assert [conv_transpose_size(2, 2, s) for s in (1, 2, 3)] == [3, 4, 5]
 
     def test_2x2_k3_s2_p1_makes_3x3_and_cropping_is_right(self):
-        """The document calls cropping p rows wrong as it gives 3×3 "instead of 4×4": so does its own formula."""
+        """The document calls cropping p rows wrong because it gives 3×3 "instead of 4×4"; so does its own formula."""
         x = np.array([[1, 2], [3, 4]])
         assert conv_transpose_size(2, kernel_size=3, stride=2, padding=1) == (2 - 1) * 2 + 3 - 2 * 1 == 3
         cropped = transpose_by_overlap_add(x, COUNTING, stride=2)[1:-1, 1:-1]
@@ -377,7 +377,7 @@ class TestSeed004:
         assert conv_transpose_paddings(2, 4, kernel_size=3, stride=2) == [(1, 1)]
 
     def test_values_on_the_outputs_padding_are_dropped(self):
-        """The document's own remedy, an output surrounded by padding, is the crop it rejects."""
+        """The document's own solution, an output surrounded by padding, is the crop that it rejects."""
         x = np.array([[1, 2], [3, 4]])
         padded = np.zeros((3 + 2, 3 + 2))
         for (row, column), value in np.ndenumerate(x):
@@ -408,7 +408,7 @@ class TestSeed004:
 
 
 class TestKerasCode:
-    """The layers the documents show, run."""
+    """Execution of the layers in the documents."""
 
     def test_000_conv_2d_transpose_k2_s2_same_doubles(self):
         layer = keras.layers.Conv2DTranspose(128, (2, 2), strides=2, padding="same", kernel_initializer="he_normal")

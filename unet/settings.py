@@ -59,7 +59,7 @@ class Mistakes(ValueError):
 
 @dataclass(frozen=True)
 class Expected:
-    """Annotation metadata: how messages describe a valid value where its type does not say enough."""
+    """Annotation metadata: description of valid values in messages, for types that need more than their name."""
 
     text: str
 
@@ -80,7 +80,7 @@ def _explain(details, model: type[Settings]) -> Iterator[Mistake]:
         cause = context["error"]
         found = cause.found if isinstance(cause, Mistakes) else [((), str(cause))]
         yield from (((*keys, *below), text) for below, text in found)
-    elif error == "extra_forbidden":
+    elif error in ("extra_forbidden", "invalid_key"):
         known = list(fields(model, keys[:-1]))
         yield keys, f"unknown key{nearest(keys[-1], known)} (known here: {', '.join(known)})"
     elif get_origin(kind) is Literal:
@@ -97,7 +97,7 @@ def _explain(details, model: type[Settings]) -> Iterator[Mistake]:
 
 
 def fields(model: type[Settings], keys: tuple[str, ...]) -> dict[str, Any]:
-    """Fields of the section that ``keys`` lead to, by name; empty where they lead elsewhere."""
+    """Fields of the section at ``keys`` by name; empty if there is no section."""
     section = _bare(_follow(keys, model)[1])[0]
     return section.model_fields if is_section(section) else {}
 
@@ -108,7 +108,7 @@ def is_section(annotation) -> TypeGuard[type[Settings]]:
 
 
 def _follow(location: tuple[str | int, ...], model: type[Settings]) -> tuple[tuple[str, ...], Any]:
-    """Keys of the YAML that pydantic's location names, and the annotation found there."""
+    """Keys of the YAML at pydantic's location, and the annotation of the value there."""
     keys: list[str] = []
     annotation: Any = model
     for index, part in enumerate(location):

@@ -1,4 +1,4 @@
-"""Each upsampler's own mathematics beyond ``test_parity.py``: PyTorch's full semantics, the seed documents, claims."""
+"""Mathematics of each upsampler beyond ``test_parity.py``: all of PyTorch's semantics, the seed documents, claims."""
 
 import itertools
 
@@ -71,7 +71,7 @@ class TestInterpolation:
 
     @pytest.mark.parametrize("a", [-0.5, -0.75])
     def test_bicubic_with_either_slope_is_the_convolution_with_keys_kernel(self, a):
-        """On a 1-D step, with the kernel's formula written out: weights at distances 1.25, 0.25, 0.75, 1.75."""
+        """On a 1-D step, from the kernel's formula: weights at distances 1.25, 0.25, 0.75, 1.75."""
         x = np.zeros((1, 1, 12, 1), "float32")
         x[0, 0, 6:] = 1
         y = values(Bicubic(a=a)(x))[0, 0, :, 0]
@@ -95,7 +95,7 @@ class TestInterpolation:
     @pytest.mark.parametrize("width", [1, 2, 15, 16, 17, 32, 33, 70])
     @pytest.mark.parametrize("make", [Bilinear, Bicubic])
     def test_every_length_of_the_band_product_equals_torch(self, rng, make, width):
-        """The product goes block by block; lengths below, at, between and above whole blocks."""
+        """The product is computed in blocks; lengths below, at, between and above whole blocks."""
         x = rng.normal(size=(1, 3, width, 2)).astype("float32")
         mode = "bilinear" if make is Bilinear else "bicubic"
         theirs = nhwc(F.interpolate(nchw(x), scale_factor=2, mode=mode))
@@ -115,14 +115,14 @@ class TestUnpooling:
         np.testing.assert_array_equal(values(MaxUnpool()(pooled, argmax=argmax))[0, ..., 0], expected)
 
     def test_another_output_size_reads_the_positions_anew_as_the_seed_document_prints(self):
-        """Its 5×5 example: positions of a 4×4 image, read in one 5 wide. Values land where no maximum was."""
+        """Its 5×5 example reads positions of a 4×4 image in a width of 5: values end up where no maximum was."""
         pooled, argmax = MaxPoolWithArgmax()(plane(np.arange(1, 17).reshape(4, 4)))
         expected = [[0, 0, 0, 0, 0], [6, 0, 8, 0, 0], [0, 0, 0, 14, 0], [16, 0, 0, 0, 0], [0, 0, 0, 0, 0]]
         y = MaxUnpool(output_size=(5, 5))(pooled, argmax=argmax)
         np.testing.assert_array_equal(values(y)[0, ..., 0], expected)
 
     def test_the_output_size_says_which_of_the_sizes_was_pooled(self, rng):
-        """4×4 and 5×5 pool to 2×2 alike when the rest is dropped."""
+        """4×4 and 5×5 are both pooled to 2×2 if the remaining pixels are dropped."""
         x = rng.normal(size=(1, 5, 5, 1)).astype("float32")
         pooled, argmax = MaxPoolWithArgmax(ceil_mode=False)(x)
         y = values(MaxUnpool(output_size=(5, 5))(pooled, argmax=argmax))
@@ -136,7 +136,7 @@ class TestUnpooling:
         ("size", "stride"), [(1, 1), (1, 2), (2, 1), (2, 2), (2, 3), (3, 1), (3, 2), (3, 3), (4, 2)]
     )
     def test_pool_and_unpool_equal_torch(self, rng, size, stride, ceil_mode, kind):
-        """Any window, stride and padding, overlapping or apart; ties (the first counts), negatives, odd sizes."""
+        """Any window, stride and padding, with and without overlap; ties (the first is taken), negatives, odd sizes."""
         x = rng.normal(size=(2, 5, 7, 3)).astype("float32")
         if kind == "ties":
             x = rng.integers(0, 3, size=x.shape).astype("float32")
@@ -179,7 +179,7 @@ class TestUnpooling:
         np.testing.assert_allclose(gradient(ours, x), nhwc(tensor.grad), atol=1e-5)
 
     def test_a_pixel_written_twice_keeps_the_last_value_and_sends_it_the_gradient(self):
-        """Overlapping windows that share a maximum, their values changed since."""
+        """Overlapping windows that share a maximum, with values that changed after pooling."""
         x, argmax = plane([[10, 20]]), np.array([1, 1], "int32").reshape(1, 1, 2, 1)
         layer = MaxUnpool(pool_size=2, strides=1, output_size=(2, 3))
         np.testing.assert_array_equal(values(layer(x, argmax=argmax))[0, ..., 0], [[0, 20, 0], [0, 0, 0]])
@@ -211,7 +211,7 @@ class TestUnpooling:
 class TestConvTranspose:
     @pytest.mark.parametrize(("kernel_size", "stride"), list(itertools.product(range(1, 7), range(1, 5))))
     def test_every_padding_output_padding_and_dilation_equals_torch(self, rng, kernel_size, stride):
-        """All that are valid; on backends that compile each case, every seventh."""
+        """All valid combinations; every seventh on backends that compile each of them."""
         x = rng.normal(size=(1, 2, 3, 2)).astype("float32")
         kernel = rng.normal(size=(kernel_size, kernel_size, 3, 2)).astype("float32")
         bias = rng.normal(size=3).astype("float32")
@@ -326,7 +326,7 @@ class TestChannels:
 
 class TestContentAware:
     def test_carafe_with_equal_kernels_is_the_mean_of_the_neighbourhood(self, rng):
-        """Not renormalised at the border: there the zeros around the image count."""
+        """Not renormalized at the border: the zeros around the image are part of the mean."""
         x = rng.normal(size=(1, 6, 7, 3)).astype("float32")
         layer = Carafe()
         layer.build(x.shape)
@@ -368,11 +368,11 @@ class TestContentAware:
         assert np.abs(y - values(Bilinear()(x))).max() < 0.01  # a rounded value, not the neighbour's
 
     def test_sapa_with_equal_similarities_is_the_mean_and_with_a_strong_one_copies_the_likest_pixel(self):
-        """A skip that looks like one side of an edge takes that side's values."""
+        """Pixels of the skip that resemble one side of an edge get the values of that side."""
         x = np.zeros((1, 4, 4, 2), "float32")
         x[:, :, :2, 0] = x[:, :, 2:, 1] = 1
         skip = np.repeat(np.repeat(x, 2, 1), 2, 2)
-        skip[:, :, 3] = [0, 1]  # the edge lies one pixel further left than nearest neighbour would have it
+        skip[:, :, 3] = [0, 1]  # the edge is one pixel to the left of that of nearest neighbour
         layer = Sapa(embedding=2)
         layer(x, skip)
         layer.query.set_weights([10 * np.eye(2), np.zeros(2)])

@@ -10,7 +10,7 @@ Places = dict[tuple[str, ...], str]
 
 
 def explain(error: ValidationError, places: Places, origin: str) -> str:
-    """One line for each mistake; ``origin`` stands for the place of keys that were written nowhere."""
+    """List mistakes, one per line; ``origin`` is the place of keys that were not written anywhere."""
     return "\n".join(
         f"{_place(keys, places) or origin}: {'.'.join(keys) or 'config'}: {text}"
         for keys, text in mistakes(error, Config)
