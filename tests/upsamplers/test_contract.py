@@ -84,6 +84,15 @@ def test_every_layer_is_public_under_its_own_name(name):
 
 
 @pytest.mark.backend_free
+def test_an_entry_of_the_registry_still_acts_as_the_layer():
+    entry = UPSAMPLERS["max_unpool"]
+    with pytest.warns(DeprecationWarning, match="use unet.upsamplers.layer_class"):
+        assert entry.needs_argmax
+    with pytest.warns(DeprecationWarning, match="use unet.upsamplers.layer_class"):
+        assert isinstance(entry(4), upsamplers.MaxUnpool)
+
+
+@pytest.mark.backend_free
 def test_an_unknown_name_lists_the_choices():
     with pytest.raises(ValueError, match=r"'cubic'; choose from nearest, bilinear, bicubic, .*, fade"):
         upsamplers.build("cubic", 4)

@@ -5,8 +5,9 @@ Adding one takes a layer (:class:`~unet.upsamplers.base.Upsampler`), a model of 
 """
 
 import importlib
+import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic.fields import FieldInfo
 
@@ -28,6 +29,20 @@ class Entry:
     """What it does, in one sentence."""
     options: type[settings.Options] = settings.Options
     """Model of its options."""
+
+    def __call__(self, *args, **kwargs) -> "Upsampler":
+        """Create the layer. Deprecated, as are its attributes: use :func:`build` and :func:`layer_class`."""
+        return self._former()(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self._former(), name)
+
+    def _former(self) -> "type[Upsampler]":
+        message = "UPSAMPLERS holds entries instead of layers: use unet.upsamplers.layer_class(name) for the layer"
+        warnings.warn(message, DeprecationWarning, stacklevel=3)
+        return _imported(self.layer)
 
 
 UPSAMPLERS: dict[str, Entry] = {
