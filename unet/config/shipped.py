@@ -38,7 +38,7 @@ def resolve(name: str | Path) -> Path:
         return shipped
     if path.exists():  # the reader says why it cannot be read
         return path
-    local = sorted(str(other) for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+    local = sorted(str(other) for other in path.parent.glob("[!.]*.yaml")) if path.parent.is_dir() else []
     raise InputError(
         f"{name}: there is no such file or shipped configuration{nearest(str(path), [*local, *names()])} "
         f"(shipped: {', '.join(names())})"
