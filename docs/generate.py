@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Write the generated parts of the README and of the documentation from the registry and the committed results.
 
-A generated part stands between ``<!-- generated: PART -->`` and ``<!-- end of PART -->`` in a Markdown file; PART is
+A generated part is between ``<!-- generated: PART -->`` and ``<!-- end of PART -->`` in a Markdown file; PART is
 one of ``PARTS``, or ``card NAME`` for the figures of one upsampler in the gallery. Run with ``make figures``.
 """
 

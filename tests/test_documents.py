@@ -1,5 +1,7 @@
 """Figures, tables and names in README and documentation are those of the committed results; links lead somewhere."""
 
+import ast
+import graphlib
 import json
 import re
 import subprocess
@@ -162,6 +164,33 @@ def test_commands_exist_and_name_shipped_configurations(document):
 def code(document):
     text = document.read_text(encoding="utf-8")
     return text if document.suffix == ".yaml" else "\n".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL))
+
+
+def layers():
+    """The layer of every module in the picture of CONTRIBUTING.md; 0 is the lowest."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    picture = re.search(r"```text\n(commands\n.*?)```", text, re.DOTALL)[1].split("↓")
+    return {name: -index for index, line in enumerate(picture) for name in re.findall(r"\w+", line)}
+
+
+def imports(path):
+    """Modules of the package, by their names in it, that a file imports anywhere."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "unet":
+            _, _, inner = node.module.partition(".")
+            yield from [inner.partition(".")[0]] if inner else [alias.name for alias in node.names]
+
+
+def test_modules_import_downwards_only_as_contributing_says():
+    layer, graph = layers(), {}
+    for path in (ROOT / "unet").rglob("*.py"):
+        name = path.relative_to(ROOT / "unet").with_suffix("").parts[0]
+        if not name.startswith("__"):
+            graph.setdefault(name, set()).update({one for one in imports(path) if one in layer and one != name})
+    assert graph.keys() == layer.keys()
+    upwards = [(name, one) for name, found in graph.items() for one in found if layer[one] > layer[name]]
+    assert upwards == []
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError
 
 
 def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path):
