@@ -12,6 +12,7 @@ from unet.config import AugmentationConfig, Config, LossConfig, ModelConfig, Tra
 from unet.training.optimizer import make_optimizer
 from unet.training.step import make_trainer
 
+pytestmark = pytest.mark.backend_free
 CLASSES = ("pet", "background", "border")
 
 

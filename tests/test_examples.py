@@ -8,6 +8,7 @@ import pytest
 
 from unet.upsamplers import UPSAMPLERS
 
+pytestmark = pytest.mark.backend_free
 MODULES = sorted({f"unet.upsamplers.{entry.layer.split(':')[0]}" for entry in UPSAMPLERS.values()})
 
 
