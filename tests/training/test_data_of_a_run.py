@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import types
 import zipfile
 from pathlib import Path
 
@@ -206,6 +207,21 @@ def test_a_run_of_an_earlier_version_is_refused_where_steps_and_epochs_disagree(
     with pytest.raises(InputError, match=r"history\.csv has 1 epochs, which are \d steps .* saved after 3 steps"):
         train(half_trained)
     assert not half_trained.info_file.exists()
+
+
+@pytest.mark.parametrize(("rows", "steps", "epochs"), [(4, 12, 4), (4, 9, 3), (4, 6, None), (2, 3, None)])
+@pytest.mark.backend_free
+def test_a_kill_between_two_files_of_an_earlier_version_is_told_from_other_data(half_trained, rows, steps, epochs):
+    """history.csv may be one epoch ahead; of two epochs, half the steps may also mean doubled data."""
+    as_written_by_an_earlier_version(half_trained)
+    (row,) = half_trained.history()
+    half_trained.write_history([row | {"epoch": float(epoch + 1)} for epoch in range(rows)])
+    trainer = types.SimpleNamespace(load_weights=lambda file: None, steps=steps)
+    if epochs is None:
+        with pytest.raises(InputError, match=f"history.csv has {rows} epochs"):
+            checkpoints.restore(half_trained, trainer, steps_per_epoch=3)
+    else:
+        assert checkpoints.restore(half_trained, trainer, steps_per_epoch=3) == epochs
 
 
 # === Moved data ===

@@ -60,11 +60,15 @@ def restore(run: Run, trainer: keras.Model, steps_per_epoch: int) -> int:
     if epochs is not None:
         return epochs
     history, steps = run.history(), int(trainer.steps)
-    epochs = int(history[-1]["epoch"]) if history else 0
-    if steps != epochs * steps_per_epoch:
-        raise InputError(
-            f"{run.path} cannot be resumed: history.csv has {epochs} epochs, which are {epochs * steps_per_epoch:,} "
-            f"steps on the present data ({steps_per_epoch:,} per epoch), but last.keras was saved after {steps:,} "
-            "steps. Restore the data the run was started on, or start a new run: name=..."
-        )
-    return epochs
+    recorded = int(history[-1]["epoch"]) if history else 0
+    # A kill between the two files left history.csv one epoch ahead. Of two epochs, half the steps may also mean that
+    # the data have doubled.
+    possible = (recorded, recorded - 1) if recorded > 2 else (recorded,)
+    for epochs in possible:
+        if steps == epochs * steps_per_epoch:
+            return epochs
+    raise InputError(
+        f"{run.path} cannot be resumed: history.csv has {recorded} epochs, which are {recorded * steps_per_epoch:,} "
+        f"steps on the present data ({steps_per_epoch:,} per epoch), but last.keras was saved after {steps:,} "
+        "steps. Restore the data the run was started on, or start a new run: name=..."
+    )
