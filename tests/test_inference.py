@@ -319,7 +319,7 @@ def test_images_are_read_as_predictions_are_requested():
         ([None], {}, "received NoneType"),
         ("nowhere.jpg", {}, "nowhere.jpg: there is no such file"),
         (__file__, {}, r"test_inference.py: cannot be read as an image \(cannot identify"),
-        (Image.new("F", (4, 4)), {}, "F-mode pixels have no agreed range"),
+        (Image.new("F", (4, 4)), {}, "F-mode pixels have no defined range"),
         (noise(4, 4), {"mode": "tiles"}, "mode: 'tiles' is not one of resize, tile; did you mean tile?"),
         (noise(4, 4), {"tile": (32, 48)}, "tile: can be set only with mode 'tile'"),
         (noise(4, 4), {"mode": "tile", "tile": (2, 48)}, "tile: must be 4 pixels or more"),

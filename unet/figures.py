@@ -1,4 +1,4 @@
-"""Pictures of a run: learning curves, confusion matrix, predictions beside the truth; masks and overlays."""
+"""Figures of a run (learning curves, confusion matrix, predictions next to the truth), masks and overlays."""
 
 from pathlib import Path
 from typing import Any
@@ -29,23 +29,23 @@ STYLE: dict[Any, Any] = {
 
 
 def paletted(mask: np.ndarray, table: np.ndarray) -> Image.Image:
-    """A mask, uint8 ``(H, W)``, as an image whose pixels are the class ids and which viewers show in colours."""
+    """Make an image of a mask, uint8 ``(H, W)``: its pixels are the class ids, and viewers show them in colour."""
     image = Image.fromarray(mask)
     image.putpalette(table.tobytes())
     return image
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, classes: int | np.ndarray, opacity: float = 0.5) -> np.ndarray:
-    """The colour of each pixel's class over a photograph, with contours in the full colour where classes meet.
+    """Blend the colour of each pixel's class with a photograph, and draw contours in full colour between classes.
 
     Args:
         image: uint8 ``(H, W, 3)``.
-        mask: uint8 ``(H, W)``: class ids.
-        classes: Number of classes, or a table of colours as :func:`class_colours` makes.
-        opacity: Of the colours, 0 to 1.
+        mask: Class ids, uint8 ``(H, W)``.
+        classes: Number of classes, or a table of colours from :func:`unet.colours.class_colours`.
+        opacity: Opacity of the colours, 0 to 1.
 
     Returns:
-        uint8 ``(H, W, 3)``. Contours are a pixel wide on both sides, in large images one in 600 of the longer side.
+        uint8 ``(H, W, 3)``. Contours are one pixel wide on both sides; in large images 1/600 of the longer side.
     """
     table = class_colours(classes) if isinstance(classes, int) else classes
     colours = paletted(mask, table).convert("RGB")
@@ -61,14 +61,14 @@ def overlay(image: np.ndarray, mask: np.ndarray, classes: int | np.ndarray, opac
 
 
 def prediction_strip(images: np.ndarray, masks: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
-    """Rows of images, true masks and predicted masks: one uint8 picture ``(3·H, N·W, 3)``."""
+    """Stack rows of images, true masks and predicted masks into one uint8 picture ``(3·H, N·W, 3)``."""
     table = class_colours(classes)
     rows = [images, table[masks], table[predictions]]
     return np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
 
 
 def learning_curves(history: list[dict[str, float]], path: Path, title: str) -> None:
-    """Loss and mean IoU by epoch, in training (on augmented images) and validation."""
+    """Draw loss and mean IoU by epoch, in training (on augmented images) and validation."""
     epochs = [row["epoch"] for row in history]
     marker = "o" if len(epochs) < 20 else None
     with matplotlib.rc_context(STYLE):
@@ -94,7 +94,7 @@ def learning_curves(history: list[dict[str, float]], path: Path, title: str) -> 
 
 
 def confusion_matrix(matrix: np.ndarray, classes: tuple[str, ...], path: Path, title: str) -> None:
-    """How many per cent of each true class were predicted as each class."""
+    """Draw the percentage of each true class that was predicted as each class."""
     share = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     n = len(classes)
     with matplotlib.rc_context(STYLE | {"axes.grid": False}):
@@ -113,14 +113,14 @@ def confusion_matrix(matrix: np.ndarray, classes: tuple[str, ...], path: Path, t
 
 
 def prediction_grid(examples: list[dict], classes: tuple[str, ...], path: Path, title: str) -> None:
-    """Image, truth, prediction and error of each example; a row for each group of examples.
+    """Draw image, truth, prediction and error of each example; one row per group of examples.
 
     Args:
         examples: ``name``, ``score`` (mean IoU), ``image`` ``(H, W, 3)``, ``truth`` and ``prediction`` ``(H, W)``, and
-            ``group``, the row's heading. Every group has as many.
+            ``group``, the row's heading. All groups have the same number of examples.
         classes: Class names.
-        path: Where to write.
-        title: Of the figure.
+        path: File to write.
+        title: Title of the figure.
     """
     table = class_colours(len(classes))
     groups = list(dict.fromkeys(example["group"] for example in examples))
@@ -150,7 +150,7 @@ def prediction_grid(examples: list[dict], classes: tuple[str, ...], path: Path, 
 
 
 def _example(axes, example: dict, table: np.ndarray) -> None:
-    """Four panels of one example."""
+    """Draw the four panels of one example."""
     truth, prediction = example["truth"], example["prediction"]
     error = np.where(truth == IGNORE, 2, truth != prediction)
     axes[0].imshow(example["image"])
@@ -165,6 +165,6 @@ def _example(axes, example: dict, table: np.ndarray) -> None:
 
 
 def save(figure, path: Path) -> None:
-    """Write a figure in one step."""
+    """Write a figure atomically."""
     with replacing(path) as temporary:
         figure.savefig(temporary)

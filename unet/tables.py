@@ -7,7 +7,7 @@ from unet.cost import Stage, total
 
 
 def show(table: Table) -> None:
-    """Print a table, on a terminal as wide as that, else as wide as the table needs: a file does not wrap."""
+    """Print a table: as wide as the terminal, or in a file as wide as the table needs."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=10_000)
@@ -44,7 +44,7 @@ def metrics_table(scores: dict, title: str) -> None:
 
 
 def rows_table(titles: list[str], rows: list[list[str]], title: str) -> None:
-    """Print rows of text; all columns but the first two are numbers."""
+    """Print rows of text; all columns except the first two are right-aligned numbers."""
     table = Table(title=title, title_justify="left")
     for index, name in enumerate(titles):
         table.add_column(name, justify="left" if index < 2 else "right")
@@ -54,7 +54,7 @@ def rows_table(titles: list[str], rows: list[list[str]], title: str) -> None:
 
 
 def cost_table(stages: list[Stage], title: str) -> None:
-    """Print the cost of every stage and their sum."""
+    """Print the cost of every stage, and their sum."""
     table = Table(title=title, title_justify="left")
     table.add_column("stage")
     for column in ("output", "parameters", "multiply-adds", "activations"):

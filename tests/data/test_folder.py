@@ -331,7 +331,7 @@ def fault(folder, kind):
         (folder / "a.txt").write_text("im_0\nim_1\n")
         (folder / "b.txt").write_text("im_1\n")
         splits = "data.folder={train: a.txt, test: b.txt, classes: [a, b]}"
-        return [splits], ["im_1 stands in the lists of train and test"]
+        return [splits], ["im_1 is in the lists of both train and test"]
     if kind == "split file is an image":
         splits = "data.folder={train: images/im_0.jpg, test: images/im_1.jpg, classes: [a, b]}"
         return [splits], ["im_0.jpg", "is not a text file"]

@@ -1,4 +1,4 @@
-"""Random changes to image and mask together, inside the compiled training step."""
+"""Random transformations of image and mask together, inside the compiled training step."""
 
 import math
 from typing import Any
@@ -14,18 +14,18 @@ from unet.resample import crop_positions, linear_weights, nearest_weights, resam
 class Augmentation(keras.Layer):
     """Random resized crop and left-right flip of image and mask, then colour jitter of the image.
 
-    Crop and flip are one resampling with a matrix per image and axis; the mask goes the same way with one-hot
-    rows, so no new class ids appear. It always runs in float32.
+    Crop and flip are one resampling with a matrix per image and axis; the mask is resampled in the same way with
+    one-hot rows, so that no new class ids appear. The layer always computes in float32.
 
     Args:
         flip: Probability of a left-right flip.
-        scale: ``(low, high)`` share of the image's area that a crop covers.
-        ratio: ``(low, high)`` change of width/height by the crop, drawn evenly in its logarithm.
-        brightness: Shift drawn from ±brightness · 255.
-        contrast: Factor around the mean drawn from 1 ± contrast.
-        saturation: Factor drawn from between 1 − saturation and 1 + saturation.
-        hue: Turn of the hue drawn from ±hue of the colour circle.
-        seed: Of the random numbers.
+        scale: ``(low, high)`` range of the share of the image's area that a crop covers.
+        ratio: ``(low, high)`` range of the change of width/height by the crop, drawn uniformly in its logarithm.
+        brightness: The shift is drawn from ±brightness · 255.
+        contrast: The factor around the mean is drawn from 1 ± contrast.
+        saturation: The factor is drawn between 1 − saturation and 1 + saturation.
+        hue: The hue is rotated by up to ±hue of the colour circle.
+        seed: Seed of the random numbers.
         **kwargs: Arguments of ``keras.Layer``.
 
     Call arguments:
@@ -75,11 +75,10 @@ class Augmentation(keras.Layer):
 
     @classmethod
     def from_settings(cls, config: AugmentationConfig, seed: int) -> "Augmentation":
-        """The augmentation that a configuration describes."""
+        """Build the augmentation that a configuration describes."""
         return cls(**config.model_dump(), seed=seed)
 
     def call(self, image, mask):
-        """Draw one crop, flip and colour change per image."""
         size, height, width = ops.shape(image)[:3]
         (top, rows), (left, columns) = self._windows(size, height, width)
         y, x = crop_positions(top, rows, height), crop_positions(left, columns, width)
@@ -109,9 +108,7 @@ class Augmentation(keras.Layer):
         return (top, rows), (ops.where(flip, left + columns, left), ops.where(flip, -columns, columns))
 
     def compute_output_spec(self, image, mask):
-        """Shapes stay, dtypes become float32 and int32."""
         return keras.KerasTensor(image.shape, "float32"), keras.KerasTensor(mask.shape, "int32")
 
     def get_config(self):
-        """Everything needed to build the layer again."""
         return super().get_config() | self.settings | {"seed": self.seed}

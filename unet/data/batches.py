@@ -1,4 +1,4 @@
-"""Batches for ``fit``: read lazily from the arrays, in an order that is a function of seed and epoch."""
+"""Batches for ``fit``, read lazily from the arrays in an order that is a function of seed and epoch."""
 
 import math
 
@@ -12,13 +12,13 @@ from unet.errors import InputError
 class Batches(keras.utils.PyDataset):
     """``{"image": uint8 (B, H, W, 3), "mask": uint8 (B, H, W)}`` batches of a split.
 
-    Training batches are shuffled anew every epoch and are all full: what does not fill a batch is left out of that
-    epoch. A restart at epoch e sees exactly the batches that e would have seen.
+    Training batches are reshuffled every epoch and are all full: images that do not fill a batch are left out of that
+    epoch. Training resumed at an epoch sees exactly the batches of that epoch.
 
     Args:
-        split: Where the images are.
-        batch_size: Images a batch.
-        shuffle_seed: Decides the order of every epoch; ``None`` keeps the order of the split, with a smaller last
+        split: The images and masks.
+        batch_size: Images per batch.
+        shuffle_seed: Determines the order of every epoch; ``None`` keeps the order of the split, with a smaller last
             batch.
     """
 
@@ -35,7 +35,7 @@ class Batches(keras.utils.PyDataset):
         self.start_epoch(0)
 
     def start_epoch(self, epoch: int) -> None:
-        """Put the images in the order of this epoch."""
+        """Shuffle the images into the order of this epoch."""
         if self.shuffle_seed is None:
             self._order = np.arange(len(self.split))
         else:

@@ -1,4 +1,4 @@
-"""Decode once: a source becomes memory-mapped uint8 arrays, found again by what decides their content."""
+"""The cache of prepared data: a source is decoded once into memory-mapped uint8 arrays, found by the source's key."""
 
 import errno
 import hashlib
@@ -23,7 +23,7 @@ from unet.files import umask, write_json
 log = logging.getLogger("unet")
 
 FORMAT = 1
-"""Part of the cache key: raise it when the arrays or the way they are made change."""
+"""Part of the cache key: increase it when the arrays, or the way they are made, change."""
 
 
 def digest(image: np.ndarray, mask: np.ndarray) -> str:
@@ -69,7 +69,7 @@ class Dataset:
     validation: Split
     test: Split
     problems: list[Problem]
-    """What was found wrong, without being fatal, when the data were prepared."""
+    """Problems found while preparing the data that were not fatal."""
 
 
 def prepare(source: Source, size: tuple[int, int], cache_dir: Path | None = None) -> Dataset:
@@ -83,7 +83,7 @@ def prepare(source: Source, size: tuple[int, int], cache_dir: Path | None = None
         cache_dir: Parent of the cache; default ``$UNET_CACHE``, else ``~/.cache/unet-upsamplers``.
 
     Raises:
-        InputError: Something is wrong with the data; the message lists every fault found.
+        InputError: Something is wrong with the data; the message lists every problem.
     """
     parent = Path(cache_dir or os.environ.get("UNET_CACHE", "~/.cache/unet-upsamplers")).expanduser()
     found = _existing(source, size, parent)
@@ -115,7 +115,7 @@ def _existing(source: Source, size: tuple[int, int], parent: Path) -> Path | Non
 
 
 def _build(source: Source, size: tuple[int, int], parent: Path) -> Path:
-    """Decode everything into a temporary folder and rename it into its place."""
+    """Decode everything into a temporary directory, and rename it."""
     try:
         parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".preparing-", dir=parent))
@@ -140,7 +140,7 @@ def _build(source: Source, size: tuple[int, int], parent: Path) -> Path:
             "problems": [asdict(problem) for problem in problems],
         }
         write_json(temporary / "index.json", index)
-        # The key is taken after decoding: a download has changed what is there.
+        # The key is computed after decoding, because a download changes it.
         place = _place(parent, _key(source, size))
         try:
             os.rename(temporary, place)
@@ -149,14 +149,14 @@ def _build(source: Source, size: tuple[int, int], parent: Path) -> Path:
                 raise
             # Another process has just put the same arrays there.
         if problems:
-            log.warning("the data have oddities (%s); list them with unet check-data", checks.summary(problems))
+            log.warning("the data have minor problems (%s); list them with unet check-data", checks.summary(problems))
         return place
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _scan(source: Source, use) -> list[Problem]:
-    """Decode every sample, hand the readable ones to ``use``, and collect the problems of all."""
+    """Decode every sample, pass the readable ones to ``use``, and collect all problems."""
     problems: list[Problem] = []
     names, splits, thumbnails = [], [], []
     for item in track(source.samples(), total=source.count(), description="reading images"):
@@ -169,7 +169,7 @@ def _scan(source: Source, use) -> list[Problem]:
         thumbnails.append(checks.thumbnail(item.image))
         use(item)
     if not names and not problems:
-        raise InputError("the data hold no image")
+        raise InputError("the data contain no image")
     if names:
         problems += checks.near_identical(names, splits, np.stack(thumbnails))
     return problems
@@ -196,7 +196,7 @@ class _Writer:
                 raw.write(resized[kind].tobytes())
 
     def close(self) -> None:
-        """Put the headers before the pixels, now that their number is known."""
+        """Write the .npy headers before the pixels, now that the number of images is known."""
         for kind, path in self.paths.items():
             shape = (len(self.names), *self.size) + ((3,) if kind == "images" else ())
             raw = path.with_suffix(".raw")

@@ -1,4 +1,4 @@
-"""What can be wrong with a data set as a whole, and how it is told."""
+"""Checks of a data set: empty masks, near-identical images in train and test."""
 
 from collections.abc import Iterable
 
@@ -8,15 +8,13 @@ from PIL import Image
 from unet.data.sources import IGNORE, Problem, Sample
 
 SIMILARITY = 0.99
+"""Correlation of thumbnails from which two images count as near-identical."""
 THUMBNAIL = 16
+"""Height and width of a thumbnail in pixels."""
 
 
 def inspect_sample(sample: Sample, classes: tuple[str, ...]) -> list[Problem]:
-    """Look for faults of one readable pair: no labelled pixel, or (where there is a first class) no object.
-
-    A mask is called empty if every pixel is ignored, or if it holds nothing but the background of a data set that
-    has a class of that name.
-    """
+    """Report an empty mask: every pixel is ignored, or of the class named background, if there is one."""
     present = np.flatnonzero(np.bincount(sample.mask.ravel(), minlength=256))
     ids = [int(value) for value in present if value != IGNORE]
     if not ids:
@@ -29,7 +27,7 @@ def inspect_sample(sample: Sample, classes: tuple[str, ...]) -> list[Problem]:
 def thumbnail(image: np.ndarray) -> np.ndarray:
     """Reduce an image to a unit vector that near-identical images share: 16×16 grey means, centred.
 
-    Returns zeros for an image without contrast, which is like none.
+    An image without contrast gives zeros, which match no image.
     """
     grey = Image.fromarray(image).convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
     vector = np.asarray(grey, np.float32).ravel()
@@ -41,7 +39,7 @@ def thumbnail(image: np.ndarray) -> np.ndarray:
 def near_identical(names: list[str], splits: list[str], thumbnails: np.ndarray) -> list[Problem]:
     """Pairs of images, one in train or validation and one in test, whose thumbnails correlate by 0.99 or more.
 
-    Such a pair lets a network remember a test image. The correlation ignores brightness and contrast.
+    Such a pair lets a network memorise a test image. The correlation ignores brightness and contrast.
 
     Args:
         names: Name of each image.
@@ -55,13 +53,15 @@ def near_identical(names: list[str], splits: list[str], thumbnails: np.ndarray) 
         rows = rest[start : start + 1024]
         for i, j in np.argwhere(thumbnails[rows] @ thumbnails[test].T >= SIMILARITY):
             a, b = rows[i], test[j]
-            message = f"is nearly identical to {names[b]} (test): the test score profits from memory"
+            message = (
+                f"is nearly identical to {names[b]} (test): a network can memorise it, which raises the test score"
+            )
             problems.append(Problem("near-identical", f"{names[a]} ({splits[a]})", message, fatal=False))
     return problems
 
 
 def summary(problems: Iterable[Problem]) -> str:
-    """One line that counts each kind, such as ``empty mask 14×, near-identical 22×``."""
+    """Count each kind of problem in one line, such as ``empty mask 14×, near-identical 22×``."""
     kinds: dict[str, int] = {}
     for problem in problems:
         kinds[problem.kind] = kinds.get(problem.kind, 0) + 1

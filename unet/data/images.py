@@ -1,4 +1,4 @@
-"""Image files to RGB arrays, and arrays (images, masks, logits) to another size: each done here once, and only here."""
+"""Reading image files as RGB arrays, and resizing images, masks and logits."""
 
 from pathlib import Path
 
@@ -9,10 +9,10 @@ IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Read any image file as uint8 ``(H, W, 3)``, as :func:`to_rgb` does.
+    """Read any image file as uint8 ``(H, W, 3)``, converted by :func:`to_rgb`.
 
     Raises:
-        OSError: The file is not an image, or is cut short.
+        OSError: The file is not an image, or is truncated.
     """
     try:
         with Image.open(path) as file:
@@ -23,21 +23,21 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:
-    """Pixels of an image, uint8 ``(H, W, 3)``, upright.
+    """Convert an image to uint8 ``(H, W, 3)``, upright.
 
-    EXIF orientation is applied; grey, palette and 16-bit images are converted; transparency is laid over black.
+    EXIF orientation is applied; grey, palette and 16-bit images are converted; transparency is composited over black.
 
     Raises:
-        OSError: The image is cut short, or its pixels have no agreed range.
+        OSError: The image is truncated, or its pixels have no defined range (32-bit integers, floats).
     """
     white_is_zero = getattr(image, "tag_v2", {}).get(262) == 0
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
         grey = np.asarray(image, dtype=np.uint32)
-        grey = 65535 - grey if white_is_zero else grey  # Pillow sees to 8 bits only
+        grey = 65535 - grey if white_is_zero else grey  # Pillow inverts 8-bit images only
         return np.repeat((grey // 257).astype(np.uint8)[..., None], 3, axis=2)
     if image.mode in ("I", "F"):
-        raise OSError(f"{image.mode}-mode pixels have no agreed range; save as 8 or 16 bits")
+        raise OSError(f"{image.mode}-mode pixels have no defined range; save as 8 or 16 bits")
     if "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
@@ -45,14 +45,14 @@ def to_rgb(image: Image.Image) -> np.ndarray:
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize uint8 ``(H, W, 3)`` to ``size`` (height, width), bilinearly, antialiased where it shrinks."""
+    """Resize uint8 ``(H, W, 3)`` to ``size`` (height, width), bilinearly, with antialiasing when shrinking."""
     if image.shape[:2] == tuple(size):
         return image
     return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
 
 
 def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize uint8 ``(H, W)`` to ``size`` (height, width), to the nearest pixel: no new class ids appear."""
+    """Resize uint8 ``(H, W)`` to ``size`` (height, width), to the nearest pixel, so that no new class ids appear."""
     if mask.shape == tuple(size):
         return mask
     return np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
@@ -69,7 +69,7 @@ def resize_logits(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def resized_argmax(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """``resize_logits(logits, size).argmax(-1)`` as uint8, without holding all channels at that size."""
+    """Compute ``resize_logits(logits, size).argmax(-1)`` as uint8, one channel at a time to save memory."""
     best = _resized_channel(logits, 0, size)
     mask = np.zeros(size, np.uint8)
     for index in range(1, logits.shape[-1]):

@@ -26,8 +26,8 @@ class PetsSource:
     Trimap labels 1, 2, 3 (pet, background, border) become ids 0, 1, 2.
 
     Args:
-        data_dir: The TFDS directory; ``None`` is TFDS' own default (``~/tensorflow_datasets``).
-        download: Fetch the data set where it is not there yet.
+        data_dir: The TFDS directory; ``None``: TFDS' own default (``~/tensorflow_datasets``).
+        download: Download the data set if it is missing.
         validation: Share of the training photographs held out.
     """
 
@@ -39,7 +39,7 @@ class PetsSource:
         self.validation = validation
 
     def key(self) -> dict:
-        """Names and sizes of the prepared files, so that a known data set is recognised without TensorFlow."""
+        """Names and sizes of the prepared files, so that a cached data set is recognised without TensorFlow."""
         versions = self.data_dir / "oxford_iiit_pet"
         files = sorted(path for path in versions.glob("4.*/*") if path.is_file())
         return {
@@ -49,7 +49,7 @@ class PetsSource:
         }
 
     def count(self) -> int | None:
-        """7,349, as published."""
+        """Published number of photographs, 7,349."""
         return 3680 + 3669
 
     def samples(self, split: str | None = None) -> Iterator[Sample | Problem]:
@@ -58,7 +58,7 @@ class PetsSource:
         for official in ("train", "test"):
             if split is not None and (split == "test") != (official == "test"):
                 continue
-            # Names first (nothing decoded): which photographs are for validation depends on all of them.
+            # The names first, without decoding: the choice of validation photographs depends on all of them.
             skip = {key: tfds.decode.SkipDecoding() for key in ("image", "segmentation_mask")}
             listing = tfds.as_numpy(builder.as_dataset(split=official, decoders=skip))
             names = [_stem(example) for example in listing] if official == "train" else []
@@ -117,10 +117,10 @@ class PetsSource:
 
 
 def _check_network(builder) -> None:
-    """Look the server up before TFDS tries it, which takes minutes to give up; behind a proxy that says nothing.
+    """Resolve the server's name before TFDS tries to connect, which times out after minutes only; not behind a proxy.
 
     Raises:
-        OSError: There is no such server here.
+        OSError: The name cannot be resolved.
     """
     address = getattr(sys.modules[type(builder).__module__], "_BASE_URL", None)
     if address and not urllib.request.getproxies():

@@ -1,7 +1,7 @@
 """Drawn scenes: animal-like shapes with real fur on real ground, for the demo and the tests.
 
 A scene is a patch of grass, gravel or brick with an animal on it: a body, a head, ears, legs and a tail, filled
-with cat fur. Other blobs, filled with ground textures, lie about, so that neither "a blob" nor "an edge" is
+with cat fur. Other blobs, filled with ground textures, surround it, so that neither "a blob" nor "an edge" is
 enough to find the animal. Classes and trimap as in Oxford-IIIT Pets: pet, background, and a border band between them.
 """
 
@@ -21,14 +21,14 @@ SIDE = (112, 160)
 BORDER = 0.02
 """Half width of the border band, as a share of the longer side."""
 VERSION = 1
-"""Part of the cache key: raise it when scenes change."""
+"""Part of the cache key: increase it when scenes change."""
 
 
 class ShapesSource:
     """Seeded scenes.
 
     Args:
-        config: How many, and the seed.
+        config: Number of scenes and seed.
         validation: Share of the training scenes held out.
     """
 
@@ -39,7 +39,7 @@ class ShapesSource:
         self.validation = validation
 
     def key(self) -> dict:
-        """The arguments and the version of the drawing."""
+        """Arguments, and version of the drawing."""
         return {
             "source": "shapes",
             "version": VERSION,
@@ -52,7 +52,7 @@ class ShapesSource:
         return self.config.train + self.config.test
 
     def samples(self, split: str | None = None) -> Iterator[Sample | Problem]:
-        """Draw the scenes one after the other; each depends on the seed and its own number alone."""
+        """Draw the scenes one after another; each depends only on the seed and its own number."""
         names = [f"train_{i:05d}" for i in range(self.config.train)]
         held_out = draw(names, self.validation, "validation")
         names += [f"test_{i:05d}" for i in range(self.config.test)]

@@ -1,4 +1,4 @@
-"""What every source of images and masks gives: a key, and a stream of samples and problems."""
+"""The interface of a source of images and masks: a cache key, and a stream of samples and problems."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,11 +8,12 @@ import numpy as np
 
 SPLITS = ("train", "validation", "test")
 IGNORE = 255
+"""Class id of ignored pixels."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image and its mask, at their own size."""
+    """One image and its mask, at their original size."""
 
     name: str
     split: str
@@ -25,7 +26,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong with the data, in a sentence; ``fatal`` ones keep the data from being used."""
+    """Something wrong with the data; ``fatal`` problems prevent the data from being used."""
 
     kind: str
     where: str
@@ -37,7 +38,7 @@ class Problem:
 
 
 class Source(Protocol):
-    """Images and masks with class names, in splits."""
+    """Images and masks with class names, divided into splits."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -45,22 +46,22 @@ class Source(Protocol):
         ...
 
     def key(self) -> dict:
-        """What decides the content, as JSON; equal keys mean equal samples. Must not decode anything."""
+        """JSON that determines the content: equal keys mean equal samples. Must not decode anything."""
         ...
 
     def count(self) -> int | None:
-        """How many samples there are in all, for a progress bar; ``None`` if that is not known beforehand."""
+        """Total number of samples, for a progress bar; ``None`` if unknown beforehand."""
         ...
 
     def samples(self, split: str | None = None) -> Iterator[Sample | Problem]:
-        """Decode every sample (of one split) in a fixed order; a broken one yields its problem instead."""
+        """Decode every sample (of one split) in a fixed order; yield a problem instead of a broken sample."""
         ...
 
 
 def draw(names: list[str], share: float, purpose: str) -> set[str]:
-    """Choose ``round(share · n)`` of the names, the same ones on every machine and in every order.
+    """Choose ``round(share · n)`` of the names by a hash of each, independently of machine and order.
 
-    The choice follows a hash of each name, so adding an image moves few others between splits.
+    Adding an image therefore moves few others between splits.
     """
     import hashlib
 
