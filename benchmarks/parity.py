@@ -6,6 +6,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from keras import ops
 
 from benchmarks import references
-from tests.helpers.gradients import gradient
+from benchmarks.gradients import gradient
 from unet import upsamplers
 
 SIZES = [(6, 10), (5, 7), (1, 1), (2, 3)]
@@ -206,10 +207,9 @@ def main() -> None:
     """Measure on the backend in use and write the table."""
     import json
 
-    from tests.helpers import ROOT
     from unet.files import write_json, write_text
 
-    path = ROOT / "docs" / "results" / "parity.json"
+    path = Path(__file__).parents[1] / "docs" / "results" / "parity.json"
     figures = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     figures[keras.backend.backend()] = measure()
     write_json(path, figures)

@@ -41,7 +41,7 @@ def test_train_then_evaluate(run):
     assert "native size" in out
     code, _, err = run_unet("train", run)
     assert code == 0
-    assert "is finished: 1 epochs" in err
+    assert "is finished after epoch 1" in err
 
 
 def test_the_chosen_backend_is_the_one_used(run):

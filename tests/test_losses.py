@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from keras import ops
 
-from tests.helpers.gradients import gradient
+from benchmarks.gradients import gradient
 from unet import losses
 from unet.config import LossConfig
 from unet.data.sources import IGNORE

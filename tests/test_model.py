@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
+from benchmarks.gradients import gradients, values
 from tests.helpers import BACKEND
-from tests.helpers.gradients import gradients, values
 from unet.cost import multiply_adds, stages, surplus, total
 from unet.model import build_unet
 from unet.upsamplers import UPSAMPLERS

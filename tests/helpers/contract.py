@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from keras import ops
 
+from benchmarks.gradients import gradient, gradients, values
 from tests.helpers import BACKEND
-from tests.helpers.gradients import gradient, gradients, values
 from unet import upsamplers
 from unet.cost import multiply_adds
 from unet.settings import Mistakes

@@ -117,7 +117,7 @@ def test_a_finished_run_is_left_alone(reference):
     before = reference.last_file.stat().st_mtime_ns
     train(reference)
     assert reference.last_file.stat().st_mtime_ns == before
-    assert "is finished: 3 epochs" in (reference.path / "log.txt").read_text()
+    assert "is finished after epoch 3" in (reference.path / "log.txt").read_text()
 
 
 def test_a_name_that_is_taken_by_another_configuration_is_refused(make):
@@ -209,7 +209,7 @@ def test_ctrl_c_keeps_finished_epochs_and_training_resumes(make, monkeypatch, re
     assert len(run.history()) == 1
     messages = (run.path / "log.txt").read_text()
     assert "stopping after this step; Ctrl-C again stops at once" in messages
-    assert "stopped by Ctrl-C; 1 epochs are saved" in messages
+    assert f"stopped by Ctrl-C; epochs saved in {run.path}: 1\n" in messages
     train(run)
     assert losses(run) == losses(reference)
     assert len(json.loads(run.environment_file.read_text())["starts"]) == 2
@@ -223,7 +223,7 @@ def test_sigterm_in_validation_stops_with_its_exit_code_and_training_resumes(mak
             train(run)
     assert caught.value.code == 143
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    assert "stopped by SIGTERM; 2 epochs are saved" in (run.path / "log.txt").read_text()
+    assert f"stopped by SIGTERM; epochs saved in {run.path}: 2\n" in (run.path / "log.txt").read_text()
     train(run)
     assert losses(run) == losses(reference)
 

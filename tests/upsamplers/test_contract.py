@@ -5,8 +5,8 @@ import functools
 import keras
 import pytest
 
+from benchmarks.gradients import values
 from tests.helpers import BACKEND, contract
-from tests.helpers.gradients import values
 from unet import upsamplers
 from unet.upsamplers import UPSAMPLERS
 

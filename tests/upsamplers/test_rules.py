@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from keras import ops
 
+from benchmarks.gradients import gradient
 from tests.helpers import BACKEND
-from tests.helpers.gradients import gradient
 from unet.arithmetic import conv_transpose_sizes, transpose_by_overlap_add
 from unet.upsamplers import (
     ICNR,

@@ -74,7 +74,7 @@ def train(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> None:
         if not resumes or run.info.data is None:
             run.record_data(dataset)
         if done and (done >= config.training.epochs or patience_exhausted(rows, config.training)):
-            log.info("%s is finished: %d epochs", run.path, done)
+            log.info("%s is finished after epoch %d", run.path, done)
             return
         if done:
             log.info("resuming after epoch %d of %d", done, config.training.epochs)
@@ -111,9 +111,9 @@ def train(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> None:
                 )
             except (KeyboardInterrupt, SystemExit) as reason:
                 name = "Ctrl-C" if isinstance(reason, KeyboardInterrupt) else "SIGTERM"
-                log.warning("stopped by %s; %d epochs are saved in %s", name, checkpoint.saved_epochs, run.path)
+                log.warning("stopped by %s; epochs saved in %s: %d", name, run.path, checkpoint.saved_epochs)
                 raise
-        log.info("finished after %d epochs", checkpoint.saved_epochs)
+        log.info("finished after epoch %d", checkpoint.saved_epochs)
 
 
 def is_trained(run: Run) -> bool:
