@@ -4,10 +4,12 @@ import json
 
 import pytest
 
-from tests.helpers import ROOT
+from tests.helpers import ROOT, SLOW_BEYOND_TENSORFLOW
 from tests.helpers.commands import run_unet
 from unet import benchmark
 from unet.upsamplers import UPSAMPLERS
+
+pytestmark = SLOW_BEYOND_TENSORFLOW
 
 
 def test_every_upsampler_is_measured():

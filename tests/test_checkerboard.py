@@ -4,9 +4,12 @@ import keras
 import numpy as np
 import pytest
 
+from tests.helpers import SLOW_BEYOND_TENSORFLOW
 from unet import checkerboard, upsamplers
 from unet.arithmetic import overlap_count
 from unet.model import build_unet
+
+pytestmark = SLOW_BEYOND_TENSORFLOW
 
 EVEN = [
     "nearest",

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 from sklearn.metrics import jaccard_score
 
-from tests.helpers import JIT
+from tests.helpers import JIT, SLOW_BEYOND_TENSORFLOW
 from unet import config, data, evaluation
 from unet.data.images import resize_image, resize_logits
 from unet.data.sources import native_samples
@@ -24,6 +24,8 @@ from unet.evaluation import evaluate, extremes
 from unet.formats import describe
 from unet.runs import Run, Scores
 from unet.training import train
+
+pytestmark = SLOW_BEYOND_TENSORFLOW
 
 
 @pytest.fixture(scope="module")

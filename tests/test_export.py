@@ -29,6 +29,8 @@ from unet.runs import Run
 from unet.training import train
 from unet.upsamplers import UPSAMPLERS
 
+pytestmark = [pytest.mark.slow] if BACKEND == "jax" else []  # JAX writes no format but .keras
+
 RUNTIMES = {"onnx": ("tf2onnx", "onnxruntime"), "litert": ("ai_edge_litert",), "openvino": ("openvino",)}
 
 
@@ -70,8 +72,8 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def exported(run):
-    """Export the run with default options, once per format and quantisation; a function that returns file and entry."""
+def exported(run, mean_iou):
+    """Export the evaluated run, once per format and quantisation; a function that returns file and entry."""
     done = {}
 
     def get(name, quantize="none"):

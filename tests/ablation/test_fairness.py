@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from tests.helpers import ROOT
+from tests.helpers import ROOT, SLOW_BEYOND_TENSORFLOW
 from unet import data
 from unet.ablation.plan import grid
 from unet.data.batches import Batches
@@ -14,6 +14,8 @@ from unet.model import from_config
 from unet.training import make_trainer
 from unet.training.callbacks import EpochSetup
 from unet.upsamplers import UPSAMPLERS, Upsampler
+
+pytestmark = SLOW_BEYOND_TENSORFLOW
 
 SETTINGS = [
     *("data.source=shapes", "data.size=[12, 20]", "data.shapes.train=24", "data.shapes.test=2"),

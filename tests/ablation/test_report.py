@@ -11,7 +11,7 @@ import types
 import numpy as np
 import pytest
 
-from tests.helpers import JIT, ROOT, browser
+from tests.helpers import JIT, ROOT, SLOW_BEYOND_TENSORFLOW, browser
 from tests.helpers.ablation import ENVIRONMENT
 from tests.helpers.commands import run_unet
 from unet.ablation.plan import grid
@@ -20,6 +20,8 @@ from unet.ablation.run import cell, measurements, scenes
 from unet.ablation.run.finished import arrange
 from unet.errors import InputError
 from unet.runs import Run
+
+pytestmark = SLOW_BEYOND_TENSORFLOW
 
 SETTINGS = {
     "data": {"source": "shapes", "size": 32, "shapes": {"train": 40, "test": 6}},

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import pytest
+
 BACKEND = os.environ.get("KERAS_BACKEND", "tensorflow")
 ROOT = Path(__file__).parents[2]
 JIT = "true" if BACKEND == "jax" else "false"
@@ -14,3 +16,5 @@ TINY = (
     *("training.epochs=1", "training.batch_size=4", "training.warmup=0", f"training.jit={JIT}"),
 )
 """Overrides that turn the configuration `demo` into a training of a second."""
+SLOW_BEYOND_TENSORFLOW = [] if BACKEND == "tensorflow" else [pytest.mark.slow]
+"""Marks of tests that `make test` runs on TensorFlow alone and `make test-all` on every backend."""

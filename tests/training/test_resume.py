@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.helpers import BACKEND, JIT
+from tests.helpers import BACKEND, JIT, SLOW_BEYOND_TENSORFLOW
 from tests.helpers.commands import run_unet, start_unet
 from tests.helpers.weights import weights
 
@@ -32,7 +32,9 @@ def progress(run: Path) -> tuple:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs POSIX signals")
-@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kills", [pytest.param(1, marks=SLOW_BEYOND_TENSORFLOW), pytest.param(10, marks=pytest.mark.slow)]
+)
 def test_killed_runs_end_with_the_bits_of_one_that_was_not(tmp_path, kills):
     """Each run is killed at a random moment of a random epoch, and started again."""
 

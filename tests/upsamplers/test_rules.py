@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from keras import ops
 
 from benchmarks.gradients import gradient
-from tests.helpers import BACKEND
+from tests.helpers import BACKEND, SLOW_BEYOND_TENSORFLOW
 from unet.arithmetic import conv_transpose_sizes, transpose_by_overlap_add
 from unet.upsamplers import (
     ICNR,
@@ -29,6 +29,8 @@ from unet.upsamplers import (
     ResizeConv,
     Sapa,
 )
+
+pytestmark = SLOW_BEYOND_TENSORFLOW
 
 
 def nchw(x):
