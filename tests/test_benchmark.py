@@ -34,6 +34,7 @@ def test_times_are_ratios_within_a_round_and_memory_holds_the_result():
 
 
 @pytest.mark.backend_free
+@pytest.mark.slow
 def test_memory_in_a_fresh_process_holds_the_result_and_little_more():
     with benchmark._fresh_process(MALLOC_MMAP_THRESHOLD_="65536", MALLOC_ARENA_MAX="1") as process:
         peak, result = process.submit(benchmark.measure_memory, "nearest", (4, 256, 256, 8), False).result()

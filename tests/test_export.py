@@ -214,7 +214,10 @@ def test_a_run_is_exported_from_within_and_again(run, exported, monkeypatch):
     assert load_network(second).metadata.classes == run.info.classes
 
 
-@pytest.mark.parametrize(("name", "quantize"), QUANTIZED)
+@pytest.mark.parametrize(
+    ("name", "quantize"),
+    [kind if kind == ("litert", "int8") else pytest.param(*kind, marks=pytest.mark.slow) for kind in QUANTIZED],
+)
 def test_quantised_files_keep_mean_iou(exported, mean_iou, name, quantize):
     file, entry = exported(name, quantize)
     assert file.stem == f"tiny_{quantize}"
@@ -481,6 +484,7 @@ def test_an_onnx_file_runs_where_neither_keras_nor_tensorflow_is(exported):
 # === The command ===
 
 
+@pytest.mark.slow
 def test_the_command_rebuilds_the_network_on_the_backend_of_the_format(run):
     pytest.importorskip("torch")
     done = run_unet_process("export", run.path, "--format", "torch", "--out", run.path / "command")

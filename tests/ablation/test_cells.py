@@ -155,6 +155,7 @@ def assert_same_results(one: Run, other: Run) -> None:
         assert (one.path / name).read_bytes() == (other.path / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_ray_on_this_machine_gives_the_results_of_local_processes(real, tmp_path):
     ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'unet-upsamplers[ray]'")
     from unet.ablation.run.executors.ray import RayExecutor

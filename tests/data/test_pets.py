@@ -53,6 +53,7 @@ def test_the_official_splits_and_the_known_faults_are_found(pets, settings):
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="the same arrays on every backend: read once")
 @needs_tfds
+@pytest.mark.slow
 def test_tfds_and_the_archive_layout_give_the_same_masks(pets, settings):
     tfds = data.prepare(settings(f"data.data_dir={pets / 'tfds'}"))
     folder = data.prepare(settings("data.source=folder", f"data.data_dir={pets / 'pets128'}"))

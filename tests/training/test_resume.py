@@ -93,7 +93,7 @@ def assert_same_run(whole: Path, killed: Path, message: str) -> None:
 @pytest.mark.parametrize(
     ("signals", "code"),
     [
-        ([signal.SIGINT], 130),
+        pytest.param([signal.SIGINT], 130, marks=SLOW_BEYOND_TENSORFLOW),
         pytest.param([signal.SIGTERM], 143, marks=pytest.mark.slow),
         pytest.param([signal.SIGINT, signal.SIGINT], 130, marks=pytest.mark.slow),
         pytest.param([signal.SIGINT, signal.SIGTERM], 143, marks=pytest.mark.slow),
