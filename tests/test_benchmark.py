@@ -16,6 +16,7 @@ def test_every_upsampler_is_measured():
     assert {name for name, _ in benchmark.variants().values()} == set(UPSAMPLERS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", benchmark.variants())
 def test_a_step_runs_and_its_counterpart_does_the_same_work(name):
     shape = (1, 3, 5, 8)

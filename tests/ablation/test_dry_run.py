@@ -102,6 +102,7 @@ def test_durations(seconds, text):
     assert dry_run._duration(seconds) == text
 
 
+@pytest.mark.slow
 def test_a_dry_run_times_a_few_steps_and_leaves_nothing_behind(cells, tmp_path):
     variants = "[nearest, {name: conv_transpose, kernel_size: 4, padding: 1}]"
     settings = [*SETTINGS, f"vary.model.upsampler={variants}"]

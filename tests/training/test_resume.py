@@ -32,15 +32,10 @@ def progress(run: Path) -> tuple:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs POSIX signals")
-@pytest.mark.parametrize(
-    "kills",
-    [
-        pytest.param(1, marks=SLOW_BEYOND_TENSORFLOW),
-        pytest.param(10 if BACKEND == "tensorflow" else 3, marks=pytest.mark.slow),
-    ],
-)
-def test_killed_runs_end_with_the_bits_of_one_that_was_not(tmp_path, kills):
+@pytest.mark.slow
+def test_killed_runs_end_with_the_bits_of_one_that_was_not(tmp_path):
     """Each run is killed at a random moment of a random epoch, and started again."""
+    kills = 10 if BACKEND == "tensorflow" else 3
 
     def start(name):
         """Start a run and wait until its directory exists."""
