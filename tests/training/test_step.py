@@ -63,7 +63,10 @@ def fit(trainer, split, epochs=1):
     [
         # Each upsampler alone compiles in all three precisions: the contract test.
         *itertools.product(["conv_transpose", "max_unpool"], ["float32", "mixed_bfloat16", "mixed_float16"]),
-        *((name, "mixed_bfloat16") for name in ("pixel_shuffle", "dysample", "sapa")),
+        *(
+            pytest.param(name, "mixed_bfloat16", marks=pytest.mark.slow)
+            for name in ("pixel_shuffle", "dysample", "sapa")
+        ),
     ],
 )
 def test_the_whole_step_compiles_and_learns(build, split, upsampler, precision):
