@@ -1,4 +1,4 @@
-"""The layout: what may import what, and that nothing imports in a circle."""
+"""Imports within the package: no circle, and the parts of an ablation in their order. CONTRIBUTING shows the whole."""
 
 import ast
 import graphlib
@@ -9,27 +9,6 @@ import pytest
 from tests.helpers import ROOT
 
 pytestmark = pytest.mark.backend_free
-
-FLOORS = [
-    ["errors", "deprecation", "environment", "files", "settings"],
-    ["interrupts", "gradients", "arithmetic"],
-    ["console"],
-    ["backend"],
-    ["resample"],
-    ["upsamplers"],
-    ["config"],  # knows the upsamplers' options, which are declared without Keras
-    ["data"],
-    ["model", "losses", "metrics", "cost", "checkerboard", "benchmark", "colours"],
-    ["runs", "figures", "tables"],
-    ["training"],
-    ["formats"],
-    ["inference"],
-    ["evaluation", "export"],
-    ["__init__"],
-    ["ablation", "page"],
-    ["commands", "__main__"],
-]
-"""Modules and packages of ``unet``, the lowest first; each may import from its own floor and those below."""
 
 
 def modules() -> dict[str, Path]:
@@ -69,23 +48,6 @@ def imports(name: str, path: Path, known: dict[str, Path]) -> set[str]:
 def graph():
     known = modules()
     return {name: imports(name, path, known) for name, path in known.items()}
-
-
-def floor_of(name: str) -> int:
-    room = [*name.split("."), "__init__"][1]
-    return next(index for index, rooms in enumerate(FLOORS) if room in rooms)
-
-
-def test_every_module_has_its_floor(graph):
-    rooms = {[*name.split("."), "__init__"][1] for name in graph}
-    assert rooms == {room for floor in FLOORS for room in floor}
-
-
-def test_nothing_imports_from_a_higher_floor(graph):
-    up = [
-        f"{name} -> {other}" for name, others in graph.items() for other in others if floor_of(other) > floor_of(name)
-    ]
-    assert up == []
 
 
 def test_nothing_imports_in_a_circle(graph):
