@@ -57,9 +57,18 @@ def quiet_stderr() -> Iterator[None]:
 
 
 def run(command: Callable[[], object]) -> None:
-    """Run the command that this process is for, and exit with its exit code."""
+    """Run the command that this process is for, and exit with its exit code.
+
+    After Ctrl-C or SIGTERM the process ends without the interpreter's clean-up, which takes a second or two where a
+    backend is loaded.
+    """
     try:
-        sys.exit(exit_code(command))
+        code = exit_code(command)
+        if code in (130, 143):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        sys.exit(code)
     finally:
         interrupts.end_silently_on_ctrl_c()
 
