@@ -64,7 +64,7 @@ def run(command: Callable[[], object]) -> None:
     """
     try:
         code = exit_code(command)
-        if code in (130, 143):
+        if code in interrupts.STOP_EXIT_CODES:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)

@@ -77,8 +77,7 @@ def evaluate_file(path: Path, split: str = "test", native: bool = False, overrid
     config = Run.open(home).config if (home / "config.yaml").is_file() else _config_of(network, overrides)
     config = configuration.with_data_at(config, overrides)
     if not network.metadata.dynamic:
-        sized = config.data.model_copy(update={"size": network.metadata.size})
-        config = config.model_copy(update={"data": sized})
+        config = config.with_data(size=network.metadata.size)
     return _score(network, config, evaluation_of(path), split, native)
 
 

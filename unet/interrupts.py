@@ -76,6 +76,10 @@ def exit_code(number: int) -> int:
     return 128 + number
 
 
+STOP_EXIT_CODES = tuple(exit_code(number) for number in STOP_SIGNALS)
+"""Exit codes of a process that Ctrl-C or SIGTERM has stopped."""
+
+
 def end_silently_on_ctrl_c() -> None:
     """Let Ctrl-C end the process without a traceback, while the interpreter is shutting down."""
     if _in_main_thread():

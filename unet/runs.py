@@ -237,13 +237,15 @@ class Run(Scores):
             writer.writerows({k: int(v) if k == "epoch" else repr(float(v)) for k, v in row.items()} for row in rows)
         write_text(self.history_file, text.getvalue())
 
+    def starts(self) -> list[dict]:
+        """Entries of environment.json, one per start."""
+        return json.loads(self.environment_file.read_text(encoding="utf-8"))["starts"]
+
     def record_environment(self, jit: bool) -> None:
         """Add an entry for this start to environment.json; ``jit`` tells whether the step is compiled."""
-        starts = []
-        if self.environment_file.is_file():
-            starts = json.loads(self.environment_file.read_text(encoding="utf-8"))["starts"]
+        before = self.starts() if self.environment_file.is_file() else []
         start = environment() | {"jit": jit, "precision": self.config.training.precision}
-        write_json(self.environment_file, {"starts": [*starts, start]})
+        write_json(self.environment_file, {"starts": [*before, start]})
 
     def logging(self) -> contextlib.AbstractContextManager[None]:
         """Also write messages to log.txt."""
@@ -327,7 +329,7 @@ def _with_absolute_paths(config: Config) -> Config:
     """Make the paths of the data absolute, so that the run finds them from any directory."""
     paths = {key: getattr(config.data, key) for key in ("data_dir", "cache_dir")}
     absolute = {key: path.expanduser().absolute() for key, path in paths.items() if path is not None}
-    return config.model_copy(update={"data": config.data.model_copy(update=absolute)})
+    return config.with_data(**absolute)
 
 
 def _differences(old: dict, new: dict, prefix: str = "") -> list[tuple]:

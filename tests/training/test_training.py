@@ -14,7 +14,7 @@ from unet import config, data
 from unet.errors import InputError, RunError
 from unet.runs import Run
 from unet.training import make_optimizer, make_schedule, make_trainer, train
-from unet.training.callbacks import Checkpoint, StopRequest, epoch_seeds
+from unet.training.callbacks import Checkpoint, StopRequest, divergence, epoch_seeds
 from unet.training.weights import averaged_weights
 
 TINY = f"""
@@ -183,6 +183,22 @@ def test_a_diverged_loss_stops_the_run_and_names_the_step(make):
         assert part in message
     assert "0 epochs before are saved" in message
     assert not run.last_file.exists()
+
+
+def test_a_loss_that_diverges_within_an_epoch_is_noticed_before_its_end(make, monkeypatch):
+    monkeypatch.setattr(divergence, "INTERVAL", 0.0)
+    checked = []
+    original = divergence.DivergenceGuard.on_epoch_end
+    monkeypatch.setattr(
+        divergence.DivergenceGuard, "on_epoch_end", lambda *args: checked.append(args) or original(*args)
+    )
+    run = make(
+        *("name=bad_within", "training.optimizer=sgd", "training.learning_rate=1e30", "training.clip_norm=null"),
+        *("training.warmup=0", "model.normalization=none", "training.epochs=4"),
+    )
+    with pytest.raises(RunError, match=r"at step [2-4] \(epoch 1\)"):
+        train(run)
+    assert checked == []
 
 
 def interrupt_in_epoch(monkeypatch, epoch, method="on_train_batch_end", batch=1, number=signal.SIGINT):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from unet.commands._completion import configurations, settings
+from unet.commands._arguments import configurations, settings
 
 
 def main(

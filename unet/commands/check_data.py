@@ -1,20 +1,14 @@
 """The command ``unet check-data``."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from unet.commands._completion import configurations, settings
+from unet.commands._arguments import Configuration, settings
 
 
 def main(
-    path: Annotated[
-        Path,
-        typer.Argument(
-            metavar="CONFIG", help="A YAML file, or the name of a shipped one.", autocompletion=configurations
-        ),
-    ],
+    path: Configuration,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(

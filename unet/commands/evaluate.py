@@ -5,13 +5,12 @@ from typing import Annotated
 
 import typer
 
+from unet.commands._arguments import DataPlaces
+
 
 def main(
     path: Annotated[Path, typer.Argument(metavar="RUN_OR_FILE", help="A run directory, or an exported file.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Where the data is now, as in data.data_dir=pets."),
-    ] = None,
+    overrides: DataPlaces = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     native: Annotated[bool, typer.Option("--native", help="Score at each image's own size.")] = False,
 ):

@@ -7,15 +7,13 @@ from typing import Annotated
 import typer
 
 from unet import backend
+from unet.commands._arguments import DataPlaces
 from unet.environment import environment_variables
 
 
 def main(
     path: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Current location of the data, as data.data_dir=pets."),
-    ] = None,
+    overrides: DataPlaces = None,
     format: Annotated[str, typer.Option(help="savedmodel, onnx, litert, openvino, torch or keras.")] = "onnx",
     size: Annotated[
         str | None, typer.Option(help="HxW, or dynamic for any; default: dynamic if the format supports it.")

@@ -380,6 +380,10 @@ class Config(Settings):
             raise Mistakes(found).below("class_weights").below("loss")
         return self
 
+    def with_data(self, **changes) -> "Config":
+        """Copy the configuration with other values in its data section; they are not checked."""
+        return self.model_copy(update={"data": self.data.model_copy(update=changes)})
+
     def to_yaml(self) -> str:
         """The resolved configuration, every key written out."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

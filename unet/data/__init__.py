@@ -46,9 +46,7 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
     Raises:
         InputError: The folder needs class names, or is missing.
     """
-    if config.source == "folder" and not config.folder.classes:
-        return make_source(config).classes
-    return recorded_class_names(config)
+    return config.known_classes or make_source(config).classes
 
 
 def recorded_class_names(config: DataConfig) -> tuple[str, ...]:
@@ -56,7 +54,7 @@ def recorded_class_names(config: DataConfig) -> tuple[str, ...]:
 
     Without configured classes a folder can only be the official Pets archive: no other is accepted in training.
     """
-    return tuple(config.folder.classes) if config.source == "folder" and config.folder.classes else CLASSES
+    return config.known_classes or CLASSES
 
 
 def prepare(config: DataConfig) -> Dataset:

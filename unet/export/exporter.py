@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import logging
 import os
 import tempfile
@@ -82,7 +81,7 @@ def export(
     dataset = _dataset(config, metadata, required=bool(overrides))
     directory = Path(out or run.path / "export")
     target = directory / (run.name + ("" if quantize == "none" else f"_{quantize}") + file_format.ending)
-    trained_on = json.loads(run.environment_file.read_text(encoding="utf-8"))["starts"][-1]["backend"]
+    trained_on = run.starts()[-1]["backend"]
     if file_format.backend not in (None, trained_on):
         log.info("trained on %s; rebuilt on %s with the same weights", trained_on, file_format.backend)
 
@@ -135,7 +134,7 @@ def rebuild(run: Run, metadata: Metadata) -> keras.Model:
     config = run.config
     trained = load_saved(run.trained_network())
     training = config.training.model_copy(update={"precision": "float32"})
-    config = _at_size(config, metadata.size).model_copy(update={"training": training})
+    config = config.with_data(size=metadata.size).model_copy(update={"training": training})
     network = from_config(config, len(metadata.classes), fixed_size=not metadata.dynamic)
     if _layers(network) != _layers(trained):
         raise RunError(f"{run.path}: best.keras is not the network that config.yaml describes")
@@ -148,16 +147,12 @@ def _layers(network: keras.Model) -> list[tuple]:
     return [(layer.name, type(layer)) for layer in network.layers]
 
 
-def _at_size(config: Config, size: tuple[int, int]) -> Config:
-    return config.model_copy(update={"data": config.data.model_copy(update={"size": size})})
-
-
 def _dataset(config: Config, metadata: Metadata, required: bool) -> data.Dataset | None:
     """The run's data at the file's size, or ``None`` if they cannot be found and are not required."""
-    config = _at_size(config, metadata.size)
+    config = config.with_data(size=metadata.size)
     calibrates = metadata.quantization == "int8"
     if not (required or calibrates):  # nothing is downloaded just to compare
-        config = config.model_copy(update={"data": config.data.model_copy(update={"download": False})})
+        config = config.with_data(download=False)
     try:
         dataset = data.prepare(config.data)
     except InputError as error:

@@ -15,7 +15,6 @@ from unet.ablation.report import statistics
 from unet.ablation.run.finished import SPLIT, RunsByVariant
 from unet.errors import InputError
 from unet.files import write_json
-from unet.runs import Run
 
 
 @dataclass(frozen=True)
@@ -248,7 +247,7 @@ def _warnings(runs: RunsByVariant, analysis: statistics.Analysis, failures: dict
             "assume that it is equal: intervals of the variant with the largest spread are too narrow, the others too "
             "wide."
         )
-    devices = {start["device"] for run in runs.runs.values() for start in _starts(run)}
+    devices = {start["device"] for run in runs.runs.values() for start in run.starts()}
     if len(devices) > 1:
         names = "; ".join(sorted(devices))
         yield f"The runs were trained on different devices ({names}): their speed and memory cannot be compared."
@@ -259,7 +258,7 @@ def _warnings(runs: RunsByVariant, analysis: statistics.Analysis, failures: dict
 
 
 def _made(runs: RunsByVariant, latency: dict) -> dict[str, Any]:
-    starts = [start for run in runs.runs.values() for start in _starts(run)]
+    starts = [start for run in runs.runs.values() for start in run.starts()]
     run = next(iter(runs.runs.values()))
     config = run.config.model_dump(mode="json")
     for key in ("data_dir", "cache_dir"):
@@ -278,10 +277,6 @@ def _made(runs: RunsByVariant, latency: dict) -> dict[str, Any]:
         "example": f"{next(iter(runs.runs))[0]}, seed {run.config.seed}",
         "config": yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
     }
-
-
-def _starts(run: Run) -> list[dict]:
-    return json.loads(run.environment_file.read_text(encoding="utf-8"))["starts"]
 
 
 def _numbers(values: dict, prefix: str = "") -> dict[str, Any]:

@@ -75,14 +75,15 @@ def measure(runs: RunsByVariant, directory: Path, environment: dict[str, str]) -
     wanted = ["latency", "spectra"]
     if len({run.config.data.size for run in runs.shown.values()}) == 1:
         wanted.append("scenes")
-    missing = [name for name in wanted if not _is_current(name, runs.shown, directory)]
+    digests = _digests(runs.shown)
+    missing = [name for name in wanted if not _is_current(name, runs.shown, directory, digests)]
     if missing:
         in_process(missing, runs.shown, directory, environment)
-    scenes = directory / FILES["scenes"]
+    has_scenes = "scenes" in wanted and _is_current("scenes", runs.shown, directory, digests)
     return Measurements(
         latency=json.loads((directory / FILES["latency"]).read_text(encoding="utf-8")),
-        spectra={key: value for key, value in _read_arrays(directory / FILES["spectra"]).items() if key != "runs"},
-        scenes=_read_scenes(scenes) if "scenes" in wanted and _is_current("scenes", runs.shown, directory) else None,
+        spectra=_read_arrays(directory / FILES["spectra"]),
+        scenes=_read_scenes(directory / FILES["scenes"]) if has_scenes else None,
     )
 
 
@@ -111,15 +112,15 @@ def in_process(names: Iterable[str], runs: dict[str, Run], directory: Path, envi
         raise RunError(f"measuring {', '.join(names)} failed: {problem}")
 
 
-def _is_current(name: str, runs: dict[str, Run], directory: Path) -> bool:
-    """Whether a stored measurement is of these runs."""
+def _is_current(name: str, runs: dict[str, Run], directory: Path, digests: str) -> bool:
+    """Whether a stored measurement is of these runs, whose networks have these digests."""
     file = directory / FILES[name]
     if not file.is_file():
         return False
     if file.suffix == ".json":
         return json.loads(file.read_text(encoding="utf-8")).get("runs") == _paths(runs, directory)
     with np.load(file) as arrays:
-        return str(arrays["runs"]) == _digests(runs)
+        return str(arrays["runs"]) == digests
 
 
 def _paths(runs: dict[str, Run], directory: Path) -> dict[str, str]:
@@ -133,14 +134,15 @@ def _digests(runs: dict[str, Run]) -> str:
 
 
 def _read_arrays(file: Path) -> dict[str, np.ndarray]:
+    """Read what was measured, without the digests of the runs."""
     with np.load(file) as arrays:
-        return dict(arrays)
+        return {key: value for key, value in arrays.items() if key != "runs"}
 
 
 def _read_scenes(file: Path) -> Scenes:
     arrays = _read_arrays(file)
     lists = {key: arrays[key].tolist() for key in ("names", "variants", "classes")}
-    return Scenes(**{key: value for key, value in arrays.items() if key != "runs"} | lists)
+    return Scenes(**arrays | lists)
 
 
 def _write(name: str, runs: dict[str, Run], directory: Path) -> None:

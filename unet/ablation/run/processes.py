@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import unet
+from unet import interrupts
 
 POLL_SECONDS = 0.2
 
@@ -78,8 +79,8 @@ def reason(errors: str, code: int) -> str:
     starts = [index for index, line in enumerate(lines) if line.startswith("error: ")]
     if starts:
         return "\n".join(lines[starts[-1] :]).removeprefix("error: ")
-    if code in (130, 143):
-        return "stopped by Ctrl-C" if code == 130 else "stopped by SIGTERM"
+    if code in interrupts.STOP_EXIT_CODES:
+        return "stopped by Ctrl-C" if code == interrupts.exit_code(signal.SIGINT) else "stopped by SIGTERM"
     if code < 0:
         name = signal.Signals(-code).name
         memory = " (probably out of memory)" if name == "SIGKILL" else ""

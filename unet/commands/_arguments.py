@@ -1,7 +1,10 @@
-"""Completions for the shell: names of configurations, and keys and values of settings."""
+"""Arguments that several commands share, and what the shell completes in them."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 
 def configurations(incomplete: str) -> list[str]:
@@ -12,6 +15,19 @@ def configurations(incomplete: str) -> list[str]:
     here = sorted(folder.glob("[!.]*")) if folder.is_dir() else []
     paths = [f"{path}/" if path.is_dir() else str(path) for path in here if path.is_dir() or path.suffix == ".yaml"]
     return [*shipped.names(), *paths]
+
+
+Configuration = Annotated[
+    Path,
+    typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped one.", autocompletion=configurations),
+]
+"""Argument of a command that takes a configuration and nothing else."""
+
+
+DataPlaces = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Where the data is now, as in data.data_dir=pets.")
+]
+"""Argument of a command that needs the data of a run."""
 
 
 def settings(incomplete: str) -> list[str]:
