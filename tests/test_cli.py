@@ -10,7 +10,9 @@ import pytest
 
 from tests.helpers import BACKEND, ROOT, TINY
 from tests.helpers.commands import run_unet, run_unet_process
+from unet import config
 from unet.commands import COMMANDS
+from unet.runs import Run
 
 BI = ["bilinear", "bicubic", "bilinear_additive"]
 
@@ -80,6 +82,15 @@ def test_summary_prints_every_stage():
     assert code == 0, err
     for part in ("encoder_1", "64×64×128", "32×32×256", "decoder_2_up", "131,200", "total", "MiB"):
         assert part in out, out
+
+
+@pytest.mark.backend_free
+def test_summary_of_a_run_needs_no_data(tmp_path):
+    settings = ["data.source=folder", f"data.data_dir={tmp_path / 'moved'}", "name=mine", "data.size=64"]
+    run = Run.create(config.load("demo", settings), tmp_path)
+    code, out, err = run_unet("summary", run.path, "model.upsampler=carafe")
+    assert code == 0, err
+    assert "mine: carafe, 64×64, 3 classes" in out, out
 
 
 @pytest.mark.backend_free

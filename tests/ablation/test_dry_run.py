@@ -10,6 +10,7 @@ from tests.helpers.commands import run_unet
 from unet import backend, cost
 from unet.ablation.plan import grid
 from unet.ablation.run import dry_run
+from unet.errors import InputError
 from unet.model import from_config
 from unet.runs import Run
 
@@ -84,6 +85,14 @@ def test_finished_grids_take_no_time(cells, tmp_path, capsys):
     dry_run.show(cells, tmp_path, {}, workers=1)
     assert [row[0] for row in rows(capsys.readouterr().out).values()] == ["2 finished"] * 2
     assert set(dry_run.seconds_left(cells, tmp_path, {}).values()) == {0.0}
+
+
+def test_missing_data_are_reported_before_any_step_is_timed(tmp_path, monkeypatch):
+    monkeypatch.setattr(dry_run.measurements, "in_process", lambda *_: pytest.fail("the data are missing"))
+    make_grid(tmp_path, "nearest")
+    folder = ["data.source=folder", f"data.data_dir={tmp_path / 'nowhere'}"]
+    with pytest.raises(InputError, match="nowhere"):
+        dry_run.seconds_left(grid.load(tmp_path / "tiny.yaml", [*SETTINGS, *folder]), tmp_path / "runs", {})
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,9 @@ def configurations(incomplete: str) -> list[str]:
 
 Configuration = Annotated[
     Path,
-    typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped one.", autocompletion=configurations),
+    typer.Argument(
+        metavar="CONFIG", help="A YAML file, the name of a shipped one, or a run.", autocompletion=configurations
+    ),
 ]
 """Argument of a command that takes a configuration and nothing else."""
 

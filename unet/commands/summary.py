@@ -17,6 +17,8 @@ def main(
     """Print parameters, multiply-adds, activation memory and output shape of every stage, for one image.
 
     unet summary pets model.upsampler=max_unpool
+
+    unet summary runs/pets
     """
     from unet import config
     from unet.backend import use_backend
@@ -27,7 +29,8 @@ def main(
     from unet.model import from_config
     from unet.tables import cost_table
 
-    classes = data.class_names(loaded.data)
+    trained = (path / "config.yaml").is_file()  # then its data may have moved
+    classes = data.recorded_class_names(loaded.data) if trained else data.class_names(loaded.data)
     network = from_config(loaded, len(classes), fixed_size=True)
     height, width = loaded.data.size
     upsampler = loaded.model.upsampler.name

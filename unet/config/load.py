@@ -18,7 +18,7 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = (), origins:
     """Read a YAML file and the files it builds on, apply overrides and check every value.
 
     Args:
-        path: The YAML file, or the name of a shipped configuration such as ``pets_cpu``.
+        path: The YAML file, a run directory, or the name of a shipped configuration such as ``pets_cpu``.
         overrides: Each ``"key.sub=value"``; the value is read as YAML.
         origins: Where each override was written, for error messages; default: the command line.
 

@@ -26,7 +26,7 @@ def find(name: str | Path) -> Path | None:
 
 
 def resolve(name: str | Path) -> Path:
-    """Find a configuration: an existing file, else the shipped configuration of this name (:func:`find`).
+    """Find a configuration: an existing file, that of a run directory, or the shipped one of this name (:func:`find`).
 
     Raises:
         InputError: There is neither; the message gives the closest match and lists the shipped configurations.
@@ -34,6 +34,8 @@ def resolve(name: str | Path) -> Path:
     path = Path(name)
     if path.is_file():
         return path
+    if (of_run := path / "config.yaml").is_file():
+        return of_run
     if shipped := find(name):
         return shipped
     if path.exists():  # the reader says why it cannot be read

@@ -8,6 +8,7 @@ from pathlib import Path
 from unet import cost, data
 from unet.ablation.plan.grid import Cell, Grid
 from unet.ablation.run import measurements
+from unet.ablation.run.cells import prepare_data
 from unet.ablation.run.finished import is_finished
 from unet.model import from_config
 from unet.runs import Run
@@ -56,6 +57,8 @@ def show(grid: Grid, root: Path, environment: dict[str, str], workers: int) -> N
 def seconds_left(grid: Grid, root: Path, environment: dict[str, str]) -> dict[str, float]:
     """Estimate the remaining seconds of each run from finished cells of its variant, or from a few timed steps."""
     per_step: dict[str, float] = {}
+    if any(_state(cell, root) != "finished" for cell in grid.cells):
+        prepare_data(grid)  # before steps are timed, so that missing data are reported at once
     for cell in grid.cells:
         run = Run(root / cell.config.name)
         if cell.variant not in per_step and _state(cell, root) == "finished":
