@@ -16,7 +16,7 @@ from PIL import Image
 from sklearn.metrics import jaccard_score
 
 from tests.helpers import JIT, SLOW_BEYOND_TENSORFLOW
-from unet import config, data, evaluation
+from unet import config, data, evaluation, figures
 from unet.data.images import resize_image, resize_logits
 from unet.data.sources import native_samples
 from unet.errors import InputError
@@ -233,3 +233,16 @@ def test_a_run_can_be_evaluated_while_it_is_trained(run):
     with run.locked():
         run.write_metrics("other", {"images": 1})
     assert run.metrics()["other"] == {"images": 1}
+
+
+@pytest.mark.backend_free
+def test_figures_show_names_as_they_are_and_stay_small(tmp_path):
+    names = tuple(rf"$\frac{index}" for index in range(80))
+    figures.confusion_matrix(np.eye(80, dtype=int), names, tmp_path / "confusion.png", "$^$")
+    with Image.open(tmp_path / "confusion.png") as picture:
+        assert max(picture.size) < 6000
+    picture = np.zeros((4, 4), np.uint8)
+    example = {"name": "$_$.png", "group": "best", "score": 0.5, "truth": picture, "prediction": picture}
+    example["image"] = np.zeros((4, 4, 3), np.uint8)
+    figures.prediction_grid([example], names, tmp_path / "grid.png", "$^$")
+    assert (tmp_path / "grid.png").is_file()

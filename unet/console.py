@@ -1,10 +1,15 @@
-"""What a person sees on the terminal: progress bars, log messages, and errors as one message with an exit code."""
+"""What a person sees on the terminal: progress bars, log messages, and errors as one message with an exit code.
+
+Names of classes and files may come from strangers. Only this module decides how they reach a terminal or a log:
+:func:`escaped`, with control characters written out.
+"""
 
 import contextlib
 import logging
 import os
 import sys
 import traceback
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
@@ -18,6 +23,43 @@ T = TypeVar("T")
 
 console = Console(stderr=True)
 """Where progress and messages go; results go to standard output."""
+
+
+_HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+"""Unicode categories of characters that control a terminal, reorder the text around them, or end a line."""
+_JOINERS = "\u200c\u200d"
+"""Characters of category Cf that ordinary words contain in several scripts, and emoji."""
+
+
+def escaped(text: object, keep: str = "") -> str:
+    """Return text with control characters written out, as in ``\\x1b[31m``, so that it cannot act on a terminal.
+
+    Args:
+        text: Anything; a path or a class name, for example.
+        keep: Characters to leave as they are, such as line breaks.
+    """
+    return "".join(
+        character.encode("unicode_escape", "surrogatepass").decode()
+        if unicodedata.category(character) in _HIDDEN and character not in keep + _JOINERS
+        else character
+        for character in str(text)
+    )
+
+
+def say(line: object) -> None:
+    """Print one line to standard output, escaped."""
+    print(escaped(line))
+
+
+class EscapedFormatter(logging.Formatter):
+    """Formats log records with escaped arguments: only the message's own template can contain line breaks."""
+
+    def format(self, record):
+        copy = logging.makeLogRecord(record.__dict__)
+        if isinstance(record.args, tuple):
+            copy.args = tuple(value if isinstance(value, int | float) else escaped(value) for value in record.args)
+        copy.msg = escaped(record.msg, keep="\n\t")
+        return super().format(copy)
 
 
 def bar(*columns, **options) -> Progress:
@@ -115,12 +157,18 @@ def _logging() -> Iterator[None]:
 class _ConsoleHandler(logging.Handler):
     """Prints messages above the progress bar, in whole lines."""
 
+    def __init__(self):
+        super().__init__()
+        self.setFormatter(EscapedFormatter())
+
     def emit(self, record):
-        console.print(record.getMessage(), soft_wrap=True, markup=False, highlight=False)
+        console.print(self.format(record), soft_wrap=True, markup=False, highlight=False, emoji=False)
 
 
 def _report(error: Exception, message: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
-    print(f"error: {message}", file=sys.stderr)
+    lines = escaped(message, keep="\n\t").split("\n")
+    # Indented, so that a name with a line break cannot pass for another message.
+    print("error: " + "\n".join([lines[0], *(f"  {line}" for line in lines[1:])]), file=sys.stderr)
     return code

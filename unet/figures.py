@@ -26,6 +26,8 @@ STYLE: dict[Any, Any] = {
     "grid.alpha": 0.3,
     "legend.frameon": False,
 }
+NAMES = STYLE | {"text.parse_math": False}
+"""Style of figures with names of classes and files, which may contain dollar signs."""
 
 
 def paletted(mask: np.ndarray, table: np.ndarray) -> Image.Image:
@@ -71,7 +73,7 @@ def learning_curves(history: list[dict[str, float]], path: Path, title: str) -> 
     """Draw loss and mean IoU by epoch, in training (on augmented images) and validation."""
     epochs = [row["epoch"] for row in history]
     marker = "o" if len(epochs) < 20 else None
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(NAMES):
         figure = Figure(figsize=(9, 3.4), layout="constrained")
         left, right = figure.subplots(1, 2)
         for axes, key, label in ((left, "loss", "loss"), (right, "mean_iou", "mean IoU")):
@@ -97,8 +99,9 @@ def confusion_matrix(matrix: np.ndarray, classes: tuple[str, ...], path: Path, t
     """Draw the percentage of each true class that was predicted as each class."""
     share = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     n = len(classes)
-    with matplotlib.rc_context(STYLE | {"axes.grid": False}):
-        figure = Figure(figsize=(2.2 + 0.75 * n, 1.6 + 0.7 * n), layout="constrained")
+    with matplotlib.rc_context(NAMES | {"axes.grid": False}):
+        wide = min(n, 40)  # the picture of 255 classes would take gigabytes
+        figure = Figure(figsize=(2.2 + 0.75 * wide, 1.6 + 0.7 * wide), layout="constrained")
         axes = figure.subplots()
         image = axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
         axes.set_xticks(range(n), classes, rotation=30 if n > 3 else 0, ha="right" if n > 3 else "center")
@@ -126,7 +129,7 @@ def prediction_grid(examples: list[dict], classes: tuple[str, ...], path: Path, 
     groups = list(dict.fromkeys(example["group"] for example in examples))
     across = len(examples) // len(groups)
     headings = ("image", "truth", "prediction", "error")
-    with matplotlib.rc_context(STYLE | {"axes.grid": False}):
+    with matplotlib.rc_context(NAMES | {"axes.grid": False}):
         size = (1.55 * len(headings) * across + 0.6, 1.85 * len(groups) + 0.9)
         figure = Figure(figsize=size, layout="constrained")
         blocks = figure.subfigures(len(groups), across, squeeze=False, wspace=0.02)

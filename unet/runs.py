@@ -34,6 +34,7 @@ from pathlib import Path
 from unet import colours, data
 from unet import config as configuration
 from unet.config import Config
+from unet.console import EscapedFormatter
 from unet.data import fingerprint
 from unet.errors import InputError, nearest
 from unet.files import locked, temporary_name, write_json, write_text
@@ -277,7 +278,7 @@ def logging_to(path: Path) -> Iterator[None]:
     """Also write messages to the file at ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    handler.setFormatter(EscapedFormatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     level = log.level
     log.addHandler(handler)
     log.setLevel(logging.INFO)

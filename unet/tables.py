@@ -1,9 +1,24 @@
 """Tables printed to standard output."""
 
+from rich import table
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
+from unet.console import escaped
 from unet.cost import Stage, total
+
+
+class Table(table.Table):
+    """A table that shows titles and cells as they are: no markup, and control characters escaped."""
+
+    def __init__(self, title: str, **options):
+        super().__init__(title=Text(escaped(title)), title_justify="left", **options)
+
+    def add_column(self, header="", *more, **options):
+        super().add_column(Text(escaped(header)), *more, **options)
+
+    def add_row(self, *cells, **options):
+        super().add_row(*(Text(escaped(cell)) for cell in cells), **options)
 
 
 def show(table: Table) -> None:
@@ -16,7 +31,7 @@ def show(table: Table) -> None:
 
 def metrics_table(scores: dict, title: str) -> None:
     """Print the scores of one evaluated split."""
-    table = Table(title=f"{title}: {scores['images']} images", title_justify="left")
+    table = Table(f"{title}: {scores['images']} images")
     table.add_column("score")
     table.add_column("data set", justify="right")
     table.add_column("mean per image", justify="right")
@@ -45,7 +60,7 @@ def metrics_table(scores: dict, title: str) -> None:
 
 def rows_table(titles: list[str], rows: list[list[str]], title: str) -> None:
     """Print rows of text; all columns except the first two are right-aligned numbers."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title)
     for index, name in enumerate(titles):
         table.add_column(name, justify="left" if index < 2 else "right")
     for row in rows:
@@ -55,7 +70,7 @@ def rows_table(titles: list[str], rows: list[list[str]], title: str) -> None:
 
 def cost_table(stages: list[Stage], title: str) -> None:
     """Print the cost of every stage, and their sum."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title)
     table.add_column("stage")
     for column in ("output", "parameters", "multiply-adds", "activations"):
         table.add_column(column, justify="right")

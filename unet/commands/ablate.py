@@ -44,6 +44,7 @@ def main(
     """
     from unet import backend
     from unet.ablation.plan import grid
+    from unet.console import say
     from unet.errors import InputError, RunError, nearest
     from unet.runs import logging_to
 
@@ -76,7 +77,7 @@ def main(
                 raise
             share = f"{len(failures)} of {len(cells.cells)} cells"
             raise RunError(f"{share} failed, and the others cannot be compared: {error}") from None
-    print(f"report: {directory / 'report.html'}")
+    say(f"report: {directory / 'report.html'}")
     if failures:
         raise RunError(f"{len(failures)} of {len(cells.cells)} cells failed; the report covers the others")
 

@@ -27,6 +27,7 @@ def main(
     unet benchmark upsamplers --output docs/results/upsamplers.json
     """
     from unet.backend import use_backend
+    from unet.console import say
     from unet.errors import InputError, nearest
 
     if what != "upsamplers":
@@ -55,7 +56,7 @@ def main(
             write_text(output.with_suffix(".md"), benchmark.as_markdown(found, machine, jit, on_gpu))
     rows_table(*benchmark.table(found, on_gpu), title=f"{machine['backend']} {'with' if jit else 'without'} XLA")
     if output is not None:
-        print(f"written: {output}, {output.with_suffix('.md')}")
+        say(f"written: {output}, {output.with_suffix('.md')}")
 
 
 def _shape(text: str) -> tuple[int, int, int, int]:

@@ -25,6 +25,7 @@ def main(
     """
     from unet import config
     from unet.backend import use_backend
+    from unet.console import say
     from unet.errors import InputError
 
     loaded = config.load(path, overrides or ())
@@ -38,7 +39,7 @@ def main(
     warnings = [problem for problem in problems if not problem.fatal]
     for heading, group in (("error", errors), ("warning", warnings)):
         for problem in group:
-            print(f"{heading}: {problem.kind}: {problem}")
+            say(f"{heading}: {problem.kind}: {problem}")
     print(f"{source.count()} pairs read; {checks.summary(problems) or 'no problems found'}")
     if errors:
         raise InputError(f"{len(errors)} of these are errors; fix them before training")

@@ -21,6 +21,7 @@ def main(
     """
     from unet import backend
     from unet.ablation.run.finished import arrange
+    from unet.console import say
     from unet.runs import Run
 
     runs = arrange([Run.open(path) for path in paths])
@@ -33,4 +34,4 @@ def main(
 
     finish(list(runs.runs.values()), environment)
     page.write(runs, measure(runs, output, environment), output, output.name, baseline)
-    print(f"report: {output / 'report.html'}")
+    say(f"report: {output / 'report.html'}")

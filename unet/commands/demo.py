@@ -23,6 +23,7 @@ def main(
     unet demo runs/pets_nearest runs/pets_carafe --open
     """
     from unet import page
+    from unet.console import say
 
     page.require_gradio()
     with page.listen(host, port) as listener:
@@ -30,5 +31,5 @@ def main(
         for path in paths:
             start = time.perf_counter()
             predictors.append(page.load(path))
-            print(f"{path}: loaded in {time.perf_counter() - start:.1f} s")
+            say(f"{path}: loaded in {time.perf_counter() - start:.1f} s")
         page.serve(predictors, listener, max_upload_mb, open_browser)

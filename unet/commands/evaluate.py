@@ -22,6 +22,7 @@ def main(
     """
     from unet import config
     from unet.backend import use_backend
+    from unet.console import say
     from unet.errors import InputError, nearest
     from unet.formats import is_exported
     from unet.runs import Run, Scores
@@ -47,6 +48,6 @@ def main(
         with run.logging():
             scores = evaluate(run, split, native, places)
     metrics_table(scores, f"{path.name}, {split}{', native size' if native else ''}")
-    print(f"scores: {records.metrics_file}")
+    say(f"scores: {records.metrics_file}")
     for figure in sorted(records.figures.glob("*.png")):
-        print(f"figure: {figure}")
+        say(f"figure: {figure}")

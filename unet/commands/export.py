@@ -8,6 +8,7 @@ import typer
 
 from unet import backend
 from unet.commands._arguments import DataPlaces
+from unet.console import say
 from unet.environment import environment_variables
 
 
@@ -43,8 +44,8 @@ def main(
     with run.logging():
         file, entry = export(run, format, pixels, activation, quantize, out, tuple(overrides or ()))
     _show(file, entry)
-    print(f"file: {file}")
-    print(f"card: {file.with_name('model_card.md')}")
+    say(f"file: {file}")
+    say(f"card: {file.with_name('model_card.md')}")
 
 
 def _size(text: str | None) -> tuple[int, int] | str | None:
@@ -60,10 +61,8 @@ def _size(text: str | None) -> tuple[int, int] | str | None:
 
 def _show(file: Path, entry: dict) -> None:
     """Print what an exported file is, and how it compares with the network."""
-    from rich.table import Table
-
     from unet.export import read_proof
-    from unet.tables import show
+    from unet.tables import Table, show
 
     size = entry["size"]
     rows = {
@@ -72,7 +71,7 @@ def _show(file: Path, entry: dict) -> None:
         "precision": {"none": "float32"}.get(entry["quantization"], entry["quantization"]),
         "file size": f"{entry['bytes'] / 2**20:.2f} MiB",
     }
-    table = Table(title=f"{file.name}: {entry['format']}", title_justify="left", show_header=False)
+    table = Table(f"{file.name}: {entry['format']}", show_header=False)
     for name, value in (rows | read_proof(entry["proof"]).rows()).items():
         table.add_row(name, value)
     show(table)

@@ -69,7 +69,7 @@ def main(
 
     from PIL import Image
 
-    from unet.console import track
+    from unet.console import say, track
     from unet.data.images import read_image
 
     lines = []
@@ -86,8 +86,9 @@ def main(
             lines.append(f"{source}: {image.shape[1]}×{image.shape[0]}, {_shares(prediction.mask, predictor.metadata)}")
 
     if len(lines) <= LISTED:
-        print(*lines, sep="\n")
-    print(f"masks: {out} ({len(lines)} image{'s' * (len(lines) != 1)})")
+        for line in lines:
+            say(line)
+    say(f"masks: {out} ({len(lines)} image{'s' * (len(lines) != 1)})")
     if failed := len(jobs) - len(lines):
         raise RunError(f"{failed} of {len(jobs)} images could not be read")
 

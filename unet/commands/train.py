@@ -36,6 +36,7 @@ def main(
     """
     from unet import config
     from unet.backend import use_backend
+    from unet.console import say
     from unet.runs import Run
 
     resumed = (what / "config.yaml").is_file() or (what.is_dir() and config.shipped.find(what) is None)
@@ -50,7 +51,7 @@ def main(
     try:
         train(run, moved)
     except (KeyboardInterrupt, SystemExit):
-        print(f"resume with: unet train {run.path}")
+        say(f"resume with: unet train {run.path}")
         raise
-    print(f"next: unet evaluate {run.path}")
-    print(f"      unet predict {run.path} IMAGES")
+    say(f"next: unet evaluate {run.path}")
+    say(f"      unet predict {run.path} IMAGES")
