@@ -1,5 +1,6 @@
 """What a dry run prints, and that it leaves nothing behind."""
 
+import json
 import math
 import re
 
@@ -60,7 +61,7 @@ def test_the_speed_of_finished_cells_is_used_for_the_others(cells, tmp_path, mon
     finish(carafe, root, images_per_second=2)  # 4 s a step
     start(carafe_1, root, epochs=20)
     Run.create(nearest_1, root)  # created, but never started
-    left = dry_run.seconds_left(cells, root, {})
+    left = dry_run.seconds_left(cells, root, {}, dry_run.variant_costs(cells))
     # A step, and a third of it for a batch of validation or test; 15 s to start.
     assert left == pytest.approx(
         {
@@ -79,12 +80,40 @@ def test_the_speed_of_finished_cells_is_used_for_the_others(cells, tmp_path, mon
     assert "time left: about 2 min with 2 workers" in output  # (80.17 s + 189.67 s) / 2
 
 
+def test_one_timed_variant_is_scaled_by_multiply_adds(cells, tmp_path, monkeypatch, capsys):
+    timed = []
+
+    def in_process(names, runs, directory, environment):
+        timed.append(list(runs))
+        seconds = {"nearest": 0.5, "carafe": 9.0}
+        (directory / "steps.json").write_text(json.dumps({"variants": {name: seconds[name] for name in runs}}))
+
+    monkeypatch.setattr(dry_run.measurements, "in_process", in_process)
+    nearest, carafe = (cells.cells[index].config for index in (0, 1))
+    costs = dry_run.variant_costs(cells)
+    left = dry_run.seconds_left(cells, tmp_path, {}, costs)
+    ratio = (left["carafe-seed0"] - 15) / (left["nearest-seed0"] - 15)
+    work = [sum(map(cost.multiply_adds, from_config(c, 3, fixed_size=True).layers)) for c in (nearest, carafe)]
+    assert ratio == pytest.approx(work[1] / work[0])
+    assert ratio > 1.2
+    left = dry_run.seconds_left(cells, tmp_path, {}, costs, time_each=True)
+    assert (left["carafe-seed0"] - 15) / (left["nearest-seed0"] - 15) == pytest.approx(9.0 / 0.5)
+    assert timed == [["nearest"], ["nearest", "carafe"]]
+    finish(nearest, tmp_path, images_per_second=4)  # 2 s a step: nothing more is timed
+    left = dry_run.seconds_left(cells, tmp_path, {}, costs)
+    assert left["nearest-seed1"] == 15 + 30 * (4 * 2 + 2 / 3) + 2 / 3
+    assert left["carafe-seed0"] == pytest.approx(15 + (left["nearest-seed1"] - 15) * work[1] / work[0])
+    assert len(timed) == 2
+    dry_run.show(cells, tmp_path, {}, workers=1)
+    assert "scaled by multiply-adds; --measure times each" in capsys.readouterr().out
+
+
 def test_finished_grids_take_no_time(cells, tmp_path, capsys):
     for cell in cells.cells:
         finish(cell.config, tmp_path, images_per_second=10)
     dry_run.show(cells, tmp_path, {}, workers=1)
     assert [row[0] for row in rows(capsys.readouterr().out).values()] == ["2 finished"] * 2
-    assert set(dry_run.seconds_left(cells, tmp_path, {}).values()) == {0.0}
+    assert set(dry_run.seconds_left(cells, tmp_path, {}, {}).values()) == {0.0}
 
 
 def test_missing_data_are_reported_before_any_step_is_timed(tmp_path, monkeypatch):
@@ -92,7 +121,7 @@ def test_missing_data_are_reported_before_any_step_is_timed(tmp_path, monkeypatc
     make_grid(tmp_path, "nearest")
     folder = ["data.source=folder", f"data.data_dir={tmp_path / 'nowhere'}"]
     with pytest.raises(InputError, match="nowhere"):
-        dry_run.seconds_left(grid.load(tmp_path / "tiny.yaml", [*SETTINGS, *folder]), tmp_path / "runs", {})
+        dry_run.seconds_left(grid.load(tmp_path / "tiny.yaml", [*SETTINGS, *folder]), tmp_path / "runs", {}, {})
 
 
 @pytest.mark.parametrize(
@@ -116,7 +145,7 @@ def test_a_dry_run_times_a_few_steps_and_leaves_nothing_behind(cells, tmp_path):
     variants = "[nearest, {name: conv_transpose, kernel_size: 4, padding: 1}]"
     settings = [*SETTINGS, f"vary.model.upsampler={variants}"]
     before = sorted(tmp_path.rglob("*"))
-    arguments = ["--dry-run", "--root", tmp_path / "runs", tmp_path / "tiny.yaml", *settings]
+    arguments = ["--dry-run", "--measure", "--root", tmp_path / "runs", tmp_path / "tiny.yaml", *settings]
     code, out, err = run_unet("ablate", *arguments, **ENVIRONMENT)
     assert code == 0, err
     assert sorted(tmp_path.rglob("*")) == before
@@ -138,6 +167,7 @@ def test_a_dry_run_times_a_few_steps_and_leaves_nothing_behind(cells, tmp_path):
     [
         (["configs/ablation/upsampler.yaml"], "did you mean"),
         (["configs/ablation/upsamplers.yaml", "training.epoch=3"], "training.epoch: unknown key; did you mean epochs?"),
+        (["configs/ablation/upsamplers.yaml", "--measure"], "--measure: is an option of --dry-run"),
         (["configs/ablation/upsamplers.yaml", "--executor", "rey"], "--executor: 'rey' is not one of local, ray"),
     ],
 )

@@ -30,6 +30,10 @@ def main(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show cells, costs and an estimate of the time; train nothing.")
     ] = False,
+    measure_each: Annotated[
+        bool,
+        typer.Option("--measure", help="With --dry-run: time every variant for a better estimate."),
+    ] = False,
     workers: Annotated[
         int, typer.Option(min=1, help="Cells that run at the same time; with ray, on each GPU or else each machine.")
     ] = 1,
@@ -51,13 +55,15 @@ def main(
     executors = ("local", "ray")
     if executor not in executors:
         raise InputError(f"{executor!r} is not one of local, ray{nearest(executor, executors)}", argument="executor")
+    if measure_each and not dry_run:
+        raise InputError("is an option of --dry-run; add --dry-run or leave it out", argument="measure")
     cells = grid.load(path, overrides or ())
     directory = root / cells.name
     environment = backend.use_backend_without_devices()
     if dry_run:
         from unet.ablation.run.dry_run import show
 
-        show(cells, directory, environment, workers)
+        show(cells, directory, environment, workers, measure_each)
         return
 
     from unet.ablation.report import page

@@ -19,6 +19,9 @@ ROUNDS = 40
 SECONDS = 20.0
 """Every variant is measured in ROUNDS rounds, or fewer (at least 5) if they take longer than this for each variant."""
 
+STEP_SECONDS = 5.0
+"""Training steps are timed for about this long after the first one."""
+
 
 def latency(runs: dict[str, Run]) -> dict:
     """Measure the inference time of trained networks in turns, so that a slow minute affects all of them.
@@ -55,7 +58,10 @@ def latency(runs: dict[str, Run]) -> dict:
 
 
 def steps(runs: dict[str, Run], count: int = 5) -> dict:
-    """Measure a training step on random images: ``{"device": ..., "variants": {name: seconds}}``."""
+    """Measure training steps on random images: ``{"device": ..., "variants": {name: seconds of a step}}``.
+
+    A variant takes ``count`` steps, of which the first compiles; fewer if they take longer than ``STEP_SECONDS``.
+    """
     found = {}
     for variant, run in track(runs.items(), len(runs), "timing a few steps"):
         config = run.config
@@ -93,3 +99,5 @@ class _Stopwatch(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         float(logs["loss"])  # waits for the device
         self.times.append(time.perf_counter())
+        if len(self.times) > 1 and self.times[-1] - self.times[0] > STEP_SECONDS:
+            self.model.stop_training = True
