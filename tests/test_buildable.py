@@ -35,7 +35,7 @@ def draw(rng, annotation):
         return bool(rng.integers(2))
     if annotation is int:
         return int(rng.integers(0, 10))
-    return float(rng.choice([-0.75, 0.0, 1e-6, 0.1, 0.5, 0.999, 1.0, 2.5]))
+    return float(rng.choice([-0.75, -0.0, 0.0, 5e-324, 1e-6, 0.1, 0.5, 0.999, 1.0, 2.5, 1e30]))
 
 
 def draw_accepted(rng, section, **given):

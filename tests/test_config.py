@@ -230,7 +230,7 @@ BROKEN = {
     "train split alone": ("data: {folder: {train: a.txt}}\n", ["give both train and test split files"]),
     "warm-up of everything": ("training: {warmup: 1}\n", ["training.warmup", "must be < 1, received 1"]),
     "name with a slash": ("name: a/b\n", ["name", "letters, digits"]),
-    "key twice": ("seed: 1\nseed: 2\n", ["x.yaml:2: seed", "duplicate key", "x.yaml:1"]),
+    "key twice": ("seed: 1\nseed: 2\n", ["x.yaml:2: seed: duplicate key, first given in line 1"]),
     "not YAML": ("model: {width: 3\n", ["x.yaml", "not valid YAML"]),
     "tab": ("model:\n\twidth: 3\n", ["x.yaml:2", "not valid YAML"]),
     "not a mapping": ("- 1\n- 2\n", ["must contain keys and values"]),

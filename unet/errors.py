@@ -28,5 +28,11 @@ def nearest(word: str, choices) -> str:
     import difflib
 
     known = {str(choice).lower(): str(choice) for choice in choices}
-    matches = difflib.get_close_matches(str(word).lower(), known, n=1, cutoff=0.5)
+    word = str(word)[:500].lower()
+    matches = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"; did you mean {known[matches[0]]}?" if matches else ""
+
+
+def shortened(text: str, limit: int = 200) -> str:
+    """Return ``text``, or its beginning and end if it is longer than ``limit`` characters."""
+    return text if len(text) <= limit else f"{text[: limit // 2]} … {text[-(limit // 2) :]}"

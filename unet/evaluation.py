@@ -89,7 +89,7 @@ def evaluation_of(path: Path) -> Scores:
 def _config_of(network: LoadedNetwork, overrides: tuple[str, ...]) -> Config:
     """Configuration in a file, which holds no paths: a folder source must be given its place."""
     values = network.metadata.config
-    places = dict(configuration.parse_override(override) for override in overrides)
+    places = {key: value for key, value, _ in map(configuration.parse_override, overrides)}
     if values.get("data", {}).get("source") == "folder":
         if places.get("data.data_dir") is None:
             raise InputError(f"{network.path} does not hold the place of its data: give data.data_dir=NEW")

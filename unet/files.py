@@ -1,11 +1,54 @@
-"""Writing files atomically: under a temporary name, flushed, then renamed. Lock files."""
+"""Reading regular files only; writing files atomically: under a temporary name, flushed, then renamed. Lock files."""
 
 import contextlib
+import errno
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
+
+
+def open_file(path: str | Path) -> BinaryIO:
+    """Open a regular file for reading bytes; never waits, as opening a named pipe would.
+
+    Raises:
+        OSError: There is no such file, it cannot be read, or it is a directory, pipe, socket or device.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except ValueError as error:  # a null character
+        raise OSError(errno.EINVAL, str(error), str(path)) from None
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        raise OSError(errno.EINVAL, "Not a regular file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def read_text(path: str | Path, limit: int) -> str:
+    """Read a regular file of UTF-8 text, with or without a byte-order mark.
+
+    Raises:
+        OSError: It cannot be opened (:func:`open_file`), has more than ``limit`` bytes, or is not UTF-8.
+    """
+    with open_file(path) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise OSError(f"it is larger than {limit:,} bytes")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise OSError(f"it is not UTF-8 (byte {error.start + 1:,}); save it as UTF-8") from None
+
+
+def expanded(path: str | Path) -> Path:
+    """Replace a leading ``~`` by the home directory; a path with the name of an unknown user stays as it is."""
+    return Path(os.path.expanduser(path))
 
 
 @contextlib.contextmanager

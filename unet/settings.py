@@ -1,15 +1,19 @@
 """Typed settings: the base class of configuration sections and options, and their mistakes as messages."""
 
+import itertools
 import json
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeGuard, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from unet.errors import nearest
+from unet.errors import nearest, shortened
+
+MAX_MISTAKES = 20
+"""Most mistakes that are explained in one message."""
 
 
 class Settings(BaseModel):
@@ -40,12 +44,12 @@ class Mistakes(ValueError):
     """Wrong values, each with its key; a validator raises it to name a key below its own.
 
     Args:
-        found: Keys relative to the settings that are checked, and messages.
+        found: Keys relative to the settings that are checked, and messages; the first ``MAX_MISTAKES + 1`` are kept.
     """
 
-    def __init__(self, found: Sequence[Mistake]):
-        self.found = found
-        super().__init__("\n".join(f"{'.'.join(keys)}: {text}" if keys else text for keys, text in found))
+    def __init__(self, found: Iterable[Mistake]):
+        self.found = list(itertools.islice(found, MAX_MISTAKES + 1))
+        super().__init__("\n".join(f"{'.'.join(keys)}: {text}" if keys else text for keys, text in self.found))
 
     @classmethod
     def of(cls, key: str, text: str) -> Self:
@@ -66,14 +70,25 @@ class Expected:
 
 def mistakes(error: ValidationError, model: type[Settings]) -> list[Mistake]:
     """Translate pydantic's errors to keys of ``model`` and messages in plain English, without repetitions."""
-    return list(dict.fromkeys(found for details in error.errors() for found in _explain(details, model)))
+    explained = (mistake for details in error.errors(include_url=False) for mistake in _explain(details, model))
+    found: dict[Mistake, None] = {}
+    for mistake in explained:
+        if len(found) == MAX_MISTAKES:
+            return [*found, ((), "and more mistakes")]
+        found[mistake] = None
+    return list(found)
+
+
+def shown(value: Any) -> str:
+    """A value from YAML, as YAML on one line, for a message."""
+    return shortened(json.dumps(value, ensure_ascii=False, default=str))
 
 
 def _explain(details, model: type[Settings]) -> Iterator[Mistake]:
     keys, annotation = _follow(details["loc"], model)
     kind, metadata = _bare(annotation)
     error, given, context = details["type"], details["input"], details.get("ctx", {})
-    shown = json.dumps(given, ensure_ascii=False, default=str)
+    received = f"received {shown(given)}"
     bounds = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
     bound = next((name for name in bounds if name in context), None)
     if error == "value_error":
@@ -85,15 +100,15 @@ def _explain(details, model: type[Settings]) -> Iterator[Mistake]:
         yield keys, f"unknown key{nearest(keys[-1], known)} (known here: {', '.join(known)})"
     elif get_origin(kind) is Literal:
         choices = [str(choice) for choice in get_args(kind)]
-        yield keys, f"{shown} is not one of {', '.join(choices)}{nearest(given, choices)}"
+        yield keys, f"{shown(given)} is not one of {', '.join(choices)}{nearest(given, choices)}"
     elif bound:
-        yield keys, f"must be {bounds[bound]} {context[bound]:g}, received {shown}"
+        yield keys, f"must be {bounds[bound]} {context[bound]:g}, {received}"
     elif stated := [entry.text for entry in metadata if isinstance(entry, Expected)]:
-        yield keys, f"must be {stated[0]}, received {shown}"
+        yield keys, f"must be {stated[0]}, {received}"
     elif error == "finite_number":
-        yield keys, f"must be a finite number, received {shown}"
+        yield keys, f"must be a finite number, {received}"
     else:
-        yield keys, f"must be {_describe(kind)}, received {shown}"
+        yield keys, f"must be {_describe(kind)}, {received}"
 
 
 def fields(model: type[Settings], keys: tuple[str, ...]) -> dict[str, Any]:

@@ -279,10 +279,10 @@ def test_a_broken_grid_is_told_with_its_place(write, case):
 @pytest.mark.parametrize(
     ("base", "expected"),
     [
-        ("", "grid.yaml: base: must be the path of a configuration, such as ../pets.yaml, received None"),
-        ("base: 3\n", "grid.yaml:1: base: must be the path of a configuration, such as ../pets.yaml, received 3"),
+        ("", "grid.yaml: base: must be the path of another YAML file, such as ../pets.yaml, received None"),
+        ("base: 3\n", "grid.yaml:1: base: must be the path of another YAML file, such as ../pets.yaml, received 3"),
         ("base: bass.yaml\n", "bass.yaml; did you mean"),
-        ("base: nowhere/base.yaml\n", "grid.yaml:1: base: no such file"),
+        ("base: nowhere/base.yaml\n", "grid.yaml:1: base: there is no file"),
     ],
 )
 def test_a_missing_base_is_told_with_its_place(write, base, expected):
@@ -317,7 +317,7 @@ def test_a_missing_grid_suggests_a_neighbour(tmp_path):
         ("training.epochs=0", "command line: training.epochs: must be ≥ 1, received 0"),
         ("name=a/b", "command line: name: must consist of letters"),
         ("baseline=fade", "command line: baseline: 'fade' is not one of nearest, carafe"),
-        ("base=nowhere.yaml", "command line: base: no such file: nowhere.yaml"),
+        ("base=nowhere.yaml", "command line: base: there is no file nowhere.yaml"),
         ("training.epochs", "command line: 'training.epochs': an override is written key.sub=value"),
         ("vary.seed=[1", "command line: vary.seed: '[1' is not a YAML value"),
         ("set.training.epochs=3", "command line: set: unknown key"),

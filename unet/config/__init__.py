@@ -9,7 +9,7 @@ A YAML file contains only what differs from the defaults, or from the file that 
 from unet.config import shipped
 from unet.config.explain import Places
 from unet.config.json_schema import json_schema
-from unet.config.load import DATA_PLACES, load, parse_override, read, with_data_at
+from unet.config.load import DATA_PLACES, Draft, Setting, find_base, load, parse_override, read, with_data_at
 from unet.config.schema import (
     AugmentationConfig,
     Config,
@@ -27,13 +27,16 @@ __all__ = [
     "AugmentationConfig",
     "Config",
     "DataConfig",
+    "Draft",
     "FolderConfig",
     "LossConfig",
     "ModelConfig",
     "Places",
+    "Setting",
     "ShapesConfig",
     "TrainingConfig",
     "UpsamplerConfig",
+    "find_base",
     "json_schema",
     "load",
     "parse_override",

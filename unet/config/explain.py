@@ -3,6 +3,7 @@
 from pydantic import ValidationError
 
 from unet.config.schema import Config
+from unet.errors import shortened
 from unet.settings import mistakes
 
 Places = dict[tuple[str, ...], str]
@@ -12,7 +13,7 @@ Places = dict[tuple[str, ...], str]
 def explain(error: ValidationError, places: Places, origin: str) -> str:
     """List mistakes, one per line; ``origin`` is the place of keys that were not written anywhere."""
     return "\n".join(
-        f"{_place(keys, places) or origin}: {'.'.join(keys) or 'config'}: {text}"
+        f"{_place(keys, places) or origin}: {shortened('.'.join(keys)) or 'config'}: {text}"
         for keys, text in mistakes(error, Config)
     )
 

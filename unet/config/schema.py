@@ -1,13 +1,14 @@
 """The sections of the configuration, as typed classes."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from unet.errors import nearest
-from unet.settings import Expected, Mistakes, Settings
+from unet.config import document
+from unet.errors import nearest, shortened
+from unet.settings import Expected, Mistakes, Settings, shown
 from unet.upsamplers import UPSAMPLERS
 from unet.upsamplers.settings import Options
 
@@ -43,9 +44,13 @@ def _as_classes(value):
     else:
         raise ValueError("must be a list of names, or a mapping from names to grey values or [r, g, b] colours")
     for name, mark in entries.items():
+        if not re.fullmatch(PLAIN, name) or not 1 <= len(name) <= MAX_CLASS_NAME:
+            raise ValueError(f"a class name must be {_CLASS_NAME}, received {shown(name)}")
         channels = mark if isinstance(mark, tuple) else (mark,)
         if len(channels) not in (1, 3) or not all(type(c) is int and 0 <= c <= 255 for c in channels):
-            raise ValueError(f"{name}: {mark!r} is neither a grey value 0..255 nor a colour [r, g, b] of values 0..255")
+            raise ValueError(
+                f"{name}: {shown(mark)} is neither a grey value 0..255 nor a colour [r, g, b] of values 0..255"
+            )
     if not 2 <= len(entries) <= 255:
         raise ValueError(f"must name 2 to 255 classes, received {len(entries)}")
     if len({isinstance(mark, tuple) for mark in entries.values()}) > 1:
@@ -53,25 +58,53 @@ def _as_classes(value):
     return entries
 
 
+def _as_path(value):
+    """Refuse what no file can be called, before it reaches the operating system."""
+    if isinstance(value, Path):
+        return value
+    if not isinstance(value, str) or not re.fullmatch(PLAIN, value) or len(value) > MAX_TEXT:
+        raise ValueError(f"must be a path, {_TEXT}, received {shown(value)}")
+    return Path(value)
+
+
 def _as_upsampler(value):
     """Read ``bilinear`` as ``{name: bilinear}``."""
     return {"name": value} if isinstance(value, str) else value
 
 
-Positive = Annotated[int, Field(ge=1)]
+PLAIN = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"
+"""Text on one line that a terminal shows as it is."""
+MAX_TEXT = 4096
+"""Most characters of a path or a file name."""
+MAX_CLASS_NAME = 100
+"""Most characters of a class name."""
+MAX_NAME = 200
+"""Most characters of a run's name, which is the name of a directory."""
+MAX_CHANNELS = 2**14
+"""Most channels of a stage."""
+MAX_COUNT = 10**6
+"""Most epochs, or images."""
+LARGEST = 1e30
+"""Largest value of a setting without another bound; float32 holds it and its products with small numbers."""
+_TEXT = f"text without control characters, at most {MAX_TEXT:,} characters"
+_CLASS_NAME = f"text of 1 to {MAX_CLASS_NAME} characters without control characters"
+
+Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+Channels = Annotated[int, Field(ge=1, le=MAX_CHANNELS)]
+Pixels = Annotated[int, Field(ge=1, le=2**14)]
+Text = Annotated[str, Field(max_length=MAX_TEXT, pattern=PLAIN), Expected(_TEXT)]
+ClassName = Annotated[str, Field(min_length=1, max_length=MAX_CLASS_NAME, pattern=PLAIN), Expected(_CLASS_NAME)]
 Byte = Annotated[int, Field(ge=0, le=255)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Weight = Annotated[float, Field(ge=0)]
-Size = Annotated[
-    tuple[Positive, Positive], BeforeValidator(_as_pair), Expected("one whole number or two, [height, width]")
-]
+Weight = Annotated[float, Field(ge=0, le=LARGEST)]
+Size = Annotated[tuple[Pixels, Pixels], BeforeValidator(_as_pair), Expected("one whole number or two, [height, width]")]
 Range = Annotated[tuple[float, float], BeforeValidator(_as_tuple), Expected("two numbers, [low, high]")]
-LenientPath = Annotated[Path, Field(strict=False)]
+LenientPath = Annotated[Path, BeforeValidator(_as_path)]
 Mark = Byte | tuple[Byte, Byte, Byte]
 Name = Annotated[
     str,
-    Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$"),
-    Expected("letters, digits, '.', '_' and '-', beginning with a letter or digit"),
+    Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=MAX_NAME),
+    Expected(f"letters, digits, '.', '_' and '-', beginning with a letter or digit, at most {MAX_NAME} characters"),
 ]
 Activation = Literal["relu", "leaky_relu", "elu", "selu", "gelu", "silu", "mish", "tanh"]
 AnyActivation = Literal[
@@ -88,21 +121,21 @@ AnyActivation = Literal[
 class FolderConfig(Settings):
     """Your own images and masks (``data.source: folder``)."""
 
-    images: str = "images"
+    images: Text = "images"
     """Folder of the images, inside data_dir; subfolders are searched too."""
-    masks: str = "masks"
+    masks: Text = "masks"
     """Folder of the masks, inside data_dir; a mask has the name of its image and an image suffix such as .png."""
-    classes: Annotated[dict[str, Mark] | None, BeforeValidator(_as_classes)] = None
+    classes: Annotated[dict[ClassName, Mark] | None, BeforeValidator(_as_classes)] = None
     """Names in the order of their ids, or a mapping from each name to its grey value or [r, g, b] in the masks."""
     ignore: Annotated[
         Mark | None, BeforeValidator(_as_tuple), Expected("a grey value 0..255 or a colour [r, g, b]")
     ] = 255
     """Grey value (or colour, if classes have colours) of pixels that are ignored in training and evaluation."""
-    train: str | None = None
+    train: Text | None = None
     """Text file, inside data_dir, with the name of one training image per line; requires test."""
-    validation: str | None = None
+    validation: Text | None = None
     """Text file of the validation images; without it they are drawn from the training images."""
-    test: str | None = None
+    test: Text | None = None
     """Text file of the test images; without split files they are drawn by name, see test_fraction."""
     test_fraction: Annotated[float, Field(ge=0, le=0.9)] = 0.2
     """Fraction of the images drawn for the test split if there are no split files."""
@@ -119,11 +152,11 @@ class FolderConfig(Settings):
 class ShapesConfig(Settings):
     """Synthetic scenes (``data.source: shapes``)."""
 
-    train: Annotated[int, Field(ge=2)] = 480
+    train: Annotated[int, Field(ge=2, le=MAX_COUNT)] = 480
     """Number of training scenes, including those for validation."""
-    test: Positive = 120
+    test: Count = 120
     """Number of test scenes."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of the scenes."""
 
 
@@ -220,12 +253,13 @@ class UpsamplerConfig(Settings):
     def _suits_a_decoder(self):
         if self.name not in UPSAMPLERS:
             choices = list(UPSAMPLERS)
-            raise ValueError(f"{self.name!r} is not one of {', '.join(choices)}{nearest(self.name, choices)}")
+            given = shortened(repr(self.name))
+            raise ValueError(f"{given} is not one of {', '.join(choices)}{nearest(self.name, choices)}")
         known = [*UPSAMPLERS[self.name].options.model_fields, *SharedOptions.model_fields]
         if unknown := [key for key in self.options if key not in known]:
             accepted = f"options: {', '.join(known)}"
             raise Mistakes(
-                [((key,), f"not an option of {self.name}{nearest(key, known)} ({accepted})") for key in unknown]
+                ((key,), f"not an option of {self.name}{nearest(key, known)} ({accepted})") for key in unknown
             )
         SharedOptions.checked(**{key: self.options[key] for key in SharedOptions.model_fields if key in self.options})
         self.settings.check_doubles()
@@ -235,9 +269,9 @@ class UpsamplerConfig(Settings):
 class ModelConfig(Settings):
     """Architecture of the network."""
 
-    width: Positive = 64
+    width: Channels = 64
     """Channels of the first stage; each deeper stage has twice as many."""
-    widths: Annotated[tuple[Positive, ...], BeforeValidator(_as_tuple)] | None = None
+    widths: Annotated[tuple[Channels, ...], BeforeValidator(_as_tuple)] | None = None
     """Channels of every stage, depth + 1 numbers ending with the bottleneck; overrides width."""
     depth: Annotated[int, Field(ge=1, le=8)] = 4
     """Number of times the resolution is halved."""
@@ -269,7 +303,13 @@ class ModelConfig(Settings):
     def _stages_can_be_built(self):
         if len(self.stages) != self.depth + 1:
             raise Mistakes.of(
-                "widths", f"a network of depth {self.depth} has {self.depth + 1} stages, received {list(self.stages)}"
+                "widths", f"a network of depth {self.depth} has {self.depth + 1} stages, received {shown(self.stages)}"
+            )
+        if self.stages[-1] > MAX_CHANNELS:
+            raise Mistakes.of(
+                "width",
+                f"with {self.width} channels in the first of {self.depth + 1} stages, the last has "
+                f"{self.stages[-1]:,}; at most {MAX_CHANNELS:,} are accepted",
             )
         for channels in self.stages[:-1]:
             try:
@@ -305,7 +345,7 @@ class LossConfig(Settings):
     """Weight of false negatives; with alpha = beta = 0.5 the Tversky loss is the Dice loss."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Fraction of the target probability spread evenly over all classes, in the cross-entropy."""
-    class_weights: dict[str, Weight] | None = None
+    class_weights: dict[ClassName, Weight] | None = None
     """Weight of each class by name; 1 for classes that are not listed."""
 
     @model_validator(mode="after")
@@ -320,13 +360,13 @@ class LossConfig(Settings):
 class TrainingConfig(Settings):
     """Optimization of the network."""
 
-    epochs: Positive = 100
+    epochs: Count = 100
     """Number of passes over the training images."""
-    batch_size: Positive = 32
+    batch_size: Count = 32
     """Images per step; an incomplete last batch is dropped."""
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     """AdamW, Adam, or SGD with Nesterov momentum."""
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    learning_rate: Annotated[float, Field(gt=0, le=LARGEST)] = 1e-3
     """Peak learning rate."""
     weight_decay: Weight = 1e-2
     """Decoupled weight decay of the kernels (not of biases and normalization), for AdamW."""
@@ -336,7 +376,7 @@ class TrainingConfig(Settings):
     """Learning-rate schedule after warm-up: cosine decay to 0, or constant."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Fraction of the training during which the learning rate rises linearly from 0 to its peak."""
-    clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    clip_norm: Annotated[float, Field(gt=0, le=LARGEST)] | None = 1.0
     """Largest global norm of the gradient; null: no clipping."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Momentum of an exponential moving average of the weights, used for validation and saving; null: none."""
@@ -345,11 +385,11 @@ class TrainingConfig(Settings):
     jit: bool = True
     """Compile the step with XLA, on TensorFlow and JAX (PyTorch runs eagerly); faster on a GPU, slower with TensorFlow
     on a CPU."""
-    early_stopping: Positive | None = None
+    early_stopping: Count | None = None
     """Stop after this many epochs without a better validation mean IoU; null: never."""
     checkpoint_seconds: Weight = 15.0
     """Minimum seconds between checkpoints, which are written at the end of an epoch; 0: after every epoch."""
-    pictures_every: Annotated[int, Field(ge=0)] = 5
+    pictures_every: Annotated[int, Field(ge=0, le=MAX_COUNT)] = 5
     """Epochs between images of validation predictions in TensorBoard; 0: none."""
 
 
@@ -375,9 +415,14 @@ class Config(Settings):
     def _weighted_classes_exist(self):
         classes = self.data.known_classes
         if classes and (unknown := [name for name in self.loss.class_weights or () if name not in classes]):
-            accepted = f"(classes: {', '.join(classes)})"
-            found = [((name,), f"there is no class {name!r}{nearest(name, classes)} {accepted}") for name in unknown]
-            raise Mistakes(found).below("class_weights").below("loss")
+            accepted = f"(classes: {shortened(', '.join(classes))})"
+            raise (
+                Mistakes(
+                    ((name,), f"there is no class {name!r}{nearest(name, classes)} {accepted}") for name in unknown
+                )
+                .below("class_weights")
+                .below("loss")
+            )
         return self
 
     def with_data(self, **changes) -> "Config":
@@ -386,4 +431,4 @@ class Config(Settings):
 
     def to_yaml(self) -> str:
         """The resolved configuration, every key written out."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return document.dump(self.model_dump(mode="json"))

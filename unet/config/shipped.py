@@ -1,8 +1,9 @@
 """Configurations that come with the package, by name: ``pets_cpu``, ``ablation/upsamplers_cpu``, ``debug/overfit``."""
 
+import os
 from pathlib import Path
 
-from unet.errors import InputError, nearest
+from unet.errors import InputError, nearest, shortened
 
 
 def directory() -> Path:
@@ -32,16 +33,16 @@ def resolve(name: str | Path) -> Path:
         InputError: There is neither; the message gives the closest match and lists the shipped configurations.
     """
     path = Path(name)
-    if path.is_file():
+    if os.path.isfile(path):
         return path
-    if (of_run := path / "config.yaml").is_file():
+    if os.path.isfile(of_run := path / "config.yaml"):
         return of_run
     if shipped := find(name):
         return shipped
-    if path.exists():  # the reader says why it cannot be read
+    if os.path.lexists(path):  # the reader says why it cannot be read
         return path
-    local = sorted(str(other) for other in path.parent.glob("[!.]*.yaml")) if path.parent.is_dir() else []
+    local = sorted(str(other) for other in path.parent.glob("[!.]*.yaml")) if os.path.isdir(path.parent) else []
     raise InputError(
-        f"{name}: there is no such file or shipped configuration{nearest(str(path), [*local, *names()])} "
-        f"(shipped: {', '.join(names())})"
+        f"{shortened(str(name))}: there is no such file or shipped configuration"
+        f"{nearest(str(path), [*local, *names()])} (shipped: {', '.join(names())})"
     )

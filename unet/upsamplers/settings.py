@@ -15,7 +15,9 @@ def _odd(value: int) -> int:
 
 
 Positive = Annotated[int, Field(ge=1)]
-Odd = Annotated[Positive, AfterValidator(_odd)]
+Channels = Annotated[int, Field(ge=1, le=2**14)]
+Kernel = Annotated[int, Field(ge=1, le=64)]
+Odd = Annotated[Kernel, AfterValidator(_odd)]
 NonNegative = Annotated[int, Field(ge=0)]
 
 
@@ -48,7 +50,7 @@ class BicubicOptions(Options):
 class ConvTransposeOptions(Options):
     """Options of ``conv_transpose``."""
 
-    kernel_size: Positive = 2
+    kernel_size: Kernel = 2
     """Side of the kernel in pixels; 2, 3 and 4 are common."""
     padding: NonNegative | None = None
     """Rows and columns cropped from every side; null: Keras' padding "same"."""
@@ -86,7 +88,7 @@ class CarafeOptions(ReassemblyOptions):
 
     groups: Positive = 1
     """Groups of neighbouring channels with separate kernels; must divide the channels of every decoder stage."""
-    compressed: Positive = 64
+    compressed: Channels = 64
     """Channels of the 1×1 convolution before the kernels are predicted."""
     k_encoder: Odd = 3
     """Side of the convolution that predicts the kernels, odd."""
@@ -98,14 +100,14 @@ class CarafeOptions(ReassemblyOptions):
 class SapaOptions(ReassemblyOptions):
     """Options of ``sapa``."""
 
-    embedding: Positive = 64
+    embedding: Channels = 64
     """Length of the vectors that are compared."""
 
 
 class FadeOptions(ReassemblyOptions):
     """Options of ``fade``."""
 
-    compressed: Positive = 64
+    compressed: Channels = 64
     """Channels of both maps before the kernels are predicted."""
 
 

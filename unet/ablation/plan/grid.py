@@ -12,7 +12,9 @@
 
 import itertools
 import json
+import math
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +22,13 @@ from typing import Any
 
 from unet import config as configuration
 from unet.ablation.plan.labels import label_configs, run_name
-from unet.config import Config, shipped
-from unet.errors import InputError, nearest
+from unet.config import Config, Draft, Setting, shipped
+from unet.errors import InputError, nearest, shortened
+from unet.settings import shown
 
 KEYS = ("name", "base", "set", "vary", "baseline")
+MAX_CELLS = 1_000
+"""Most cells of a grid."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +93,8 @@ class _Document:
     values: dict[str, Any]
     varied: dict[str, Any]
     """Values of ``vary`` by dotted key."""
-    settings: list[tuple[str, Any, str]]
-    """Dotted key, value and place of everything that is set in all cells."""
+    settings: list[Setting]
+    """Everything that is set in all cells."""
     places: dict
 
     def place(self, *keys: str) -> str:
@@ -101,42 +106,38 @@ class _Document:
         for key in self.values:
             if key not in KEYS:
                 raise InputError(
-                    f"{self.place(str(key))}: {key}: unknown key{nearest(key, KEYS)} (known here: {', '.join(KEYS)})"
+                    f"{self.place(str(key))}: {shortened(str(key))}: unknown key{nearest(key, KEYS)} "
+                    f"(known here: {', '.join(KEYS)})"
                 )
         for key, choices in self.varied.items():
             place = self.place("vary", key)
             if not isinstance(choices, list) or not choices:
-                raise InputError(f"{place}: vary.{key}: must be a list of values, received {_json(choices)}")
-            if len({_json(choice, sort_keys=True) for choice in choices}) < len(choices):
+                raise InputError(f"{place}: vary.{key}: must be a list of values, received {shown(choices)}")
+            if len({_canonical(choice) for choice in choices}) < len(choices):
                 raise InputError(f"{place}: vary.{key}: duplicate value")
         if not [key for key in self.varied if key != "seed"]:
             raise InputError(
                 f"{self.place('vary')}: vary: nothing to compare; list values under vary.model.upsampler or another key"
             )
+        if (count := math.prod(map(len, self.varied.values()))) > MAX_CELLS:
+            raise InputError(f"{self.place('vary')}: vary: gives {count:,} cells; at most {MAX_CELLS:,} are accepted")
         for key, _, place in self.settings:
             if above := [axis for axis in self.varied if f"{key}.".startswith(f"{axis}.")]:
                 raise InputError(f"{place}: {key}: already varied by vary.{above[0]}; list its values there")
 
     def base(self) -> Path:
         """Path of the configuration that all cells start from."""
-        base, place = self.values.get("base"), self.place("base")
-        if not isinstance(base, str):
-            raise InputError(
-                f"{place}: base: must be the path of a configuration, such as ../pets.yaml, received {base!r}"
-            )
-        found = Path(base) if place == "command line" else self.path.parent / base
-        found = found if found.is_file() else shipped.find(base) or found
-        if not found.is_file():
-            others = sorted(str(p) for p in found.parent.glob("*.yaml")) if found.parent.is_dir() else []
-            raise InputError(f"{place}: base: no such file: {found}{nearest(str(found), others)}")
-        return found
+        place = self.place("base")
+        return configuration.find_base(
+            self.values.get("base"), Path() if place == "command line" else self.path.parent, place
+        )
 
     def name(self) -> str:
         """Name of the ablation and of its directory; by default the name of the file."""
         name = self.values.get("name", re.sub(r"[^A-Za-z0-9._-]", "-", self.path.stem))
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             raise InputError(
-                f"{self.place('name')}: name: must consist of letters, digits, '.', '_' and '-', received {name!r}"
+                f"{self.place('name')}: name: must consist of letters, digits, '.', '_' and '-', received {shown(name)}"
             )
         return name
 
@@ -145,7 +146,7 @@ class _Document:
         baseline = self.values.get("baseline", variants[0])
         if baseline not in variants:
             raise InputError(
-                f"{self.place('baseline')}: baseline: {baseline!r} is not one of {', '.join(variants)}"
+                f"{self.place('baseline')}: baseline: {shortened(repr(baseline))} is not one of {', '.join(variants)}"
                 f"{nearest(str(baseline), variants)}"
             )
         return baseline
@@ -156,56 +157,60 @@ def _read(path: Path, overrides: list[str] | tuple[str, ...]) -> _Document:
     varied = _mapping(values, "vary", path, places)
     settings = list(_settings(_mapping(values, "set", path, places), places))
     for override in overrides:
-        key, value = configuration.parse_override(override)
+        setting = configuration.parse_override(override)
+        key, value, _ = setting
         if key.startswith("vary."):
             varied[key.removeprefix("vary.")] = value
             places[("vary", key.removeprefix("vary."))] = "command line"
         elif key in ("name", "base", "baseline"):
             values[key], places[(key,)] = value, "command line"
         else:
-            settings.append((key, value, "command line"))
+            settings.append(setting)
     return _Document(path, values, varied, settings, places)
 
 
 def _mapping(values: dict, key: str, path: Path, places) -> dict[str, Any]:
     mapping = values.get(key, {})
     if not isinstance(mapping, dict):
-        raise InputError(f"{places.get((key,), path)}: {key}: must be a mapping, received {_json(mapping)}")
+        raise InputError(f"{places.get((key,), path)}: {key}: must be a mapping, received {shown(mapping)}")
     return {str(inner): value for inner, value in mapping.items()}
 
 
-def _settings(mapping: dict, places) -> Iterator[tuple[str, Any, str]]:
-    """Dotted key, value and place of the entries of ``set``; a section may be written as a mapping."""
+def _settings(mapping: dict, places) -> Iterator[Setting]:
+    """Entries of ``set``; a section may be written as a mapping."""
     for key, value in mapping.items():
         place = places.get(("set", key), "")
         if isinstance(value, dict) and key in Config.model_fields:
             for inner, content in value.items():
-                yield f"{key}.{inner}", content, places.get(("set", key, str(inner)), place)
+                yield Setting(f"{key}.{inner}", content, places.get(("set", key, str(inner)), place))
         else:
-            yield key, value, place
+            yield Setting(key, value, place)
 
 
 def _cells(document: _Document, base: Path) -> tuple[Cell, ...]:
     axes = sorted(document.varied.items(), key=lambda axis: axis[0] != "seed")  # the seed varies slowest
+    draft = Draft.read(base)
     configs = []
     for choice in itertools.product(*(choices for _, choices in axes)):
-        chosen = [(key, value, document.place("vary", key)) for (key, _), value in zip(axes, choice, strict=True)]
-        settings = [*document.settings, *chosen]
-        overrides = [f"{key}={_json(value)}" for key, value, _ in settings]
-        configs.append(configuration.load(base, overrides, [place for *_, place in settings]))
+        chosen = [Setting(key, value, document.place("vary", key)) for (key, _), value in zip(axes, choice)]
+        configs.append(draft.checked([*document.settings, *chosen]))
     cells = tuple(
         Cell(variant, config.model_copy(update={"name": run_name(variant, config.seed)}))
         for variant, config in zip(label_configs(configs), configs, strict=True)
     )
-    names = [cell.config.name for cell in cells]
-    if duplicates := {name for name in names if names.count(name) > 1}:
+    counts = Counter(cell.config.name for cell in cells)
+    if duplicates := [name for name, count in counts.items() if count > 1]:
         raise InputError(
             f"{document.place('vary')}: vary: several cells have the same configuration: "
-            + ", ".join(sorted(duplicates))
+            + shortened(", ".join(sorted(duplicates)))
         )
     return cells
 
 
-def _json(value, sort_keys: bool = False) -> str:
-    """A value from YAML, as YAML on one line."""
-    return json.dumps(value, sort_keys=sort_keys, ensure_ascii=False, default=str)
+def _canonical(value) -> str:
+    """A text that is the same for equal values, whatever the order of their keys."""
+    if isinstance(value, dict):
+        value = {str(key): _canonical(inner) for key, inner in value.items()}
+    elif isinstance(value, list):
+        value = [_canonical(inner) for inner in value]
+    return json.dumps(value, sort_keys=True, default=str)

@@ -1,10 +1,14 @@
 """Short names of variants and run directories, by what distinguishes their configurations."""
 
+import hashlib
 import json
 import re
 from typing import Any
 
 from unet.config import Config
+
+MAX_VARIANT = 150
+"""Most characters of a variant in the name of a run directory."""
 
 
 def label_configs(configs: list[Config]) -> list[str]:
@@ -34,8 +38,11 @@ def label_configs(configs: list[Config]) -> list[str]:
 
 
 def run_name(variant: str, seed: int) -> str:
-    """Name of a cell's run directory: ``conv_transpose-kernel_size-4-seed0``."""
-    return re.sub(r"[^A-Za-z0-9._]+", "-", variant).strip("-") + f"-seed{seed}"
+    """Name of a cell's run directory: ``conv_transpose-kernel_size-4-seed0``; a long one ends with a digest."""
+    name = re.sub(r"[^A-Za-z0-9._]+", "-", variant).strip("-")
+    if len(name) > MAX_VARIANT:
+        name = f"{name[:MAX_VARIANT]}-{hashlib.sha256(variant.encode()).hexdigest()[:8]}"
+    return f"{name}-seed{seed}"
 
 
 def _flatten(values: dict, prefix: str = "") -> dict[str, Any]:
