@@ -13,7 +13,7 @@ BARE := .venv-no-tensorflow
 PIP := bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PYTEST := bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: help demo test test-all test-tensorflow test-jax test-torch lint notebooks parity export-matrix figures docs schema clean
+.PHONY: help demo test test-all test-tensorflow test-jax test-torch lint notebooks parity export-matrix intervals figures docs schema clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-16s %s\n", $$1, $$2 }'
@@ -51,6 +51,9 @@ parity: $(VENV)/.test ## Compare the upsamplers with independent references on e
 
 export-matrix: $(VENV)/.test ## Export every upsampler in every format and measure the files: docs/results/export.md.
 	for backend in tensorflow torch; do KERAS_BACKEND=$$backend $(VENV)/bin/python -m benchmarks.export_matrix || exit 1; done
+
+intervals: $(VENV)/.test ## Simulate the coverage of the ablation report's intervals: docs/results/intervals.md.
+	$(VENV)/bin/python -m benchmarks.intervals
 
 figures: $(VENV)/.$(EXTRA) ## Redraw charts and gallery and rewrite the generated tables from the committed results.
 	$(VENV)/bin/python scripts/figures.py

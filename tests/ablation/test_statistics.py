@@ -1,7 +1,6 @@
 """Statistics of an ablation, compared with scipy, brute force and the jackknife, and in simulations of known truth."""
 
 import dataclasses
-import functools
 import itertools
 import json
 import tracemalloc
@@ -11,7 +10,7 @@ import pytest
 from scipy import stats
 from scipy.special import expit
 
-from unet.ablation.report.statistics import analyse, holm, verdict
+from unet.ablation.report.statistics import analyse, detectable_difference, holm, seed_variance, verdict
 from unet.metrics import intersection_union, iou, mean
 
 pytestmark = pytest.mark.backend_free
@@ -69,7 +68,7 @@ def letters(count):
     return tuple("abcdefghijklmnop"[:count])
 
 
-def experiments(variants, seeds, count, *, pooled=True, shift=0.0, noise=1.0, **options):
+def experiments(variants, seeds, count, *, shift=0.0, noise=1.0, **options):
     """Analyses of simulated experiments, and the true difference of each variant to the first."""
     rng = np.random.default_rng(variants * 100 + seeds)
     sets = {name: options.pop(name) for name in list(options) if name in SPREAD}
@@ -82,7 +81,6 @@ def experiments(variants, seeds, count, *, pooled=True, shift=0.0, noise=1.0, **
             "a",
             draws=200,
             seed=index,
-            pooled=pooled,
         )
         for index in range(count)
     ]
@@ -123,8 +121,8 @@ def test_equal_variants_are_covered_and_rarely_told_apart(variants, seeds, count
     # The simulation is realistic: both sources of variation matter.
     scores = np.array([result.scores for result in results])
     assert np.sqrt((scores[:, 1] - scores[:, 0]).var(1, ddof=1).mean()) == pytest.approx(0.0058, rel=0.1)
-    warned = [result.equal_spread_p < 0.05 for result in results if variants > 2]
-    assert not warned or np.mean(warned) < share_limit(count)
+    unequal = [result.equal_spread_p < 0.05 for result in results if variants > 2]
+    assert not unequal or np.mean(unequal) < share_limit(count)
 
 
 @pytest.mark.slow
@@ -152,11 +150,26 @@ def test_coverage_when_one_source_rules(spread):
 
 
 @pytest.mark.slow
-def test_a_noisy_baseline_needs_pooled_false():
-    """One variant whose runs vary three times as far: the pooled variance is too small for it, its own is not."""
-    options = {"noise": np.array([3, 1, 1, 1])}
-    pooled, own = (coverage(*experiments(4, 5, 700, pooled=pooled, **options)) for pooled in (True, False))
-    assert pooled < 0.93 < own < 0.97, (pooled, own)
+@pytest.mark.parametrize(("variants", "seeds"), [(4, 5), (6, 3)])
+def test_a_noisy_baseline_is_covered(variants, seeds):
+    """One variant whose runs vary three times as far, and test images."""
+    covered = coverage(*experiments(variants, seeds, 700, noise=np.append(3, np.ones(variants - 1))))
+    assert 0.93 < covered < 0.97
+
+
+@pytest.mark.parametrize(("pair", "most", "pooled_covers"), [((0, 1), 0.96, 0.81), ((1, 2), 0.98, 0.98)])
+def test_a_variant_with_a_larger_spread_and_the_others_are_covered(rng, pair, most, pooled_covers):
+    """Six variants and three seeds; the runs of the first vary three times as far."""
+    scores = 2 * rng.normal(size=(10_000, 1, 3)) + rng.normal(size=(10_000, 6, 3)) * [[3], *[[1]] * 5]
+    difference = abs(np.diff(scores.mean(2)[:, pair])[:, 0])
+
+    def covers(pooled):
+        variance, degrees = (values[(slice(None), *pair)] for values in seed_variance(scores, pooled))
+        return np.mean(difference <= stats.t.ppf(0.975, degrees) * np.sqrt(variance))
+
+    assert 0.93 < covers(None) < most
+    assert covers(True) == pytest.approx(pooled_covers, abs=0.02)
+    assert covers(False) == pytest.approx(0.95, abs=0.01)
 
 
 @pytest.mark.slow
@@ -247,9 +260,8 @@ def alike(table, images=3):
     return np.repeat(matrix[:, :, None], images, 2)
 
 
-@pytest.mark.parametrize("pooled", [True, False])
-def test_two_variants_equal_the_paired_t_test(rng, pooled):
-    result = analyse(alike(rng.uniform(0.6, 0.7, size=(2, 5))), ["a", "b"], "b", pooled=pooled, confidence=0.9)
+def test_two_variants_equal_the_paired_t_test(rng):
+    result = analyse(alike(rng.uniform(0.6, 0.7, size=(2, 5))), ["a", "b"], "b", confidence=0.9)
     expected = stats.ttest_rel(*result.scores)
     (found,) = result.to_baseline
     assert found.p == pytest.approx(expected.pvalue)
@@ -258,16 +270,36 @@ def test_two_variants_equal_the_paired_t_test(rng, pooled):
     assert result.equal_spread_p is None
 
 
-def test_each_pair_by_itself_equals_the_paired_t_test(rng):
-    result = analyse(alike(rng.uniform(0.6, 0.7, size=(4, 3))), letters(4), "a", pooled=False)
+@pytest.mark.parametrize("variants", [3, 6])
+def test_each_pair_equals_welchs_test_with_the_variances_of_grubbs(rng, variants):
+    """Grubbs (1948): half of var(i − j) + var(i − k) − var(j − k), averaged; at least the variance of the residuals."""
+    result = analyse(alike(0.65 + 0.01 * rng.normal(size=(variants, 4))), letters(variants), "a")
+    scores = result.scores
+    between = np.array([[np.var(one - other, ddof=1) for other in scores] for one in scores])
+    own, corrected = np.var(scores - scores.mean(0), axis=1, ddof=1), []
+    for i in range(variants):
+        others = itertools.combinations(set(range(variants)) - {i}, 2)
+        corrected.append(np.mean([between[i, j] + between[i, k] - between[j, k] for j, k in others]) / 2)
+    assert 0 < (corrected > own).sum() < variants  # both occur
+    deviations = np.sqrt(np.maximum(own, corrected))
+    for found, (i, j) in zip(result.pairs, itertools.combinations(range(variants), 2)):
+        first, second = ((scores[index].mean(), deviations[index], 4) for index in (i, j))
+        assert found.p == pytest.approx(stats.ttest_ind_from_stats(*first, *second, equal_var=False).pvalue)
+        assert found.standard_error == pytest.approx(np.hypot(deviations[i], deviations[j]) / 2)
+
+
+def test_pooled_false_still_equals_the_paired_t_test(rng):
+    with pytest.warns(DeprecationWarning, match="'pooled' is deprecated"):
+        result = analyse(alike(rng.uniform(0.6, 0.7, size=(4, 3))), letters(4), "a", pooled=False)
     scores = dict(zip(result.names, result.scores))
     for pair in result.pairs:
         assert pair.p == pytest.approx(stats.ttest_rel(scores[pair.first], scores[pair.second]).pvalue)
 
 
-def test_pooled_variance_equals_a_two_way_analysis_of_variance(rng):
+def test_pooled_true_still_equals_a_two_way_analysis_of_variance(rng):
     variants, seeds = 4, 3
-    result = analyse(alike(rng.uniform(0.6, 0.7, size=(variants, seeds))), letters(variants), "c")
+    with pytest.warns(DeprecationWarning, match="'pooled' is deprecated"):
+        result = analyse(alike(rng.uniform(0.6, 0.7, size=(variants, seeds))), letters(variants), "c", pooled=True)
     v, s = (index.ravel() for index in np.indices((variants, seeds)))
     design = np.hstack([np.eye(variants)[v], np.eye(seeds)[s]])
     _, (residual,), rank, _ = np.linalg.lstsq(design[:, :-1], result.scores.ravel(), rcond=None)
@@ -334,12 +366,14 @@ def test_variance_from_images_counts_the_interaction_with_seeds_once(rng):
 
 @pytest.mark.parametrize("confidence", [0.5, 0.95, 0.9999])
 def test_critical_value_is_that_of_cochran_and_cox_and_p_values_agree(rng, confidence):
-    """(s1² t1 + s2² t2) / (s1² + s2²) with 4 and 49 degrees of freedom; p is the level whose interval ends at 0."""
+    """(s1² t1 + s2² t2) / (s1² + s2²); p is the level whose interval ends at 0."""
     result = analyse(simulate(rng, 3, 3), letters(3), "b", confidence=confidence)
-    for found in result.pairs:
+    _, degrees = seed_variance(result.scores)
+    for found, pair in zip(result.pairs, itertools.combinations(range(3), 2)):
         assert 0.05 < found.seed_share < 0.95
+        assert 2 <= degrees[pair] <= 4
         weights = found.seed_share, 1 - found.seed_share
-        margin, own = (weights @ stats.t.isf(level / 2, [4, 49]) for level in (1 - confidence, found.p))
+        margin, own = (weights @ stats.t.isf(level / 2, [degrees[pair], 49]) for level in (1 - confidence, found.p))
         assert (found.high - found.low) / 2 / found.standard_error == pytest.approx(margin)
         assert abs(found.difference) / found.standard_error == pytest.approx(own)
 
@@ -398,13 +432,32 @@ def test_when_all_are_tied_the_verdict_says_what_could_have_been_seen():
     assert f"{100 * result.detectable_holm:.2f} points as one of 3" in words
 
 
-@pytest.mark.parametrize(("name", "level"), [("detectable", 0.05), ("detectable_holm", 0.05 / 3)])
-def test_the_detectable_difference_has_the_power_it_says(rng, name, level):
+def power(difference, error, degrees, level=0.05):
+    """Power of a two-sided t test by the noncentral t distribution."""
+    law, critical = stats.nct(degrees, difference / error), stats.t.ppf(1 - level / 2, degrees)
+    return law.sf(critical) + law.cdf(-critical)
+
+
+@pytest.mark.parametrize("level", [0.05, 0.05 / 3])
+def test_the_detectable_difference_has_the_power_it_says(level):
+    """Exact for the paired t test, for a pooled variance, and where only the images are left to chance."""
+    design = {"variance": 0.3, "image_variance": 0.0, "images": 100, "level": level}
+    error = np.sqrt(2 * 0.3 / 5)
+    assert power(detectable_difference(2, 5, **design), error, 4, level) == pytest.approx(0.8, abs=0.02)
+    found = detectable_difference(4, 5, pooled=True, **design)
+    assert power(found, error, 12, level) == pytest.approx(0.8, abs=0.02)
+    assert detectable_difference(4, 5, **design) > found  # as each variant's own variance is less certain
+    of_images = detectable_difference(4, 1, **(design | {"variance": 0.0, "image_variance": 0.02}))
+    sure = stats.norm.isf(0.2) + stats.t.isf(level / 2, 99)
+    assert of_images == pytest.approx(sure * np.sqrt(0.02), rel=0.02)
+
+
+def test_an_analysis_states_the_detectable_difference_of_its_own_design(rng):
     result = analyse(alike(rng.uniform(0.6, 0.7, size=(4, 5))), letters(4), "b")
-    error = result.to_baseline[0].standard_error
-    law = functools.partial(stats.nct, 12, getattr(result, name) / error)
-    critical = stats.t.ppf(1 - level / 2, 12)
-    assert law().sf(critical) + law().cdf(-critical) == pytest.approx(0.8, abs=0.02)
+    rest = result.scores - result.scores.mean(1, keepdims=True) - result.scores.mean(0) + result.scores.mean()
+    design = {"variance": (rest**2).sum() / 12, "image_variance": 0, "images": 3}
+    assert result.detectable == pytest.approx(detectable_difference(4, 5, **design))
+    assert result.detectable_holm == pytest.approx(detectable_difference(4, 5, level=0.05 / 3, **design))
 
 
 def test_unequal_spread_is_seen_and_chance_is_not(rng):

@@ -241,12 +241,6 @@ def _warnings(runs: RunsByVariant, analysis: statistics.Analysis, failures: dict
     if left_out:
         seeds = f"seed{'s' if len(left_out) > 1 else ''} {', '.join(map(str, left_out))}"
         yield f"Runs with {seeds} are left out, because not every variant has finished them."
-    if analysis.equal_spread_p is not None and analysis.equal_spread_p < 0.05:
-        yield (
-            f"The spread over seeds differs between variants (p = {analysis.equal_spread_p:.3f}), but the comparisons "
-            "assume that it is equal: intervals of the variant with the largest spread are too narrow, the others too "
-            "wide."
-        )
     devices = {start["device"] for run in runs.runs.values() for start in run.starts()}
     if len(devices) > 1:
         names = "; ".join(sorted(devices))

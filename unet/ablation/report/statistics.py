@@ -6,17 +6,22 @@ its 95 % percentile intervals cover the truth in 74 % of cases with three seeds
 (``tests/ablation/test_statistics.py``), and it counts the interaction of images and seeds twice. Each source therefore
 has its own method.
 
-There are few seeds. Runs are paired by seed, and the residuals of the table of variants and seeds give one variance
-pooled over variants, whose uncertainty Student's t takes into account (a randomised complete block design). There are
-many images. They are resampled by a bootstrap, the same images for all runs, and of its variance only the part shared
-by different seeds is used, since the residuals contain the rest. The two variances add up.
+There are few seeds. Runs are paired by seed: the residuals of the table of variants and seeds are free of what a seed
+does to all variants. They give each variant its own variance, and each pair of variants Welch's degrees of freedom
+(:func:`seed_variance`), because some variants vary more between seeds than others. One variance pooled over variants
+would be more certain, but wrong for those: with 6 variants and 3 seeds, intervals of a variant with three times the
+standard deviation of the others would cover the truth in 81 % of cases (``docs/results/intervals.md``).
+
+There are many images. They are resampled by a bootstrap, the same images for all runs, and of its variance only the
+part shared by different seeds is used, since the residuals contain the rest. The two variances add up.
 
 The critical value is the mean of the two t quantiles weighted by variance (Cochran and Cox 1950; Cochran 1964), which
-is conservative. Welch's and Satterthwaite's degrees of freedom would not be: 92 % with two variants and three seeds.
+is conservative. Degrees of freedom by Satterthwaite for the sum would not be: 92 % with two variants and three seeds.
 """
 
 import functools
 import itertools
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,6 +38,9 @@ ROUNDING = 1e-10
 
 SMALLEST_P = 1e-100
 """Smaller p values are reported as 0."""
+
+SIMULATED = 10_000
+"""Simulated differences from which :func:`detectable_difference` is computed."""
 
 
 @dataclass(frozen=True)
@@ -88,17 +96,17 @@ class Analysis:
     tied: tuple[str, ...]
     """The variant with the highest mean and those not significantly different from it, by decreasing mean."""
     detectable: float
-    """Difference from the baseline that a single planned comparison detects with 80 % power."""
+    """Difference from the baseline that a single planned comparison detects with 80 % power, between variants of
+    average variance."""
     detectable_holm: float
     """The same for the first step of Holm's V − 1 tests."""
     seeds_counted: bool
     """False with one seed: no interval or p value then includes the variation between runs."""
-    pooled: bool
-    """Whether all variants share one variance over seeds; otherwise each pair has its own."""
+    pooled: bool | None
+    """The deprecated argument of :func:`analyse`; ``None`` by default."""
     equal_spread_p: float | None
-    """P value of an equal spread over seeds for all variants, which the pooled variance assumes. Below 0.05, intervals
-    of the variant with the largest spread are too narrow, and ``pooled=False`` is safer. ``None`` with fewer than three
-    seeds, and with two variants, whose paired test does not need the assumption."""
+    """P value of an equal spread over seeds for all variants, which only ``pooled=True`` assumes. ``None`` with fewer
+    than three seeds, and with two variants."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -119,7 +127,7 @@ def analyse(
     draws: int = 2000,
     seed: int = 0,
     confidence: float = 0.95,
-    pooled: bool = True,
+    pooled: bool | None = None,
 ) -> Analysis:
     """Compare variants that were trained with the same seeds and tested on the same images.
 
@@ -131,15 +139,18 @@ def analyse(
         draws: Number of bootstrap resamples of the images; at least 100.
         seed: Seed of the resampling; the same seed gives the same numbers.
         confidence: Confidence level of intervals; tests are significant below 1 − ``confidence``.
-        pooled: Use one variance over seeds for all variants, with (V − 1) (S − 1) degrees of freedom. Otherwise
-            each pair has its own, with S − 1, as in a paired t test: wide with few seeds, but correct if the spread
-            differs between variants.
+        pooled: Deprecated. ``True``: one variance over seeds for all variants, with (V − 1) (S − 1) degrees of
+            freedom, which is too small for variants of larger spread. ``False``: a paired t test for each pair, with
+            S − 1.
 
     Raises:
         ValueError: An argument is invalid; the message names it.
     """
     names = tuple(names)
     _check(confusion, names, baseline, draws, confidence)
+    if pooled is not None:
+        message = "analyse(): the argument 'pooled' is deprecated; by default every variant has its own variance"
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
     variants, seeds, images = confusion.shape[:3]
     alpha = 1 - confidence
     scores = _scores(*(counts.sum(2) for counts in intersection_union(confusion)))
@@ -149,21 +160,18 @@ def analyse(
 
     means = scores.mean(1)
     difference = means[:, None] - means
-    residuals = scores - means[:, None] - scores.mean(0) + scores.mean()
-    seed_degrees = (seeds - 1) * (variants - 1 if pooled else 1)
-    from_seeds = _variance_from_seeds(residuals, pooled)
+    from_seeds, seed_degrees = seed_variance(scores, pooled)
     from_images = _variance_from_images(confusion, draws, seed)
     variance = from_seeds + from_images
     variance[variance < ROUNDING**2] = 0
     seed_share = np.divide(from_seeds, variance, where=variance > 0, out=np.full(variance.shape, float(seeds > 1)))
     error = np.sqrt(variance)
-    distribution = _Distribution(seed_degrees, images - 1)
-    margin = distribution.quantile(1 - alpha / 2, seed_share) * error
+    margin = _Distribution(seed_share, seed_degrees, images - 1).quantile(1 - alpha / 2) * error
     t = np.divide(abs(difference), error, where=error > 0, out=np.where(abs(difference) < ROUNDING, 0, np.inf))
     pairs = list(itertools.combinations(range(variants), 2))
     p = np.ones((variants, variants))
     for i, j in pairs:
-        p[i, j] = p[j, i] = distribution.p_value(t[i, j], seed_share[i, j])
+        p[i, j] = p[j, i] = _Distribution(seed_share[i, j], seed_degrees[i, j], images - 1).p_value(t[i, j])
     low, high = difference - margin, difference + margin
 
     def compare(pairs: list[tuple[int, int]]) -> tuple[Comparison, ...]:
@@ -191,10 +199,11 @@ def analyse(
     best = int(means.argmax())
     order = sorted(range(variants), key=lambda index: -means[index])  # the best comes first, also among equals
     against = tuple(np.array(to_baseline).T)
-
-    def smallest_detectable(level: float) -> float:
-        quantiles = sum(distribution.quantile(q, seed_share[against]) for q in (1 - level / 2, POWER))
-        return float(np.median(error[against] * quantiles))
+    residuals = _residuals(scores)
+    noise = (residuals**2).sum() / max(1, (variants - 1) * (seeds - 1))
+    smallest_detectable = functools.partial(
+        detectable_difference, variants, seeds, noise, float(np.median(from_images[against])), images, pooled=pooled
+    )
 
     return Analysis(
         baseline=baseline,
@@ -204,12 +213,87 @@ def analyse(
         to_baseline=compare(to_baseline),
         pairs=compared,
         tied=tuple(names[index] for index in order if not significant[best, index]),
-        detectable=smallest_detectable(alpha),
-        detectable_holm=smallest_detectable(alpha / (variants - 1)),
+        detectable=smallest_detectable(level=alpha),
+        detectable_holm=smallest_detectable(level=alpha / (variants - 1)),
         seeds_counted=seeds > 1,
         pooled=pooled,
         equal_spread_p=_equal_spread(residuals),
     )
+
+
+def seed_variance(scores: np.ndarray, pooled: bool | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Estimate how much of the variance of each pair's mean difference is due to seeds.
+
+    The residuals of variant i have a mean square S_i, which is smaller or larger than the variance of its runs within
+    a seed: subtracting the mean of a seed removes 2/V of it and adds 1/V of the mean of all. V / (V − 2) (S_i − Σ S /
+    (V (V − 1))) corrects both (Grubbs 1948), but can be negative, so that S_i is used where it is larger. The variance
+    of a pair is the sum of both variants' over S. Its degrees of freedom are Welch's (1947), between S − 1 and
+    2 (S − 1). Two variants have the same residuals, and the paired t test.
+
+    Variances are not shrunk towards a common value: with few seeds, a variant that varies more than the others often
+    does not look like it, and intervals would be too narrow for it. docs/results/intervals.md compares.
+
+    Args:
+        scores: Array ``(..., V, S)``; more dimensions are more tables.
+        pooled: The deprecated argument of :func:`analyse`.
+
+    Returns:
+        Variance and degrees of freedom, ``(..., V, V)`` each; 0 with one seed.
+    """
+    *_, variants, seeds = scores.shape
+    residuals = _residuals(scores)
+    if seeds == 1:
+        nothing = np.zeros((*residuals.shape[:-1], variants))
+        return nothing, nothing.copy()
+    squares = (residuals**2).sum(-1) / (seeds - 1)
+    if pooled is None and variants > 2:
+        corrected = variants / (variants - 2) * (squares - squares.sum(-1, keepdims=True) / (variants * (variants - 1)))
+        own = np.maximum(squares, corrected)
+        variance = own[..., None] + own[..., None, :]
+        parts = own[..., None] ** 2 + own[..., None, :] ** 2
+        degrees = np.full(variance.shape, seeds - 1.0)
+        np.divide((seeds - 1) * variance**2, parts, where=parts > 0, out=degrees)
+    else:
+        variance = ((residuals[..., None, :] - residuals[..., None, :, :]) ** 2).sum(-1) / (seeds - 1)
+        degrees = np.full(variance.shape, seeds - 1.0)
+        if pooled:
+            variance[:] = variance.sum((-2, -1), keepdims=True) / (variants * (variants - 1))
+            degrees *= variants - 1
+    return np.where(np.eye(variants, dtype=bool), 0, variance) / seeds, degrees
+
+
+def detectable_difference(
+    variants: int,
+    seeds: int,
+    variance: float,
+    image_variance: float,
+    images: int,
+    level: float = 0.05,
+    pooled: bool | None = None,
+) -> float:
+    """Simulate a design, and find the difference of two variants that it detects with 80 % power.
+
+    Args:
+        variants: Number of variants.
+        seeds: Number of seeds.
+        variance: Variance of a run within a seed, the same for all variants.
+        image_variance: Variance of a difference that is due to the choice of test images.
+        images: Number of test images.
+        level: A difference is detected if its p value is below.
+        pooled: The deprecated argument of :func:`analyse`.
+
+    Returns:
+        The difference, in the unit of the square roots of the variances.
+    """
+    rng = np.random.default_rng(0)
+    scores = np.sqrt(variance) * rng.normal(size=(max(1, SIMULATED // (variants - 1)), variants, seeds))
+    means = scores.mean(2)
+    found, degrees = (values[:, 0, 1:] for values in seed_variance(scores, pooled))
+    total = found + image_variance
+    share = np.divide(found, total, where=total > 0, out=np.ones(total.shape))
+    margin = _Distribution(share, degrees, images - 1).quantile(1 - level / 2) * np.sqrt(total)
+    error = means[:, 1:] - means[:, :1] + np.sqrt(image_variance) * rng.normal(size=found.shape)
+    return float(np.quantile(margin - error, POWER))
 
 
 def holm(p: np.ndarray) -> np.ndarray:
@@ -270,21 +354,26 @@ class _Distribution:
     With one seed or one image (0 degrees of freedom) only the other distribution is used.
     """
 
-    seed_degrees: int
+    seed_share: np.ndarray
+    seed_degrees: np.ndarray
     image_degrees: int
 
-    def quantile(self, level, seed_share):
-        parts = ((seed_share, self.seed_degrees), (1 - seed_share, self.image_degrees))
-        return sum(share * special.stdtrit(degrees, level) for share, degrees in parts if degrees)
+    @property
+    def _parts(self):
+        parts = ((self.seed_share, self.seed_degrees), (1 - self.seed_share, self.image_degrees))
+        return [(share, degrees) for share, degrees in parts if np.all(degrees)]
 
-    def p_value(self, t, seed_share):
-        """Two-sided p value of a number ``t`` ≥ 0: the level whose critical value it is."""
-        own = [2 * special.stdtr(degrees, -t) for degrees in (self.seed_degrees, self.image_degrees) if degrees]
+    def quantile(self, level):
+        return sum(share * special.stdtrit(degrees, level) for share, degrees in self._parts)
+
+    def p_value(self, t):
+        """Two-sided p value of a number ``t`` ≥ 0, for one difference: the level whose critical value it is."""
+        own = [2 * special.stdtr(degrees, -t) for _, degrees in self._parts]
         if np.isinf(t) or max(own) < SMALLEST_P:
             return 0.0
 
         def excess(log_p):
-            return -self.quantile(np.exp(log_p) / 2, seed_share) - t
+            return -self.quantile(np.exp(log_p) / 2) - t
 
         low, high = np.log(max(min(own), SMALLEST_P)) - 1e-6, np.log(max(own)) + 1e-6  # bracket of the root
         return float(min(1, np.exp(optimize.brentq(excess, low, high)))) if excess(low) > 0 else 0.0
@@ -317,18 +406,10 @@ def _scores(intersection, union):
     return mean(iou(intersection, union), axis=-1)
 
 
-def _variance_from_seeds(residuals, pooled):
-    """Variance ``(V, V)`` of each pair's mean difference that is due to seeds; 0 with one seed.
-
-    The pooled variance is the mean over pairs, which equals twice the residual mean square of the table divided by S.
-    """
-    variants, seeds = residuals.shape
-    if seeds == 1:
-        return np.zeros((variants, variants))
-    own = ((residuals[:, None] - residuals) ** 2).sum(2) / (seeds - 1) / seeds
-    if not pooled:
-        return own
-    return np.where(np.eye(variants, dtype=bool), 0, own.sum() / (variants * (variants - 1)))
+def _residuals(scores):
+    """Scores ``(..., V, S)`` without the means of variants and of seeds."""
+    scores = scores - scores.mean(-1, keepdims=True)
+    return scores - scores.mean(-2, keepdims=True)
 
 
 def _variance_from_images(confusion, draws, seed):
