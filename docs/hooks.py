@@ -1,4 +1,4 @@
-"""MkDocs hooks: pages made from files outside ``docs/``, namely the notebooks, the changelog and CONTRIBUTING.md.
+"""MkDocs hooks: pages made from files outside ``docs/``, such as the notebooks and the changelog.
 
 Notebooks are shown with their committed outputs; nothing is executed. Formulas become MathML, which browsers draw
 without any script.
@@ -17,7 +17,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parent.parent
-PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md", "SECURITY.md": "security.md"}
 FORMULA = re.compile(r"`[^`\n]*`|\$\$(.+?)\$\$|\$([^\s$](?:[^$\n]*[^\s$])?)\$", re.DOTALL)
 LINK = re.compile(r"(?<=\]\()(?!https?://)([^)#\s]*)(?:#([^)]*))?")
 

@@ -22,7 +22,13 @@ RESULTS = DOCS / "results"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONFIGURE = (DOCS / "guides" / "configure.md").read_text(encoding="utf-8")
 GALLERY = (DOCS / "upsamplers" / "index.md").read_text(encoding="utf-8")
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "SECURITY.md",
+    *sorted(DOCS.rglob("*.md")),
+]
 COMMANDS = [*DOCUMENTS, *sorted((ROOT / "configs").rglob("*.yaml"))]
 CONFIGURATIONS = sorted(
     path.relative_to(ROOT / "configs").with_suffix("").as_posix() for path in (ROOT / "configs").rglob("*.yaml")

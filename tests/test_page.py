@@ -1,4 +1,4 @@
-"""The demo page in headless Chromium, and ``unet demo`` as a user calls it."""
+"""The demo page by raw requests and in headless Chromium, and ``unet demo`` as a user calls it."""
 
 import base64
 import contextlib
@@ -9,11 +9,12 @@ import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
-import urllib.error
-import urllib.request
-from pathlib import Path
+import threading
+import time
+import zlib
 
 import numpy as np
 import pytest
@@ -25,8 +26,13 @@ from tests.helpers.commands import run_unet
 from tests.helpers.page import Columns
 from unet import page
 from unet.errors import InputError
+from unet.page import decoder
+from unet.page import photograph as page_photograph
+from unet.page import server as page_server
+from unet.page.photograph import _decoder
 
 pytestmark = pytest.mark.backend_free
+NEEDS = "needs starlette and uvicorn: pip install '.[demo]'"
 
 
 def photograph(path, size=(60, 40), **options):
@@ -62,37 +68,95 @@ def running(*command, **environment):
         process.stderr.close()
 
 
-# === Without a browser ===
+def encoded(image, file_format="PNG", **options):
+    """Content of an image file."""
+    file = io.BytesIO()
+    image.save(file, file_format, **options)
+    return file.getvalue()
+
+
+# === A photograph ===
 
 
 def test_any_file_is_read_upright_with_eight_bits(tmp_path):
     grey = np.arange(6 * 4, dtype=np.uint16).reshape(4, 6) * 2570
-    Image.fromarray(grey).save(tmp_path / "sixteen.png")
+    (tmp_path / "sixteen.png").write_bytes(encoded(Image.fromarray(grey)))
     np.testing.assert_array_equal(page.read_photograph(tmp_path / "sixteen.png")[..., 0], grey // 257)
     exif = Image.Exif()
     exif[0x0112] = 6  # rotate by 90° clockwise
-    Image.fromarray((grey // 257).astype(np.uint8)).save(tmp_path / "turned.png", exif=exif)
-    np.testing.assert_array_equal(page.read_photograph(tmp_path / "turned.png")[..., 0], np.rot90(grey // 257, -1))
+    turned = encoded(Image.fromarray((grey // 257).astype(np.uint8)), exif=exif)
+    np.testing.assert_array_equal(page.read_photograph(turned)[..., 0], np.rot90(grey // 257, -1))
 
 
-def test_a_file_that_is_not_a_photograph_is_rejected(tmp_path):
-    whole = photograph(tmp_path / "whole.jpg").read_bytes()
-    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
-    (tmp_path / "text.jpg").write_text("hello")
-    Image.new("1", (10_000, 5_001)).save(tmp_path / "vast.png")  # some kilobytes, 50 megapixels
-    Image.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")  # rejected by Pillow itself
-    Image.new("F", (4, 4)).save(tmp_path / "real.tiff")
-    for name, message in {
-        "cut.jpg": "cut.jpg cannot be read: image file is truncated",
-        "text.jpg": "text.jpg is not an image. JPEG, PNG",
-        "vast.png": "vast.png has more than 50 million pixels",
-        "bomb.png": "bomb.png has more than 50 million pixels",
-        "real.tiff": "real.tiff cannot be read: F-mode pixels",
-        "gone.png": "gone.png has been deleted in the meantime",
-    }.items():
-        with pytest.raises(InputError, match=re.escape(message)) as caught:
-            page.read_photograph(tmp_path / name)
-        assert str(tmp_path) not in str(caught.value)
+def test_the_first_frame_of_an_animation_is_read():
+    frames = [Image.new("RGB", (6, 4), colour) for colour in ("#ff0000", "#00ff00")]
+    for file_format, options in {"GIF": {}, "PNG": {}, "TIFF": {}, "WEBP": {"lossless": True}}.items():
+        content = encoded(frames[0], file_format, save_all=True, append_images=frames[1:], **options)
+        np.testing.assert_array_equal(page.read_photograph(content), np.asarray(frames[0]), file_format)
+
+
+NOT_AN_IMAGE = "The file is not an image. JPEG, PNG, WebP, GIF, TIFF and BMP files can be read."
+TOO_LARGE = "The photograph has more than 50 million pixels, the limit; scale it down."
+UNREADABLE = "The photograph cannot be read: it is damaged or incomplete, or its pixels do not have 8 or 16 bits."
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", NOT_AN_IMAGE),
+        (b"<script>alert(1)</script>\x1b[2J", NOT_AN_IMAGE),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", NOT_AN_IMAGE),  # Pillow would run Ghostscript
+        (encoded(Image.new("L", (10_000, 5_001))), TOO_LARGE),
+        (encoded(Image.new("1", (20_000, 20_000))), TOO_LARGE),  # 50 kB; Pillow itself refuses it as a bomb
+        (encoded(Image.new("RGB", (60, 40)), "JPEG")[:-100], UNREADABLE),
+        (encoded(Image.new("F", (4, 4)), "TIFF"), UNREADABLE),
+        (b"II*\0\x08\0\0\0\xff\xff" + bytes(40), NOT_AN_IMAGE),
+    ],
+)
+def test_a_file_that_is_not_a_photograph_is_rejected(content, message):
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        page.read_photograph(content)
+
+
+def tiff(tags, data):
+    """A TIFF file with these tags, of 4 bytes each; the data start at byte 8."""
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def test_decoding_has_little_memory(monkeypatch):
+    """16×16 pixels in one tile of 20,000×20,000, which libtiff decodes as a whole: 400 MB from 2 MB."""
+    side = 20_000
+    deflate = zlib.compressobj(1)
+    row = bytes(side)
+    data = b"".join(deflate.compress(row) for _ in range(side)) + deflate.flush()
+    data += bytes(len(data) % 2)
+    content = tiff(
+        {256: 16, 257: 16, 258: 8, 259: 8, 262: 1, 277: 1, 322: side, 323: side, 324: 8, 325: len(data)}, data
+    )
+    assert page.read_photograph(content).shape == (16, 16, 3)
+    monkeypatch.setattr(decoder, "MEMORY", 300 * 2**20)
+    assert page.read_photograph(encoded(Image.new("RGB", (1000, 1000)))).shape == (1000, 1000, 3)
+    with pytest.raises(InputError, match="cannot be read"):
+        page.read_photograph(content)
+
+
+def many_scans():
+    """A progressive JPEG whose last scan comes 2,000 times: more than 20 s of decoding from 400 kB."""
+    content = encoded(Image.new("L", (7000, 7000)), "JPEG", progressive=True)
+    last = content[content.rindex(b"\xff\xda") : -2]
+    return content[:-2] + 2000 * last + content[-2:]
+
+
+def test_decoding_has_little_time(monkeypatch):
+    """Also if the server that would stop it is gone."""
+    monkeypatch.setattr(decoder, "SECONDS", 1)
+    done = subprocess.run(_decoder(), input=many_scans(), capture_output=True, timeout=20)
+    assert (done.returncode, done.stdout) in ((-signal.SIGKILL, b""), (-signal.SIGXCPU, b""))
+    monkeypatch.setattr(decoder, "SECONDS", 0.3)
+    monkeypatch.setattr(page_photograph, "_decoder", lambda: [sys.executable, "-c", "import time; time.sleep(60)"])
+    with pytest.raises(InputError, match="cannot be read"):
+        page.read_photograph(b"")
 
 
 def shares(html):
@@ -103,8 +167,8 @@ def shares(html):
 def test_areas_are_measured_at_full_size(tmp_path):
     path = photograph(tmp_path / "large.jpg", (4000, 500))
     html = page.segment([Columns(share=1 / 4000)], path)
-    assert 'class="name">large.jpg, 4,000×500 pixels<' in html
-    assert re.findall(r"flex-grow: ([\d.]+)", html) == ["99.975", "0.025", "0.0"]
+    assert 'class="name">4,000×500 pixels<' in html
+    assert re.findall(r'data-share="([\d.]+)', html) == ["99.975", "0.025", "0.0"]
     assert shares(page.segment([Columns(share=0.25)], path, mode="tile")) == [37.5, 12.5, 50]
     shown = [base64.b64decode(picture) for picture in re.findall(r"base64,([^\"]+)", html)]
     assert [Image.open(io.BytesIO(picture)).size for picture in shown] == [(1600, 200)] * 2
@@ -119,6 +183,9 @@ def test_agreement_is_shown_for_networks_with_the_same_classes(tmp_path):
     assert "Agreement" not in page.segment([one, Columns(classes=("cat", "dog", "else"))], path)
 
 
+# === Addresses ===
+
+
 def test_a_port_in_use_and_an_unknown_host_are_reported():
     with page.listen(port=0) as taken, pytest.raises(InputError, match=r"port: .* \(Address already in use\)"):
         page.listen(port=taken.getsockname()[1])
@@ -126,26 +193,436 @@ def test_a_port_in_use_and_an_unknown_host_are_reported():
         page.listen("192.0.2.1", 0)
 
 
-def test_without_gradio_the_message_says_how_to_install_it(monkeypatch):
+@pytest.mark.parametrize(
+    ("host", "names", "expected"),
+    [
+        ("127.0.0.1", [], {"localhost", "127.0.0.1", "[::1]"}),
+        ("127.0.0.2", [], {"localhost", "127.0.0.1", "[::1]", "127.0.0.2"}),
+        ("::1", ["::1", "Segment.Example.org"], {"localhost", "127.0.0.1", "[::1]", "segment.example.org"}),
+        ("0.0.0.0", ["0.0.0.0", "192.0.2.1"], {"localhost", "127.0.0.1", "[::1]", "192.0.2.1"}),
+        ("::", ["[2001:DB8::1]"], {"localhost", "127.0.0.1", "[::1]", "[2001:db8::1]"}),
+    ],
+)
+def test_the_hosts_are_those_listened_on_and_those_named(host, names, expected):
+    with page.listen(host, 0) as listener:
+        assert page.allowed_hosts(listener, names) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--host", "0.0.0.0"], "0.0.0.0 means every address of this machine; name the host that visitors enter"),
+        (["--host", "::", "--allow-host", "0.0.0.0"], ":: means every address of this machine"),
+        (["--allow-host", "http://a.example"], "'http://a.example' is not a host name or address"),
+        (["--allow-host", "a.example:80"], "'a.example:80' is not a host name or address"),
+        (["--allow-host", "a.example", "--allow-host", "*"], "'*' is not a host name or address"),
+    ],
+)
+def test_host_names_are_checked_before_networks_are_loaded(options, message):
+    pytest.importorskip("starlette", reason=NEEDS)
+    done = run_unet("demo", "nothing", "--port", 0, *options)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith(f"error: --allow-host: {message}")
+
+
+def test_without_starlette_the_message_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=re.escape("pip install '.[demo]'")):
+    with pytest.raises(InputError, match=r"needs starlette, .*pip install '\.\[demo\]'"):
+        page.require_server()
+    with pytest.warns(DeprecationWarning, match=r"now called require_server"), pytest.raises(InputError):
         page.require_gradio()
 
 
-# === In a browser ===
+# === The server, by raw requests ===
 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
-    """Address of a page with two stand-in networks."""
-    pytest.importorskip("gradio", reason="needs gradio: pip install '.[demo]'")
-    uploads = tmp_path_factory.mktemp("uploads")
-    with running("-c", "from tests.helpers.page import serve; serve()", TMPDIR=str(uploads)) as (process, address):
+    """Address of a page with two stand-in networks; at the end, the server has written no file and no word."""
+    for module in ("starlette", "uvicorn"):
+        pytest.importorskip(module, reason=NEEDS)
+    files = tmp_path_factory.mktemp("temporary")
+    with running("-c", "from tests.helpers.page import serve; serve()", TMPDIR=str(files)) as (process, address):
         yield address
         process.terminate()
         out, err = process.communicate(timeout=20)
     assert (process.returncode, out, err) == (143, "", "")
-    assert list(uploads.iterdir()) == []
+    assert list(files.iterdir()) == []
+
+
+def connect(address):
+    host, _, port = address.removeprefix("http://").rpartition(":")
+    return socket.create_connection((host, int(port)), timeout=20)
+
+
+def answered(connection):
+    """What comes back until the server closes the connection: status, headers, body; status 0 if nothing does."""
+    data = b""
+    with connection, contextlib.suppress(ConnectionError):
+        while part := connection.recv(2**16):
+            data += part
+    head, _, body = data.partition(b"\r\n\r\n")
+    status, *lines = head.decode("latin-1").split("\r\n")
+    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+    if headers.get("transfer-encoding") == "chunked":
+        parts, rest = [], body
+        while rest:
+            size, _, rest = rest.partition(b"\r\n")
+            parts.append(rest[: int(size, 16)])
+            rest = rest[int(size, 16) + 2 :]
+        body = b"".join(parts)
+    return int(status.split()[1]) if status else 0, headers, body
+
+
+def ask(address, line="GET / HTTP/1.1", *headers, body=b"", host=None):
+    """Send one request as it is written here."""
+    connection = connect(address)
+    head = [line, f"Host: {host or address.removeprefix('http://')}", *headers]
+    connection.sendall("\r\n".join([*head, "", ""]).encode() + body)
+    return answered(connection)
+
+
+def post(address, content, *headers, query="", host=None):
+    return ask(
+        address,
+        f"POST /segment{query} HTTP/1.1",
+        *(headers or [f"Content-Length: {len(content)}"]),
+        body=content,
+        host=host,
+    )
+
+
+def last(body):
+    """The last line of an answer."""
+    return json.loads(body.splitlines()[-1])
+
+
+def wait_until(condition, seconds=15):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_photograph_is_answered_by_progress_and_its_masks(address):
+    status, headers, body = post(address, encoded(Image.new("RGB", (60, 40))), query="?mode=tile&flip=true")
+    lines = [json.loads(line) for line in body.splitlines()]
+    assert (status, headers["content-type"]) == (200, "application/x-ndjson")
+    assert [line.get("progress") for line in lines] == [
+        "Reading the photograph",
+        "Segmenting with runs one",
+        "Segmenting with two",
+        None,
+    ]
+    assert shares(lines[-1]["html"]) == [37.5, 12.5, 50, 25, 25, 50, 87.5]
+
+
+def test_no_path_is_taken_from_a_request(address, tmp_path):
+    """Not from the body, the query, the path or a header."""
+    secret = photograph(tmp_path / "secret.png")
+    (tmp_path / "notes.txt").write_text("hello")
+    attack = {"data": [{"path": str(secret), "meta": {"_type": "gradio.FileData"}}, None, "resize", False]}
+    for path in (secret, tmp_path / "notes.txt", tmp_path / "nothing"):
+        for content in (str(path).encode(), path.as_uri().encode(), json.dumps(attack).encode()):
+            query = f"?path={path}&file={path}&photograph={path.as_uri()}"
+            assert last(post(address, content, query=query)[2]) == {"message": NOT_AN_IMAGE}
+        for target in (path, f"/..{path}", f"/%2e%2e{path}", f"//{path}", f"/gradio_api/file={path}", f"/file={path}"):
+            assert ask(address, f"GET {target} HTTP/1.1")[::2] == (404, b'{"message":"Not Found"}')
+
+
+@pytest.mark.parametrize(
+    "target", ["/gradio_api/queue/join", "/segment/", "/page.css/", "/docs", "/%00", "//", "/a" * 999]
+)
+def test_nothing_else_is_there(address, target):
+    for method in ("GET", "POST", "DELETE"):
+        assert ask(address, f"{method} {target} HTTP/1.1")[::2] == (404, b'{"message":"Not Found"}')
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "PROPFIND"])
+def test_other_methods_are_refused(address, method):
+    status, headers, _ = ask(address, f"{method} / HTTP/1.1")
+    assert (status, set(headers["allow"].split(", "))) == (405, {"GET", "HEAD"})
+    status, headers, _ = ask(address, f"{method if method != 'POST' else 'GET'} /segment HTTP/1.1")
+    assert (status, headers["allow"]) == (405, "POST")
+
+
+def test_every_answer_forbids_what_the_page_does_not_need(address):
+    answers = [
+        ask(address),
+        ask(address, "GET /page.js HTTP/1.1"),
+        ask(address, "GET /nothing HTTP/1.1"),
+        ask(address, "PUT / HTTP/1.1"),
+        ask(address, host="evil.example"),
+        post(address, b"", "Content-Length: 9999999"),
+        post(address, b"hello"),
+    ]
+    assert [status for status, *_ in answers] == [200, 200, 404, 405, 421, 413, 200]
+    for _, headers, _ in answers:
+        policy = dict(directive.split(" ", 1) for directive in headers["content-security-policy"].split("; "))
+        assert policy["default-src"] == "'none'"
+        assert policy["frame-ancestors"] == "'none'"
+        assert not re.search(r"unsafe|\*|https?:", headers["content-security-policy"])
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["referrer-policy"] == "no-referrer"
+        assert headers["cache-control"] == "no-store"
+        assert headers["cross-origin-resource-policy"] == "same-origin"
+        assert "server" not in headers
+
+
+def test_only_the_hosts_listened_on_are_answered(address):
+    port = address.rpartition(":")[2]
+    for host in (f"localhost:{port}", f"LOCALHOST:{port}", f"[::1]:{port}", "127.0.0.1", "localhost:8080"):
+        assert ask(address, host=host)[0] == 200, host  # a tunnel may have another port at its other end
+    for host in (
+        "evil.example",
+        f"evil.example:{port}",
+        f"127.0.0.1.evil.example:{port}",
+        f"localhost.:{port}",
+        "[::2]",
+    ):
+        for status, _, body in (ask(address, host=host), post(address, b"hello", host=host)):
+            assert (status, b"host name" in body) == (421, True), host
+    assert ask(address, "GET / HTTP/1.0", host=" ")[0] in (400, 421)
+    assert ask(address, "GET / HTTP/1.1", f"Host: 127.0.0.1:{port}", host="evil.example")[0] == 400
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        ["Origin: http://evil.example"],
+        ["Origin: null"],
+        ["Origin: http://localhost:3000"],
+        ["Sec-Fetch-Site: cross-site"],
+        ["Sec-Fetch-Site: same-site"],
+        ["Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: navigate", "Sec-Fetch-Dest: document"],  # a form
+    ],
+)
+def test_requests_of_other_websites_are_refused(address, headers):
+    content = encoded(Image.new("RGB", (6, 4)))
+    status, _, body = post(address, content, f"Content-Length: {len(content)}", *headers)
+    assert (status, json.loads(body)) == (403, {"message": "Requests from other websites are refused."})
+
+
+def test_requests_of_the_page_and_links_to_it_are_answered(address):
+    content = encoded(Image.new("RGB", (6, 4)))
+    own = [f"Content-Length: {len(content)}", f"Origin: {address}", "Sec-Fetch-Site: same-origin"]
+    assert "html" in last(post(address, content, *own)[2])
+    link = ["Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: navigate", "Sec-Fetch-Dest: document"]
+    assert ask(address, "GET / HTTP/1.1", *link)[0] == 200
+    assert ask(address, "GET / HTTP/1.1", link[0], "Sec-Fetch-Mode: navigate", "Sec-Fetch-Dest: iframe")[0] == 403
+    assert ask(address, "GET /page.js HTTP/1.1", link[0], "Sec-Fetch-Mode: no-cors", "Sec-Fetch-Dest: script")[0] == 403
+
+
+@pytest.mark.parametrize("query", ["?mode=large", "?flip=yes", "?mode=resize%0d%0aX: 1", "?mode=<b>"])
+def test_options_that_do_not_exist_are_refused(address, query):
+    status, _, body = post(address, b"hello", query=query.replace(" ", "%20"))
+    assert (status, json.loads(body)) == (400, {"message": "Expected mode=resize|tile and flip=false|true."})
+
+
+def chunked(content, size=2**16):
+    parts = [content[start : start + size] for start in range(0, len(content), size)]
+    return b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+
+
+def test_large_photographs_are_refused_whether_their_size_is_announced_or_not(address):
+    message = {"message": "The photograph is larger than 1 MB, the limit; scale it down."}
+    status, _, body = post(address, b"", f"Content-Length: {2**20 + 1}")  # refused before it is sent
+    assert (status, json.loads(body)) == (413, message)
+    with connect(address) as endless:
+        endless.sendall(b"POST /segment HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
+        with pytest.raises(ConnectionError):
+            endless.sendall(1000 * (b"10000\r\n" + bytes(2**16) + b"\r\n"))
+    largest = bytes(2**20)
+    assert last(post(address, largest)[2]) == {"message": NOT_AN_IMAGE}
+    assert last(post(address, chunked(largest), "Transfer-Encoding: chunked")[2]) == {"message": NOT_AN_IMAGE}
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"\x16\x03\x01\x02\x00",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET /\xc3\xa9 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + bytes(9) + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 2**17 + b"\r\n\r\n",
+        b"POST /segment HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\nabcde",
+        b"POST /segment HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+        b"POST /segment HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+        b"POST /segment HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    ],
+)
+def test_a_request_that_is_not_http_is_refused(address, request_):
+    connection = connect(address)
+    with contextlib.suppress(ConnectionError):
+        connection.sendall(request_)
+    assert answered(connection)[0] in (0, 400, 421)
+    assert ask(address)[0] == 200
+
+
+def test_a_connection_carries_one_request(address):
+    """Nothing that follows a request is taken for another one, so that a proxy and the server cannot disagree."""
+    follower = b"GET /page.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    status, headers, body = ask(address, body=follower)
+    assert (status, headers["connection"]) == (200, "close")
+    assert body.rstrip().endswith(b"</html>")
+    for headers in (["Content-Length: 5"], ["Content-Length: 5", "Transfer-Encoding: chunked"]):
+        body = post(address, b"0\r\n\r\n" + follower, *headers)[2]
+        assert last(body) == {"message": NOT_AN_IMAGE}
+    assert ask(address, "GET / HTTP/1.1", "Connection: Upgrade", "Upgrade: websocket")[0] == 200
+
+
+class Slow(Columns):
+    """Takes as long as a file exists."""
+
+    def __init__(self, held):
+        super().__init__()
+        self.held = held
+        self.calls = 0
+
+    def predict(self, image, **options):
+        self.calls += 1
+        while self.held.exists():
+            time.sleep(0.02)
+        return super().predict(image, **options)
+
+
+@contextlib.contextmanager
+def served(*networks):
+    """Serve networks in this process; yield the address, and the endpoint in use."""
+    from unet.page.app import build
+
+    app = build(networks, 1)
+    with page.listen(port=0) as listener:
+        server = page_server._server(app)
+        thread = threading.Thread(target=server.run, args=[[listener]])
+        thread.start()
+        try:
+            (endpoint,) = (route.app for route in app.app.routes if route.path == "/segment")
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}", endpoint
+        finally:
+            server.should_exit = True
+            thread.join(20)
+
+
+@pytest.fixture
+def slow(tmp_path):
+    """A network that is busy until its file is deleted."""
+    for module in ("starlette", "uvicorn"):
+        pytest.importorskip(module, reason=NEEDS)
+    held = tmp_path / "held"
+    held.touch()
+    yield Slow(held)
+    held.unlink(missing_ok=True)
+
+
+def begin(address, content=None):
+    """Send a photograph, and do not wait for the answer."""
+    content = content or encoded(Image.new("RGB", (6, 4)))
+    connection = connect(address)
+    connection.sendall(
+        b"POST /segment HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(content) + content
+    )
+    return connection
+
+
+def test_photographs_take_turns_and_one_too_many_is_sent_away(slow):
+    with served(slow) as (address, endpoint):
+        waiting = [begin(address)]
+        wait_until(lambda: slow.calls == 1)
+        for number in range(2, 9):
+            waiting.append(begin(address))
+            wait_until(lambda: len(endpoint._queue) == number)  # noqa: B023
+        status, headers, body = post(address, bytes(2**20))  # received, or a browser would not read the answer
+        assert (status, headers["retry-after"]) == (503, "10")
+        assert json.loads(body) == {
+            "message": "The server is busy: 8 photographs are waiting already. Try again in a moment."
+        }
+        assert ask(address)[0] == 200
+        assert slow.calls == 1
+        slow.held.unlink()
+        answers = [answered(connection)[2] for connection in waiting]
+    assert slow.calls == 8
+    assert all("html" in last(answer) for answer in answers)
+    assert b"Waiting for" not in answers[0]
+    assert json.loads(answers[1].splitlines()[0]) == {"progress": "Waiting for 1 other photograph"}
+    assert json.loads(answers[7].splitlines()[0]) == {"progress": "Waiting for 7 other photographs"}
+
+
+def test_a_client_that_leaves_gives_its_place_back(slow):
+    with served(slow, Columns()) as (address, endpoint):
+        first = begin(address)
+        wait_until(lambda: slow.calls == 1)
+        second, third = begin(address), begin(address)
+        wait_until(lambda: len(endpoint._queue) == 3)
+        second.close()
+        wait_until(lambda: len(endpoint._queue) == 2)
+        half = connect(address)
+        half.sendall(b"POST /segment HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nabc")
+        wait_until(lambda: endpoint._places == 5)
+        half.close()
+        first.close()
+        wait_until(lambda: endpoint._places == 7)
+        assert slow.calls == 1  # still busy with the first, whose thread cannot be stopped
+        slow.held.unlink()
+        assert "html" in last(answered(third)[2])
+        wait_until(lambda: (endpoint._places, endpoint._queue) == (8, []))
+    assert slow.calls == 2
+
+
+def test_slow_clients_lose_their_connection(slow, monkeypatch):
+    from unet.page import app
+
+    slow.held.unlink()
+    monkeypatch.setattr(page_server, "REQUEST_SECONDS", 0.5)
+    monkeypatch.setattr(page_server, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(app, "UPLOAD_SECONDS", 1.0)
+    networks = [slow, *(Columns(str(number)) for number in range(8))]
+    with served(*networks) as (address, endpoint):
+        start = time.monotonic()
+        silent, header, body = (connect(address) for _ in range(3))
+        header.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n")
+        body.sendall(b"POST /segment HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nabc")
+        assert answered(silent)[0] == answered(header)[0] == 0
+        assert time.monotonic() - start < 5
+        status, _, message = answered(body)
+        assert (status, json.loads(message)) == (408, {"message": "The photograph did not arrive within 1.0 s."})
+        noise = np.random.default_rng(0).integers(0, 255, (1000, 1000, 3), np.uint8)
+        reader = socket.socket()
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        reader.connect(connect(address).getpeername())
+        content = encoded(Image.fromarray(noise), "JPEG", quality=70)
+        reader.sendall(
+            b"POST /segment HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(content) + content
+        )
+        wait_until(lambda: slow.calls == 1)
+        wait_until(lambda: endpoint._places == 8)
+        reader.settimeout(20)
+        received = len(answered(reader)[2])
+    assert received < len(page.segment(networks, content)) // 2
+
+
+def test_further_connections_are_closed(slow, monkeypatch):
+    monkeypatch.setattr(page_server, "CONNECTIONS", 5)
+    with served(slow) as (address, _):
+        idle = [connect(address) for _ in range(5)]
+        assert ask(address)[0] == 0
+        idle.pop().close()
+        wait_until(lambda: ask(address)[0] == 200)
+
+
+def test_a_network_that_fails_is_one_message_and_a_traceback_for_the_owner(slow, capfd):
+    class Broken(Columns):
+        def predict(self, image, **options):
+            raise MemoryError("/secret/path \x1b[2J")
+
+    with served(Broken()) as (address, _):
+        body = post(address, encoded(Image.new("RGB", (6, 4))))[2]
+    assert last(body) == {"message": "The photograph could not be segmented; the reason is in the server's output."}
+    assert "MemoryError" in capfd.readouterr().err
+
+
+# === In a browser ===
 
 
 @pytest.fixture(scope="module")
@@ -171,13 +648,17 @@ class Tab:
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
         self.page.goto(address)
         self.page.wait_for_selector("#result article")
-        self.page.wait_for_selector("#photograph label")
+        self.page.wait_for_selector("label#photograph")
 
     def drop(self, path, until="#result .mask"):
         """Choose a file, and wait for the result."""
         self.page.evaluate("document.querySelectorAll('#result article, #result .message').forEach(e => e.remove())")
         self.page.set_input_files("input[type=file]", path)
         self.page.wait_for_selector(until)
+
+    def wait(self, selector, text):
+        """Wait until an element has a text."""
+        self.page.locator(selector).filter(has_text=text).wait_for()
 
     def texts(self, selector):
         return [text.strip() for text in self.page.locator(selector).all_inner_texts()]
@@ -238,7 +719,7 @@ def test_the_mask_has_the_colours_of_the_legend(tab, tmp_path):
 def test_options_apply_to_the_photograph_that_is_there(tab, tmp_path):
     tab.drop(photograph(tmp_path / "a.jpg"))
     tab.page.get_by_label("tiles at full resolution").click()
-    tab.page.wait_for_function("document.querySelector('#result li b').textContent == '37.5 %'")
+    tab.wait("#result li b >> nth=0", "37.5 %")
     assert tab.shares() == [37.5, 12.5, 50, 25, 25, 50, 87.5]
 
 
@@ -278,34 +759,89 @@ def test_a_photograph_rotated_by_exif_is_shown_upright(tab, tmp_path):
 def test_a_file_that_is_not_an_image_is_rejected_and_the_next_photograph_accepted(tab, tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
     tab.drop(tmp_path / "notes.txt", until="#result .message")
-    assert tab.texts("#result .message") == [
-        "notes.txt is not an image. JPEG, PNG, WebP, TIFF and BMP files can be read."
-    ]
+    assert tab.texts("#result .message") == [NOT_AN_IMAGE]
+    assert tab.texts("#chosen") == ["notes.txt"]
     assert tab.texts("#result h2") == ["runs one", "two"]
     tab.drop(photograph(tmp_path / "a.jpg"))
     assert tab.texts("#result .message") == []
 
 
 @needs_chromium
-def test_a_file_that_is_too_large_is_rejected_with_the_limit(tab, tmp_path):
-    assert tab.texts("#photograph label") == ["Photograph, up to 1 MB"]
-    tab.drop(photograph(tmp_path / "large.png", (700, 700)), until=".toast-body")
-    assert re.search(r'maximum allowed size of 1(\.0)? MB: "large.png"', tab.texts(".toast-body")[0], re.IGNORECASE)
+def test_a_file_that_is_too_large_is_rejected_with_the_limit_and_not_sent(tab, tmp_path):
+    assert tab.texts("#photograph span") == ["Photograph, up to 1 MB"]
+    sent = len(tab.requests)
+    tab.drop(photograph(tmp_path / "large.png", (700, 700)), until="#result .message")
+    assert tab.texts("#result .message") == ["large.png is larger than 1 MB, the limit; scale it down."]
+    assert len(tab.requests) == sent
     tab.drop(photograph(tmp_path / "a.jpg"))
 
 
-def upload(address, content):
-    """Send a file to the server directly; return the response."""
-    body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n' + content + b"\r\n--x--\r\n"
-    headers = {"Content-Type": "multipart/form-data; boundary=x"}
-    return urllib.request.urlopen(urllib.request.Request(f"{address}/gradio_api/upload", body, headers), timeout=20)
+@needs_chromium
+def test_names_are_text(tab, tmp_path):
+    name = "<img src=x onerror=alert(1)>\x1b[31m&amp;.jpg"
+    tab.drop(photograph(tmp_path / name))
+    assert tab.texts("#result .name")[0].startswith("<img src=x onerror=alert(1)>")
+    assert tab.page.locator("[src=x]").count() == 0
 
 
-def test_the_server_itself_rejects_large_files(address):
-    with pytest.raises((urllib.error.HTTPError, ConnectionError, urllib.error.URLError)) as refused:
-        upload(address, bytes(2**20 + 1))
-    assert getattr(refused.value, "code", 413) == 413
-    assert upload(address, bytes(2**20 - 1)).status == 200
+@needs_chromium
+def test_a_dropped_file_is_segmented_wherever_it_falls(tab, tmp_path):
+    content = base64.b64encode(photograph(tmp_path / "a.jpg").read_bytes()).decode()
+    tab.page.evaluate(
+        """content => {
+          const transfer = new DataTransfer();
+          const bytes = Uint8Array.from(atob(content), one => one.charCodeAt(0));
+          transfer.items.add(new File([bytes], "dropped.jpg"));
+          document.querySelector("h1").dispatchEvent(new DragEvent("drop", {dataTransfer: transfer, bubbles: true}));
+        }""",
+        content,
+    )
+    tab.page.wait_for_selector("#result .mask")
+    assert tab.texts("#result .name") == ["dropped.jpg, 60×40 pixels"]
+
+
+@needs_chromium
+def test_the_keyboard_reaches_everything(tab, tmp_path):
+    tab.drop(photograph(tmp_path / "a.jpg"))
+    reached = []
+    for _ in range(8):
+        tab.page.keyboard.press("Tab")
+        reached.append(tab.page.evaluate("[document.activeElement.name, document.activeElement.value]"))
+    assert [name for name, _ in reached if name] == ["file", "mode", "flip", "opacity", "wipe", "wipe", "wipe"]
+    tab.page.locator("[name=wipe]").first.focus()
+    tab.page.keyboard.press("ArrowRight")
+    assert tab.page.locator("[name=wipe]").last.input_value() == "0.005"
+    tab.page.locator("[name=mode]").first.focus()
+    tab.page.keyboard.press("ArrowDown")
+    tab.wait("#result li b >> nth=0", "37.5 %")
+
+
+@needs_chromium
+def test_what_is_happening_is_shown(chromium, slow, tmp_path):
+    """Progress, the place in the queue, a full queue, and a server that has stopped."""
+    with served(slow) as (address, endpoint):
+        tab = Tab(chromium, address)
+        tab.page.set_input_files("input[type=file]", photograph(tmp_path / "a.jpg"))
+        tab.wait("#status", "Segmenting with columns")
+        assert tab.page.get_attribute("#result", "aria-busy") == "true"
+        other = Tab(chromium, address)
+        other.page.set_input_files("input[type=file]", photograph(tmp_path / "b.jpg"))
+        other.wait("#status", "Waiting for 1 other photograph")
+        tab.page.get_by_label("Average with the mirror image").check()  # replaces the request that is running
+        wait_until(lambda: (len(endpoint._queue), endpoint._places) == (3, 6))
+        endpoint._places = 0
+        tab.drop(tmp_path / "b.jpg", until="#result .message")
+        assert tab.texts("#result .message")[0].startswith("The server is busy: 8 photographs are waiting already.")
+        assert tab.texts("#status") == [""]
+        endpoint._places = 6
+        slow.held.unlink()
+        other.page.wait_for_selector("#result .mask")
+        assert other.texts("#status") == [""]
+        assert tab.problems == other.problems == []
+    other.drop(tmp_path / "a.jpg", until="#result .message")
+    assert other.texts("#result .message")[0].startswith("The server does not answer.")
+    for one in (tab, other):
+        one.context.close()
 
 
 @needs_chromium
@@ -332,7 +868,6 @@ def test_it_fits_narrow_and_wide_windows(chromium, address, tmp_path, width, sch
     lightness = "e => getComputedStyle(e).color.match(/\\d+/g).slice(0, 3).reduce((a, b) => a + Number(b), 0) / 765"
     ink = tab.page.locator("#result h2").first.evaluate(lightness)
     assert ink > 0.8 if scheme == "dark" else ink < 0.3
-    assert "gradio" not in tab.page.inner_text("body").lower()
     tab.context.close()
 
 
@@ -365,23 +900,23 @@ def network(tmp_path):
     return tmp_path / "brightest.onnx"
 
 
-def test_it_listens_on_this_machine_only_and_ctrl_c_stops_it(network, tmp_path):
-    pytest.importorskip("gradio", reason="needs gradio: pip install '.[demo]'")
-    png = photograph(tmp_path / "a.png").read_bytes()
-    uploads = tmp_path / "uploads"
-    uploads.mkdir()
-    with running("-m", "unet", "demo", network, "--port", 0, TMPDIR=str(uploads)) as (process, address):
+@pytest.mark.parametrize("busy", [False, True])
+def test_it_listens_on_this_machine_only_and_ctrl_c_stops_it(network, tmp_path, busy):
+    for module in ("starlette", "uvicorn"):
+        pytest.importorskip(module, reason=NEEDS)
+    with running("-m", "unet", "demo", network, "--port", 0, TMPDIR=str(tmp_path / "none")) as (process, address):
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+", address)
-        assert "brightest.onnx" in urllib.request.urlopen(address, timeout=20).read().decode()
+        assert b"brightest.onnx" in ask(address)[2]
         with pytest.raises(ConnectionRefusedError):  # a server on all addresses would answer here too
             socket.create_connection(("127.0.0.2", int(address.rpartition(":")[2])), timeout=5)
-        (stored,) = json.load(upload(address, png))
-        assert Path(stored).is_relative_to(uploads)
-        assert Path(stored).read_bytes() == png
+        assert "html" in last(post(address, encoded(Image.new("RGB", (60, 40))))[2])
+        connection = begin(address, many_scans()) if busy else connect(address)
+        if busy:
+            connection.recv(1)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=20)
+    connection.close()
     assert (process.returncode, out, err) == (130, "", "")
-    assert list(uploads.rglob("a.png")) == []
 
 
 def test_a_wrong_path_is_one_message_before_anything_is_served(tmp_path):

@@ -1,7 +1,15 @@
 """A web page to try networks on photographs: ``unet demo``."""
 
-from unet.page.app import TITLE, build
-from unet.page.photograph import read_photograph, segment
-from unet.page.server import listen, load, require_gradio, serve
+import warnings
 
-__all__ = ["TITLE", "build", "listen", "load", "read_photograph", "require_gradio", "segment", "serve"]
+from unet.page.hosts import allowed_hosts
+from unet.page.photograph import read_photograph, segment
+from unet.page.server import listen, load, require_server, serve
+
+__all__ = ["allowed_hosts", "listen", "load", "read_photograph", "require_server", "segment", "serve"]
+
+
+def require_gradio() -> None:
+    """Former name of :func:`require_server`."""
+    warnings.warn("require_gradio() is now called require_server()", DeprecationWarning, stacklevel=2)
+    require_server()

@@ -1,73 +1,184 @@
-"""The page as a Gradio app."""
+"""The page as an ASGI application: the page itself, and an endpoint that segments the photograph in a request's body.
 
-from pathlib import Path
-
-from unet.errors import InputError
-from unet.page.photograph import segment, without_photograph
-
-TITLE = "Try a segmentation network"
-KEPT = 3600
-"""Seconds after which an uploaded file is deleted at the latest; when the server stops, all are."""
-
-_HEADER = f"""
-<header>
-  <h1>{TITLE}</h1>
-  <p>Drop a photograph below. Each pixel is coloured by its most likely class.
-  The photograph is used for nothing else and deleted within an hour.</p>
-</header>
+A request names no file and no path, and nothing is written to disk: the photograph exists in memory, until the answer.
 """
 
+import asyncio
+import contextlib
+import json
+import sys
+import threading
+import traceback
+from collections.abc import AsyncGenerator, Collection, Sequence
+from pathlib import Path
 
-def build(predictors, max_upload_mb: int = 20):
-    """Build the page as a ``gradio.Blocks``.
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from unet.errors import InputError
+from unet.inference import MODES
+from unet.page.guard import Guard
+from unet.page.hosts import LOCAL
+from unet.page.photograph import describe, render, segment
+
+PLACES = 8
+"""Photographs at a time: one that is segmented, the others waiting or being sent. It bounds memory."""
+UPLOAD_SECONDS = 60
+"""Time in which a photograph must have arrived."""
+
+
+def build(predictors, max_upload_mb: int = 20, hosts: Collection[str] = LOCAL) -> Guard:
+    """Build the page, an ASGI application.
 
     Args:
         predictors: Networks loaded with :func:`unet.load`; shown side by side.
-        max_upload_mb: Size limit shown next to the upload area; :func:`unet.page.serve` enforces it.
+        max_upload_mb: Larger photographs are rejected, MiB.
+        hosts: Hosts that requests may name, see :func:`unet.page.allowed_hosts`.
     """
-    import gradio
-
-    progress_bar = gradio.Progress()
-
-    def show(dropped, chosen, mode, flip, progress=progress_bar):
-        """Return the result, the file it belongs to, and an empty upload area."""
-        path = dropped or chosen
-        if not path:
-            return without_photograph(predictors), None, None
-        try:
-            return segment(predictors, path, mode, flip, progress), path, None
-        except InputError as error:
-            return without_photograph(predictors, str(error)), path, None
-
-    cleaning = (KEPT // 10, KEPT - KEPT // 10)  # interval and age in seconds
-    with gradio.Blocks(title=TITLE, analytics_enabled=False, delete_cache=cleaning, fill_width=True) as blocks:
-        chosen = gradio.State()
-        gradio.HTML(_HEADER, apply_default_css=False)
-        with gradio.Row(equal_height=True):
-            photograph = gradio.File(label=f"Photograph, up to {max_upload_mb} MB", height=150, elem_id="photograph")
-            with gradio.Column():
-                mode = gradio.Radio(
-                    [("the whole photograph, resized", "resize"), ("tiles at full resolution", "tile")],
-                    value="resize",
-                    label="Input of the networks",
-                )
-                flip = gradio.Checkbox(label="Average with the mirror image (takes twice the time)")
-        result = gradio.HTML(
-            without_photograph(predictors), apply_default_css=False, js_on_load=template("page.js"), elem_id="result"
-        )
-        gradio.on(
-            [photograph.upload, mode.input, flip.input],
-            show,
-            [photograph, chosen, mode, flip],
-            [result, chosen, photograph],
-            show_progress_on=result,
-            concurrency_limit=1,  # one photograph at a time, for all users
-            trigger_mode="always_last",
-            api_visibility="private",
-        )
-    return blocks
+    networks = [describe(predictor) for predictor in predictors]
+    app = Starlette(
+        routes=[
+            _file("/", render("page.html.j2", max_upload_mb=max_upload_mb, networks=networks), "text/html"),
+            _file("/page.css", _template("page.css"), "text/css"),
+            _file("/page.js", _template("page.js"), "text/javascript"),
+            Route("/segment", Endpoint(predictors, max_upload_mb), methods=["POST"]),
+        ],
+        exception_handlers={HTTPException: _refuse},
+    )
+    app.router.redirect_slashes = False
+    return Guard(app, hosts)
 
 
-def template(name: str) -> str:
-    """Text of a file in ``templates/``."""
+def _template(name: str) -> str:
     return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
+
+
+def _file(path: str, content: str, media_type: str) -> Route:
+    """A route to fixed content."""
+
+    async def show(request: Request) -> Response:
+        return Response(content, media_type=media_type)
+
+    return Route(path, show)
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"message": error.detail}, error.status_code, error.headers)
+
+
+class Endpoint:
+    """Segments the photograph in the body of a request, one photograph at a time, in the order of arrival.
+
+    The answer is one JSON object on each line: ``{"progress": text, "share": 0 to 1}`` any number of times, then
+    ``{"html": result}`` or ``{"message": text}``. A request that is refused, or whose body does not arrive, is answered
+    by ``{"message": text}`` with an HTTP status.
+    """
+
+    def __init__(self, predictors: Sequence, max_upload_mb: int):
+        self._predictors = predictors
+        self._max_upload_mb = max_upload_mb
+        self._places = PLACES
+        self._queue: list[threading.Event] = []  # of photographs; each is set when its client has gone
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        mode, flip = request.query_params.get("mode", "resize"), request.query_params.get("flip", "false")
+        if mode not in MODES or flip not in ("false", "true"):
+            raise HTTPException(400, f"Expected mode={'|'.join(MODES)} and flip=false|true.")
+        if self._places == 0:
+            await self._receive(request, keep=False)  # or the browser would not read the answer
+            message = f"The server is busy: {PLACES} photographs are waiting already. Try again in a moment."
+            raise HTTPException(503, message, {"Retry-After": "10"})
+        self._places -= 1
+        try:
+            photograph = await self._receive(request)
+            headers = [(b"content-type", b"application/x-ndjson")]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            async with contextlib.aclosing(self._segment(request, photograph, mode, flip == "true")) as events:
+                async for event in events:
+                    line = json.dumps(event).encode() + b"\n"
+                    await send({"type": "http.response.body", "body": line, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})  # returns when the client has received all
+        except ClientDisconnect:
+            pass
+        finally:
+            self._places += 1
+
+    async def _receive(self, request: Request, keep: bool = True) -> bytes:
+        """The body of a request; nothing if it need not be kept.
+
+        Raises:
+            HTTPException: It is too large or takes too long.
+        """
+        most = self._max_upload_mb * 2**20
+        size, body = 0, bytearray()
+        too_large = HTTPException(
+            413, f"The photograph is larger than {self._max_upload_mb} MB, the limit; scale it down."
+        )
+        if int(request.headers.get("content-length", 0)) > most:
+            raise too_large
+        try:
+            async with asyncio.timeout(UPLOAD_SECONDS):
+                async for chunk in request.stream():
+                    size += len(chunk)
+                    if size > most:
+                        raise too_large
+                    if keep:
+                        body += chunk
+        except TimeoutError:
+            raise HTTPException(408, f"The photograph did not arrive within {UPLOAD_SECONDS} s.") from None
+        return bytes(body)
+
+    async def _segment(self, request: Request, photograph: bytes, mode: str, flip: bool) -> AsyncGenerator[dict]:
+        """Wait for the photographs before this one, and segment it; stop when the client has gone."""
+        loop, events, gone = asyncio.get_running_loop(), asyncio.Queue[dict](), threading.Event()
+
+        def put(**event) -> None:
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+        def progress(share: float, name: str) -> None:
+            if gone.is_set():
+                raise ClientDisconnect
+            put(progress=f"Segmenting with {name}", share=share)
+
+        def work() -> None:
+            try:
+                put(html=segment(self._predictors, photograph, mode, flip, progress))
+            except InputError as error:
+                put(message=str(error))
+            except ClientDisconnect:
+                pass
+            except Exception:
+                print(traceback.format_exc(), file=sys.stderr)
+                put(message="The photograph could not be segmented; the reason is in the server's output.")
+
+        self._queue.append(gone)
+        job, shown = None, 0
+        try:
+            while ahead := self._queue.index(gone):
+                if ahead != shown:
+                    shown = ahead
+                    yield {"progress": f"Waiting for {ahead} other photograph{'s' if ahead > 1 else ''}"}
+                await asyncio.sleep(0.1)
+                if await request.is_disconnected():
+                    return
+            yield {"progress": "Reading the photograph"}
+            job = loop.run_in_executor(None, work)
+            job.add_done_callback(lambda _: self._queue.remove(gone))
+            while not await request.is_disconnected():
+                try:
+                    event = await asyncio.wait_for(events.get(), 0.2)
+                except TimeoutError:
+                    continue
+                yield event
+                if "progress" not in event:
+                    return
+        finally:
+            gone.set()
+            if job is None:
+                self._queue.remove(gone)

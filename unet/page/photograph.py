@@ -1,57 +1,76 @@
-"""From an uploaded photograph to the HTML that shows its segmentation."""
+"""From a photograph to the HTML that shows its segmentation."""
 
 import base64
 import io
+import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import jinja2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from unet import figures
 from unet.colours import colour_table
-from unet.data.images import read_image
+from unet.data import images
 from unet.deprecation import renamed
 from unet.errors import InputError
+from unet.page import decoder
 
-MAX_PIXELS = 50_000_000
-"""Photographs with more pixels are rejected before they are decoded."""
 SHOWN = 1600
 """Longest side in pixels of the pictures sent to the browser; areas are measured at full size."""
 
 
-def read_photograph(path: str | Path) -> np.ndarray:
-    """Read an uploaded file as uint8 ``(H, W, 3)``, upright, in the same way as training images.
+@renamed(path="file")
+def read_photograph(file: bytes | str | Path) -> np.ndarray:
+    """Read a photograph as uint8 ``(H, W, 3)``, upright, in the same way as training images.
+
+    It is decoded in a process of its own (:mod:`unet.page.decoder`), since a file from a stranger may be made to crash
+    a decoder, or to make it take all memory or hours.
+
+    Args:
+        file: Content of an image file, or its path.
 
     Raises:
-        InputError: It is not an image, is damaged, or has too many pixels; the message is for the person who uploaded
-            it.
+        InputError: It is not an image, is damaged, or has too many pixels; the message is for the person who chose it.
     """
-    path = Path(path)
+    content = file if isinstance(file, bytes) else Path(file).read_bytes()
     try:
-        with Image.open(path) as file:
-            if file.width * file.height > MAX_PIXELS:
-                raise Image.DecompressionBombError
-        return read_image(path)
-    except FileNotFoundError:
-        raise InputError(f"{path.name} has been deleted in the meantime; choose it again.") from None
-    except UnidentifiedImageError:
-        raise InputError(f"{path.name} is not an image. JPEG, PNG, WebP, TIFF and BMP files can be read.") from None
-    except Image.DecompressionBombError:
-        limit = f"{MAX_PIXELS // 10**6} million pixels"
-        raise InputError(f"{path.name} has more than {limit}, the limit; scale it down.") from None
-    except Exception as error:  # decoders raise all kinds of errors for damaged files
-        raise InputError(f"{path.name} cannot be read: {error or type(error).__name__}.") from None
+        done = subprocess.run(
+            _decoder(),
+            input=content,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # libraries print warnings there, which quote the file
+            timeout=3 * decoder.SECONDS,
+            env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},  # each thread takes address space
+            start_new_session=True,  # Ctrl-C is for the server
+        )
+        header, _, pixels = done.stdout.partition(b"\n")
+        answer = json.loads(header)
+    except (subprocess.TimeoutExpired, ValueError):
+        raise InputError(decoder.UNREADABLE) from None
+    if "message" in answer:
+        raise InputError(answer["message"])
+    return np.frombuffer(pixels, np.uint8).reshape(*answer["size"], 3)
 
 
-@renamed(large="mode")
-def segment(predictors, path: str | Path, mode: str = "resize", flip: bool = False, progress=lambda *_: None) -> str:
+def _decoder() -> list[str]:
+    """Command line of a decoder."""
+    return [sys.executable, "-P", decoder.__file__, images.__file__, str(decoder.MEMORY), str(decoder.SECONDS)]
+
+
+@renamed(large="mode", path="file")
+def segment(
+    predictors, file: bytes | str | Path, mode: str = "resize", flip: bool = False, progress=lambda *_: None
+) -> str:
     """Segment a photograph with each network, and render the result as HTML: masks over it, areas and times.
 
     Args:
         predictors: Networks loaded with :func:`unet.load`.
-        path: The photograph.
+        file: Content of an image file, or its path.
         mode: ``"resize"`` or ``"tile"``, see :class:`unet.inference.Options`.
         flip: Whether to average with the mirrored photograph.
         progress: Called with the share of the networks that have finished and the name of the next one.
@@ -59,9 +78,8 @@ def segment(predictors, path: str | Path, mode: str = "resize", flip: bool = Fal
     Raises:
         InputError: The file cannot be used.
     """
-    pixels = read_photograph(path)
-    photograph = Image.fromarray(pixels)
-    shown = photograph.copy()
+    pixels = read_photograph(file)
+    shown = Image.fromarray(pixels)
     shown.thumbnail((SHOWN, SHOWN))
     networks, masks = [], []
     for index, predictor in enumerate(predictors):
@@ -73,18 +91,18 @@ def segment(predictors, path: str | Path, mode: str = "resize", flip: bool = Fal
         layer = figures.paletted(mask, colour_table(predictor.metadata.colours))
         networks.append(describe(predictor, shares) | {"mask": _layer(layer, shown.size), "seconds": seconds})
         masks.append(mask)
-    result = {"name": Path(path).name, "size": photograph.size, "photograph": _data_url(shown, "JPEG", quality=90)}
+    result = {"size": pixels.shape[1::-1], "photograph": _data_url(shown, "JPEG", quality=90)}
     if len(masks) > 1 and len({predictor.metadata.classes for predictor in predictors}) == 1:
         same = np.all([mask == masks[0] for mask in masks[1:]], axis=0)
         layer = Image.fromarray(same.astype(np.uint8))
         layer.putpalette([0, 0, 0, 0, 0, 0, 0, 255], "RGBA")  # transparent where they differ, black elsewhere
         result |= {"agreement": 100 * same.mean(), "agreement_mask": _layer(layer, shown.size)}
-    return _TEMPLATE.render(networks=networks, **result)
+    return render("result.html.j2", networks=networks, **result)
 
 
-def without_photograph(predictors, message: str = "") -> str:
-    """Render the networks with their classes, and a message if there is one, as HTML."""
-    return _TEMPLATE.render(networks=[describe(predictor) for predictor in predictors], message=message)
+def render(template: str, **content) -> str:
+    """Render a template of ``templates/``; whatever is inserted is escaped."""
+    return _TEMPLATES.get_template(template).render(content)
 
 
 def describe(predictor, shares=None) -> dict:
@@ -110,6 +128,6 @@ def _data_url(picture: Image.Image, file_format: str, **options) -> str:
     return f"data:image/{file_format.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-_TEMPLATE = jinja2.Environment(
+_TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("unet.page"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-).get_template("page.html.j2")
+)

@@ -1,35 +1,37 @@
 """Serving the page on this machine."""
 
+import asyncio
 import errno
 import importlib.util
 import ipaddress
 import os
-import shutil
 import socket
 import sys
-import tempfile
 import threading
-import warnings
 import webbrowser
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 import unet
 from unet import interrupts
-from unet.environment import environment_variables
 from unet.errors import InputError
-from unet.page.app import build, template
+from unet.page.hosts import allowed_hosts
 
-_POLICY = b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
-"""Content security policy: the browser fetches nothing from other servers, whatever Gradio's own page asks for."""
+CONNECTIONS = 64
+"""Connections at a time; further ones are closed at once."""
+REQUEST_SECONDS = 10
+"""Time in which a connection must have sent the header of its request."""
+ANSWER_SECONDS = 60
+"""Time in which a client must have read an answer once it falls behind."""
 
 
-def require_gradio() -> None:
-    """Raise :class:`InputError` if Gradio, an optional dependency, is not installed."""
-    if importlib.util.find_spec("gradio") is None:
-        raise InputError("the page needs gradio, which is not installed: pip install '.[demo]'")
+def require_server() -> None:
+    """Raise :class:`InputError` if Starlette or uvicorn, which are optional dependencies, are not installed."""
+    for name in ("starlette", "uvicorn"):
+        if importlib.util.find_spec(name) is None:
+            raise InputError(f"the page needs {name}, which is not installed: pip install '.[demo]'")
 
 
 def load(path: str | Path):
@@ -57,31 +59,34 @@ def listen(host: str = "127.0.0.1", port: int = 7860) -> socket.socket:
         raise InputError(f"cannot listen on port {port} of {host} ({reason}); choose another", argument) from None
 
 
-def serve(predictors, listener: socket.socket, max_upload_mb: int = 20, open_browser: bool = False) -> None:
+def serve(
+    predictors,
+    listener: socket.socket,
+    max_upload_mb: int = 20,
+    open_browser: bool = False,
+    hosts: Collection[str] | None = None,
+) -> None:
     """Serve the page until Ctrl-C or SIGTERM, which raise KeyboardInterrupt and SystemExit.
 
     Args:
         predictors: Networks loaded with :func:`load`.
         listener: The socket that :func:`listen` returned.
-        max_upload_mb: Larger files are rejected.
+        max_upload_mb: Larger files are rejected, MiB.
         open_browser: Whether to open the page in a browser.
+        hosts: Hosts that requests may name; by default those that :func:`allowed_hosts` returns for the socket.
 
     Raises:
-        InputError: Gradio is not installed.
+        InputError: Starlette or uvicorn is not installed, or the socket listens on all addresses and no host is given.
     """
-    require_gradio()
+    require_server()
+    from unet.page.app import build
+
+    app = build(predictors, max_upload_mb, allowed_hosts(listener) if hosts is None else hosts)
     ip, port, *_ = listener.getsockname()
-    address = ipaddress.ip_address(ip)
+    address = ipaddress.ip_address(ip.partition("%")[0])
     host = "localhost" if address.is_unspecified else f"[{ip}]" if address.version == 6 else ip
-    with (
-        tempfile.TemporaryDirectory(prefix="unet-page-") as uploads,
-        # Gradio's settings: no usage statistics, no history in the browser.
-        environment_variables(GRADIO_ANALYTICS_ENABLED="False", GRADIO_RUN_HISTORY="False", GRADIO_TEMP_DIR=uploads),
-        warnings.catch_warnings(),
-        interrupts.sigterm_as_exit(),
-    ):
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        server = _server(predictors, max_upload_mb)
+    with interrupts.sigterm_as_exit():
+        server = _server(app)
         if not address.is_loopback:
             print(f"warning: anyone who can reach port {port} of this machine can upload photographs", file=sys.stderr)
         print(f"page: http://{host}:{port} (Ctrl-C to stop)", flush=True)
@@ -96,36 +101,53 @@ def serve(predictors, listener: socket.socket, max_upload_mb: int = 20, open_bro
             server.should_exit = True
             thread.join(3)
             if thread.is_alive():  # a network is still busy with a photograph, and exiting would wait for it
-                shutil.rmtree(uploads, ignore_errors=True)
                 os._exit(143 if isinstance(stop, SystemExit) else 130)
             raise
 
 
-def _server(predictors, max_upload_mb: int):
-    """The page as a ``uvicorn.Server``."""
-    import fastapi
-    import gradio
+def _server(app):
+    """A ``uvicorn.Server`` that does not wait for slow clients, and logs nothing."""
     import uvicorn
+    from uvicorn.protocols.http.h11_impl import H11Protocol
 
-    app = gradio.mount_gradio_app(
-        fastapi.FastAPI(openapi_url=None),
-        build(predictors, max_upload_mb),
-        path="/",
-        footer_links=[],
-        max_file_size=f"{max_upload_mb}mb",
-        enable_monitoring=False,
-        theme=gradio.themes.Default(
-            primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
-        ),
-        css=template("page.css"),
+    class Protocol(H11Protocol):
+        deadline: asyncio.TimerHandle | None
+
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            self.deadline = self.loop.call_later(REQUEST_SECONDS, transport.abort)
+            transport.set_write_buffer_limits(high=0)  # pause_writing is called as soon as the client falls behind
+            if len(self.connections) > CONNECTIONS:
+                transport.abort()
+
+        def data_received(self, data):
+            super().data_received(data)
+            if self.cycle is not None and self.deadline is not None:  # the header is complete
+                self.deadline.cancel()
+                self.deadline = None
+
+        def pause_writing(self):
+            super().pause_writing()
+            if self.deadline is None:
+                self.deadline = self.loop.call_later(ANSWER_SECONDS, self.transport.abort)
+
+        def connection_lost(self, error):
+            if self.deadline is not None:
+                self.deadline.cancel()
+            super().connection_lost(error)
+
+    config = uvicorn.Config(
+        app,
+        http=Protocol,
+        loop="asyncio",
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        proxy_headers=False,
+        server_header=False,
+        access_log=False,
+        log_config=None,
+        log_level="critical",
+        timeout_graceful_shutdown=1,
     )
-
-    async def with_policy(scope, receive, send):
-        async def send_with_policy(message):
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"content-security-policy", _POLICY)]
-            await send(message)
-
-        await app(scope, receive, send_with_policy)
-
-    return uvicorn.Server(uvicorn.Config(with_policy, log_level="critical", timeout_graceful_shutdown=1))
+    return uvicorn.Server(config)
