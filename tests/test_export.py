@@ -165,7 +165,7 @@ def test_a_run_is_exported_to_every_format_and_scored_there(run, exported, mean_
     assert json.loads((run.path / "export" / "export.json").read_text())[file.name]["format"] == name
     assert evaluate_file(file)["mean_iou"]["dataset"] == pytest.approx(mean_iou, abs=1e-3)
     assert (evaluation_of(file).figures / "predictions_test.png").is_file()
-    assert not list((run.path / "export").glob(".exporting*"))
+    assert not list((run.path / "export").glob(".unfinished*"))
 
 
 def test_scores_of_a_file_at_native_size_are_those_of_the_run(run, exported):

@@ -1,11 +1,17 @@
 """Files appear whole or not at all."""
 
+import errno
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 
-from unet.files import replacing, write_json, write_text
+from tests.helpers import ROOT
+from unet import files
+from unet.errors import RunError
+from unet.files import remove_unfinished, replacing, temporary_folder, write_json, write_text
 
 pytestmark = pytest.mark.backend_free
 
@@ -43,3 +49,67 @@ def test_files_are_readable_by_others_as_usual(tmp_path):
 def test_json_has_no_nan(tmp_path):
     write_json(tmp_path / "a.json", {"x": [1.5, float("nan")], "y": (2, {"z": float("nan")})})
     assert json.loads((tmp_path / "a.json").read_text()) == {"x": [1.5, None], "y": [2, {"z": None}]}
+
+
+# === Faults of the machine ===
+
+
+def full(*arguments):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_is_one_message_and_the_old_file_stays(tmp_path, monkeypatch):
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError) as caught:
+        write_text(path, "new")
+    assert str(caught.value) == (
+        f"{path}: cannot be written: No space left on device; free some space, then run the same command again"
+    )
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_file_name_may_have_the_greatest_length(tmp_path):
+    write_text(tmp_path / ("x" * 251 + ".txt"), "x")
+    assert os.listdir(tmp_path) == ["x" * 251 + ".txt"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from unet.files import replacing, temporary_folder
+with temporary_folder(Path(sys.argv[1])) as folder, replacing(Path(sys.argv[1]) / "a.txt") as file:
+    (folder / "part").write_text("x")
+    file.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX locks")
+def test_what_a_killed_process_left_is_deleted_and_what_is_being_written_is_not(tmp_path):
+    (tmp_path / ".hidden").touch()
+    subprocess.run([sys.executable, "-c", KILLED, tmp_path], cwd=ROOT, check=False)
+    assert len(os.listdir(tmp_path)) == 3
+    with replacing(tmp_path / "b.txt") as file, temporary_folder(tmp_path) as folder:
+        file.write_text("b")
+        remove_unfinished(tmp_path)
+        assert sorted(os.listdir(tmp_path)) == sorted([".hidden", file.name, folder.name])
+    assert sorted(os.listdir(tmp_path)) == [".hidden", "b.txt"]
+
+
+def test_a_leftover_that_is_removed_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
+    made = []
+    create = files._new_file
+
+    def raced(path):
+        made.append(create(path))
+        if len(made) == 1:
+            remove_unfinished(tmp_path)  # as another process may do at this moment
+        return made[-1]
+
+    monkeypatch.setattr(files, "_new_file", raced)
+    write_text(tmp_path / "a.txt", "x")
+    assert len(made) == 2
+    assert os.listdir(tmp_path) == ["a.txt"]

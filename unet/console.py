@@ -18,10 +18,38 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from unet import interrupts
 from unet.errors import InputError, RunError
+from unet.files import remedy
 
 T = TypeVar("T")
 
-console = Console(stderr=True)
+
+class _Console(Console):
+    """A console whose terminal may be closed, or whose pipe nobody may read: messages are lost, the work goes on."""
+
+    @property  # type: ignore[misc]
+    def file(self):
+        return _Lossy(super().file)
+
+
+class _Lossy:
+    """A stream without errors."""
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str):
+        return getattr(self._stream, name)
+
+
+console = _Console(stderr=True)
 """Where progress and messages go; results go to standard output."""
 
 
@@ -87,7 +115,7 @@ def track(items: Iterable[T], total: int | None, description: str) -> Iterator[T
 @contextlib.contextmanager
 def quiet_stderr() -> Iterator[None]:
     """Discard what libraries print to file descriptor 2 while they load; exceptions still carry their message."""
-    sys.stderr.flush()
+    console.file.flush()
     saved = os.dup(2)
     with open(os.devnull, "wb") as sink:
         os.dup2(sink.fileno(), 2)
@@ -101,18 +129,44 @@ def quiet_stderr() -> Iterator[None]:
 def run(command: Callable[[], object]) -> None:
     """Run the command that this process is for, and exit with its exit code.
 
-    After Ctrl-C or SIGTERM the process ends without the interpreter's clean-up, which takes a second or two where a
-    backend is loaded.
+    After Ctrl-C, SIGTERM or SIGHUP the process ends without the interpreter's clean-up, which takes a second or two
+    where a backend is loaded.
     """
+    _open_standard_streams()
     try:
         code = exit_code(command)
+        failed = exit_code(_flush_standard_streams)
+        code = code or failed
         if code in interrupts.STOP_EXIT_CODES:
-            sys.stdout.flush()
-            sys.stderr.flush()
             os._exit(code)
         sys.exit(code)
     finally:
         interrupts.end_silently_on_ctrl_c()
+
+
+def _open_standard_streams() -> None:
+    """Open closed standard streams, or the next file that is opened would receive what libraries print there."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            number = os.open(os.devnull, os.O_RDWR)  # the lowest one free, which is that of the stream
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
+
+
+def _flush_standard_streams() -> None:
+    """Write what is left of the output, so that the interpreter does not fail to do so after the exit code is known.
+
+    Raises:
+        RunError: The output cannot be written.
+        SystemExit: Nobody reads it any more, as in ``unet summary pets | head -1``.
+    """
+    for stream, name in ((sys.stdout, "standard output"), (sys.stderr, "standard error")):
+        try:
+            stream.flush()
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            if isinstance(error, BrokenPipeError):
+                raise SystemExit(1) from None
+            raise RunError(f"{name}: {error.strerror}{remedy(error)}") from None
 
 
 def exit_code(command: Callable[[], object], debug: bool = False) -> int:
@@ -123,16 +177,21 @@ def exit_code(command: Callable[[], object], debug: bool = False) -> int:
         debug: Print the traceback of an error, too; UNET_DEBUG=1 does the same.
 
     Returns:
-        0 for success, 1 for a failed run, 2 for input that cannot be used, 130 after Ctrl-C, 143 after SIGTERM.
+        0 for success, 1 for a failed run, 2 for input that cannot be used, 130 after Ctrl-C, 143 after SIGTERM,
+        129 after SIGHUP.
     """
     debug = debug or bool(os.environ.get("UNET_DEBUG"))
     with _logging():
         try:
-            command()
+            with interrupts.sigterm_as_exit():
+                command()
         except InputError as error:
             return _report(error, error.for_command_line(), 2, debug)
-        except (RunError, OSError) as error:
+        except RunError as error:
             return _report(error, str(error), 1, debug)
+        except OSError as error:
+            place = f"{error.filename}: " if error.filename else ""
+            return _report(error, f"{place}{error.strerror or error}{remedy(error)}", 1, debug)
         except KeyboardInterrupt:
             return 130
         except SystemExit as end:
@@ -169,6 +228,7 @@ def _report(error: Exception, message: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
     lines = escaped(message, keep="\n\t").split("\n")
-    # Indented, so that a name with a line break cannot pass for another message.
-    print("error: " + "\n".join([lines[0], *(f"  {line}" for line in lines[1:])]), file=sys.stderr)
+    with contextlib.suppress(OSError):  # nobody reads standard error any more
+        # Indented, so that a name with a line break cannot pass for another message.
+        print("error: " + "\n".join([lines[0], *(f"  {line}" for line in lines[1:])]), file=sys.stderr)
     return code

@@ -47,10 +47,7 @@ def evaluate(run: Run, split: str = "test", native: bool = False, overrides: tup
     """
     network = KerasNetwork(run.path, describe(run), run.trained_network(), jit=compiles(run.config))
     config = configuration.with_data_at(run.config, overrides)
-    scores = _score(network, config, run, split, native)
-    if history := run.history():
-        figures.learning_curves(history, run.figures / "learning_curves.png", run.path.name)
-    return scores
+    return _score(network, config, run, split, native)
 
 
 def evaluate_file(path: Path, split: str = "test", native: bool = False, overrides: tuple[str, ...] = ()) -> dict:
@@ -99,7 +96,7 @@ def _config_of(network: LoadedNetwork, overrides: tuple[str, ...]) -> Config:
 
 def _score(network: LoadedNetwork, config: Config, records: Scores, split: str, native: bool) -> dict:
     source = data.make_source(config.data)
-    dataset = data.prepare(config.data)
+    dataset = data.prepare(config.data, verify=True)
     if dataset.classes != network.metadata.classes:
         raise InputError(
             f"{network.path} was trained for the classes {', '.join(network.metadata.classes)}; the data have "
@@ -108,6 +105,8 @@ def _score(network: LoadedNetwork, config: Config, records: Scores, split: str, 
     arrays = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}[split]
     if not len(arrays):
         raise InputError(f"the {split} split of {records.path} holds no image")
+
+    records.prepare()
 
     # === Scores ===
     tally = Tally(dataset.classes)
@@ -123,7 +122,6 @@ def _score(network: LoadedNetwork, config: Config, records: Scores, split: str, 
     # === Files ===
     name = f"{split}_native" if native else split
     scores = {"size": "native" if native else list(config.data.size)} | tally.scores()
-    records.write_metrics(name, scores)
     _write_per_image(records, name, tally)
     _write_counts(records, name, tally)
 
@@ -140,6 +138,9 @@ def _score(network: LoadedNetwork, config: Config, records: Scores, split: str, 
     if chosen:
         examples = _examples(network, tally, chosen, pairs, config.data.size)
         figures.prediction_grid(examples, dataset.classes, records.figures / f"predictions_{name}.png", title)
+    if isinstance(records, Run) and (history := records.history()):
+        figures.learning_curves(history, records.figures / "learning_curves.png", records.name)
+    records.write_metrics(name, scores)  # last: a split with scores is complete
     return scores
 
 

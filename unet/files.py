@@ -4,11 +4,17 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+from unet.errors import RunError
+
+UNFINISHED = ".unfinished-"
+"""Start of the names of files and folders that are being written. A process that is killed leaves them behind."""
 
 
 def open_file(path: str | Path) -> BinaryIO:
@@ -57,26 +63,67 @@ def replacing(path: Path) -> Iterator[Path]:
 
     The temporary name keeps the suffix of ``path``, for writers that choose the format by it. A reader of ``path``
     sees either the old file or the new one, always complete.
+
+    Raises:
+        RunError: The file cannot be written, for example because the disk is full; the old one is still there.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    prefix, suffix = temporary_name(path, "*").split("*")
-    handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _claimed(lambda: _new_file(path)) as temporary:
+            try:
+                yield temporary
+                with open(temporary, "rb+") as file:
+                    os.fsync(file.fileno())
+                os.chmod(temporary, 0o666 & ~umask())
+                os.replace(temporary, path)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def temporary_folder(parent: Path) -> Iterator[Path]:
+    """Yield a new folder in ``parent``, from which finished files can be moved in one step; delete it at the end.
+
+    Raises:
+        RunError: The folder cannot be made.
+    """
+    with contextlib.ExitStack() as stack:
+        with writing(parent):
+            parent.mkdir(parents=True, exist_ok=True)
+            temporary = stack.enter_context(_claimed(lambda: Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=parent))))
+        stack.callback(shutil.rmtree, temporary, ignore_errors=True)
         yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~umask())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
-def temporary_name(path: Path, unique: str) -> str:
-    """Name of a temporary file for ``path``; a glob pattern for all of them if ``unique`` is ``*``."""
-    return f".{path.stem}-{unique}{path.suffix}"
+def remove_unfinished(folder: Path) -> None:
+    """Delete what killed processes have left in a folder; what another process is writing at the moment stays."""
+    for leftover in folder.glob(f"{UNFINISHED}*"):
+        with contextlib.suppress(OSError), _open(leftover) as handle:
+            if not _lock(handle):
+                continue
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink()
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an :class:`OSError` in the block into a :class:`~unet.errors.RunError` that names ``path`` and a remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror or error}{remedy(error)}") from error
+
+
+def remedy(error: OSError) -> str:
+    """What helps against an error of the system, to be appended to its message; empty if that is not known."""
+    if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
+        return "; free some space, then run the same command again"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "; change its permissions, or choose another place"
+    return ""
 
 
 @contextlib.contextmanager
@@ -89,13 +136,16 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
 
     Raises:
         BlockingIOError: Another process holds the lock, and ``wait`` is false.
+        RunError: The file cannot be written.
     """
     try:
         import fcntl
     except ImportError:  # Windows has no such locks
         yield
         return
-    with open(path, "w") as file:
+    with contextlib.ExitStack() as stack:
+        with writing(path):
+            file = stack.enter_context(open(path, "w"))
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
 
@@ -126,3 +176,46 @@ def umask() -> int:
     current = os.umask(0)
     os.umask(current)
     return current
+
+
+def _new_file(path: Path) -> Path:
+    handle, name = tempfile.mkstemp(prefix=UNFINISHED, suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    return Path(name)
+
+
+@contextlib.contextmanager
+def _claimed(create: Callable[[], Path]) -> Iterator[Path]:
+    """Create a file or folder and hold a lock on it, by which other processes know that it is still in use."""
+    while True:
+        path = create()
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(FileNotFoundError):
+                _lock(stack.enter_context(_open(path)), wait=True)
+            if path.exists():  # otherwise another process took it for a leftover, before it was locked
+                stack = stack.pop_all()
+                break
+    with stack:
+        yield path
+
+
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[int]:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, wait: bool = False) -> bool:
+    """Lock an open file until it is closed; return whether that was possible."""
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such locks
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:  # another process holds it, or the file system has no locks
+        return False
+    return True

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: stop after the current step, or at once. The only module of the package that touches signals."""
+"""Ctrl-C, SIGTERM and SIGHUP: stop after the current step, or at once. The only module that touches signals."""
 
 import contextlib
 import ctypes
@@ -8,13 +8,17 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-"""Ctrl-C, and what a scheduler sends before it takes the machine."""
+HANG_UP = tuple(signal.Signals[name] for name in ("SIGHUP",) if name in signal.Signals.__members__)
+"""What a terminal sends that is being closed; Windows has no such signal."""
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, *HANG_UP)
+"""Ctrl-C, what a scheduler sends before it takes the machine, and the end of the terminal."""
 
 
 @contextlib.contextmanager
 def stop_gracefully(request_stop: Callable[[int], None]) -> Iterator[None]:
-    """Call ``request_stop(signal_number)`` on the first SIGINT or SIGTERM; end the process at once on the second.
+    """Call ``request_stop(signal_number)`` on the first stop signal; end the process at once on the second.
+
+    A terminal that is closed sends SIGHUP, often twice, so the second time that one is ignored.
 
     For work that can only be interrupted between two steps: an exception raised in the middle of one would leave
     Keras' variables without values on JAX. Ending at once loses no file, as files are replaced in one step. The
@@ -28,7 +32,7 @@ def stop_gracefully(request_stop: Callable[[int], None]) -> Iterator[None]:
 
     def first(number, frame):
         for listened in handled:
-            signal.signal(listened, second)
+            signal.signal(listened, signal.SIG_IGN if listened in HANG_UP else second)
         request_stop(number)
 
     def second(number, frame):
@@ -42,22 +46,24 @@ def stop_gracefully(request_stop: Callable[[int], None]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def sigterm_as_exit() -> Iterator[None]:
-    """Let SIGTERM raise ``SystemExit(143)`` in the main thread, so that ``finally`` blocks run.
+    """Let SIGTERM and SIGHUP raise ``SystemExit`` in the main thread, so that ``finally`` blocks run.
 
     The caller's handler is restored afterwards; where the caller has installed one of their own, or outside the main
     thread, nothing changes.
     """
 
     def terminate(number, frame):
+        if number in HANG_UP:
+            signal.signal(number, signal.SIG_IGN)
         raise stopped_by(number)
 
-    with _handlers(terminate, (signal.SIGTERM,)):
+    with _handlers(terminate, (signal.SIGTERM, *HANG_UP)):
         yield
 
 
 @contextlib.contextmanager
 def handlers_restored() -> Iterator[None]:
-    """Undo what a library changes about the handlers of SIGINT and SIGTERM: ``ray.init``, for example, replaces one."""
+    """Undo what a library changes about the handlers of stop signals: ``ray.init``, for example, replaces one."""
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS if _in_main_thread()}
     try:
         yield
@@ -72,12 +78,17 @@ def stopped_by(number: int) -> BaseException:
 
 
 def exit_code(number: int) -> int:
-    """Exit code of a process that a signal has ended, as shells count them: 130 for SIGINT, 143 for SIGTERM."""
+    """Exit code of a process that a signal has ended, as shells count them: 130 for SIGINT, 143 for SIGTERM, …"""
     return 128 + number
 
 
 STOP_EXIT_CODES = tuple(exit_code(number) for number in STOP_SIGNALS)
-"""Exit codes of a process that Ctrl-C or SIGTERM has stopped."""
+"""Exit codes of a process that a stop signal has ended."""
+
+
+def name(number: int) -> str:
+    """Name of a stop signal for messages: ``Ctrl-C``, ``SIGTERM`` or ``SIGHUP``."""
+    return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
 
 
 def end_silently_on_ctrl_c() -> None:
@@ -86,10 +97,13 @@ def end_silently_on_ctrl_c() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def listen_to_parent() -> None:
-    """Make a child process stoppable by SIGINT, and on Linux send it SIGINT when its parent dies.
+def listen_to_parent(parent: int) -> None:
+    """Make a child process stoppable by SIGINT, and on Linux send it SIGINT when its parent dies, or has died.
 
     Ray's workers start processes with SIGINT blocked, and ``nohup`` starts them with SIGINT ignored.
+
+    Args:
+        parent: Process number of the parent.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(signal, "pthread_sigmask"):
@@ -97,6 +111,8 @@ def listen_to_parent() -> None:
     set_parent_death_signal = 1
     with contextlib.suppress(AttributeError, OSError, TypeError):  # other systems have no prctl
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGINT)
+        if os.getppid() != parent:
+            signal.raise_signal(signal.SIGINT)
 
 
 @contextlib.contextmanager

@@ -37,7 +37,7 @@ from unet.config import Config
 from unet.console import EscapedFormatter
 from unet.data import fingerprint
 from unet.errors import InputError, nearest
-from unet.files import locked, temporary_name, write_json, write_text
+from unet.files import locked, remove_unfinished, temporary_folder, write_json, write_text
 
 log = logging.getLogger("unet")
 
@@ -93,6 +93,17 @@ class Scores:
         """Path of the confusion matrices of an evaluated split's images."""
         return self.path / f"counts_{split}.npz"
 
+    def prepare(self) -> None:
+        """Make the directory, check that it can be written to, and delete what a killed process has left there.
+
+        Raises:
+            RunError: It cannot be written to.
+        """
+        with temporary_folder(self.path):
+            pass
+        for folder in (self.path, self.figures):
+            remove_unfinished(folder)
+
     def metrics(self) -> dict:
         """Scores by evaluated split; empty before the first evaluation."""
         return json.loads(self.metrics_file.read_text(encoding="utf-8")) if self.metrics_file.is_file() else {}
@@ -132,6 +143,7 @@ class Run(Scores):
             InputError: The directory belongs to a different configuration; the message lists the differences.
         """
         run = cls(Path(root) / config.name)
+        remove_unfinished(run.path)  # of a process that was killed while it made the directory
         config = _with_absolute_paths(config)
         if run.config_file.is_file():
             differences = _differences(run.config.model_dump(mode="json"), config.model_dump(mode="json"))
@@ -266,18 +278,19 @@ class Run(Scores):
                 raise InputError(
                     f"{self.path} is being trained by another process; wait until it ends, or stop it"
                 ) from None
-            # Temporary files of a process that was killed.
-            for file in (self.environment_file, self.history_file, self.best_file, self.last_file):
-                for leftover in self.path.glob(temporary_name(file, "*")):
-                    leftover.unlink()
+            remove_unfinished(self.path)
             yield
 
 
 @contextlib.contextmanager
 def logging_to(path: Path) -> Iterator[None]:
-    """Also write messages to the file at ``path``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    """Also write messages to the file at ``path``; not where it cannot be written, as the terminal shows them too."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = _LogFile(path, encoding="utf-8")
+    except OSError:
+        yield
+        return
     handler.setFormatter(EscapedFormatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     level = log.level
     log.addHandler(handler)
@@ -287,7 +300,15 @@ def logging_to(path: Path) -> Iterator[None]:
     finally:
         log.setLevel(level)
         log.removeHandler(handler)
-        handler.close()
+        with contextlib.suppress(OSError):  # the disk is still full
+            handler.close()
+
+
+class _LogFile(logging.FileHandler):
+    """A file that goes without messages while the disk is full."""
+
+    def handleError(self, record):
+        pass
 
 
 def environment() -> dict:

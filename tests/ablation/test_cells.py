@@ -15,7 +15,7 @@ import pytest
 
 from tests.helpers import BACKEND
 from tests.helpers.ablation import ENVIRONMENT, SETTINGS, make_grid, wait_for
-from tests.helpers.commands import run_unet_process, start_unet
+from tests.helpers.commands import run_unet, run_unet_process, start_unet
 from tests.helpers.processes import command_lines
 from tests.helpers.weights import weights
 from unet.ablation.plan import grid
@@ -311,3 +311,74 @@ def test_ray_asks_cells_to_stop_and_starts_no_other(tmp_path):
             waiting.result(timeout=30)
     assert not (second.path / "log.txt").exists()
     assert command_lines(str(tmp_path)) == []
+
+
+# === Faults of the machine ===
+
+
+def test_a_second_ablation_in_the_same_directory_is_refused(tmp_path):
+    with cells.locked_directory(tmp_path / "grid"):
+        (tmp_path / "grid" / "failures.json").write_text("{}")
+        with pytest.raises(InputError, match=r"grid: another unet ablate is running there; wait until it ends"):
+            cells.locked_directory(tmp_path / "grid").__enter__()
+        make_grid(tmp_path, "nearest", "bilinear")
+        result = run_unet("ablate", tmp_path / "tiny.yaml", "name=grid", *SETTINGS, "--root", tmp_path)
+        assert result.code == 2
+        assert "another unet ablate is running there" in result.err
+        assert (tmp_path / "grid" / "failures.json").exists()
+    with cells.locked_directory(tmp_path / "grid"):
+        pass
+
+
+def test_cells_of_a_killed_ablation_may_finish_their_step(stand_in, tmp_path):
+    stand_in(CELL)
+    planned, root = make_grid(tmp_path, "nearest", "bilinear"), tmp_path / "runs"
+    orphan = contextlib.ExitStack()
+    orphan.enter_context(Run.create(planned.cells[0].config, root).locked())
+    started_early = []
+
+    def stop():
+        time.sleep(1)
+        started_early.append((root / "started").exists())
+        orphan.close()
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    attempt = Attempt(planned, root)
+    thread.join()
+    assert started_early == [False]
+    assert attempt.finished == ["nearest-seed0", "bilinear-seed0"]
+
+
+@pytest.mark.slow
+def test_the_cell_of_a_killed_ray_worker_is_reported_and_the_others_finish(tmp_path):
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'unet-upsamplers[ray]'")
+    from unet.ablation.run.executors.ray import RayExecutor
+
+    planned, root = make_grid(tmp_path, "nearest", "bilinear"), tmp_path / "runs"
+    long = grid.load(tmp_path / "tiny.yaml", [*SETTINGS, "training.epochs=2000"])
+    victim = Run.create(long.cells[0].config, root)
+    Run.create(planned.cells[1].config, root)
+    mixed = grid.Grid(planned.name, (long.cells[0], planned.cells[1]), planned.baseline)
+
+    def kill_worker():
+        wait_for(victim.last_file)
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                command = (process / "cmdline").read_bytes().decode(errors="replace")
+                if "unet.ablation.run.cell" in command and str(victim.path) in command:
+                    status = (process / "status").read_text()
+                    os.kill(int(status.split("PPid:")[1].split()[0]), signal.SIGKILL)
+
+    thread = threading.Thread(target=kill_worker)
+    with contextlib.closing(RayExecutor(os.environ | ENVIRONMENT)) as executor:
+        thread.start()
+        failures = cells.run_cells(mixed, root, executor)
+    thread.join()
+    assert list(failures) == ["nearest-seed0"]
+    assert "died" in failures["nearest-seed0"] or "crashed" in failures["nearest-seed0"].lower()
+    assert is_finished(Run(root / "bilinear-seed0"))
+    limit = time.monotonic() + 10
+    while command_lines(str(victim.path)) and time.monotonic() < limit:
+        time.sleep(0.05)
+    assert command_lines(str(victim.path)) == []  # the cell has ended with its worker

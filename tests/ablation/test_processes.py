@@ -43,7 +43,7 @@ def test_a_cell_gets_the_environment_it_is_given(stand_in, tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has died")
 def test_a_cell_ends_when_its_parent_is_killed(tmp_path):
-    cell = "from unet.interrupts import listen_to_parent; import pathlib, time; listen_to_parent(); "
+    cell = "from unet.interrupts import listen_to_parent; import os, pathlib, time; listen_to_parent(os.getppid()); "
     cell += f"pathlib.Path({str(tmp_path / 'ready')!r}).touch(); time.sleep(60)"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {cell!r}], start_new_session=True)"
     parent = f"import signal; signal.pthread_sigmask(signal.SIG_BLOCK, {{signal.SIGINT}}); {parent}"  # as Ray does
@@ -57,6 +57,13 @@ def test_a_cell_ends_when_its_parent_is_killed(tmp_path):
     assert command_lines(str(tmp_path)) == []
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has died")
+def test_a_cell_ends_when_its_parent_was_killed_before_it_could_listen():
+    cell = "from unet.interrupts import listen_to_parent; import os; listen_to_parent(os.getppid() + 1)"
+    done = subprocess.run([sys.executable, "-c", cell], cwd=ROOT, capture_output=True, text=True)
+    assert "KeyboardInterrupt" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("errors", "code", "expected"),
     [
@@ -66,6 +73,7 @@ def test_a_cell_ends_when_its_parent_is_killed(tmp_path):
         ("", 130, "stopped by Ctrl-C"),
         ("some warning\n", 130, "stopped by Ctrl-C"),
         ("some warning\n", 143, "stopped by SIGTERM"),
+        ("some warning\n", 129, "stopped by SIGHUP"),
         ("", -signal.SIGKILL, "ended by SIGKILL (probably out of memory)"),
         ("last words\n", -signal.SIGSEGV, "ended by SIGSEGV"),
         ("", 3, "ended with exit code 3"),

@@ -71,7 +71,10 @@ def main(
 
     from unet.console import say, track
     from unet.data.images import read_image
+    from unet.files import remove_unfinished
 
+    for folder in {file.parent for files in jobs.values() for file in files.values()}:
+        remove_unfinished(folder)
     lines = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)

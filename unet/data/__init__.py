@@ -57,15 +57,16 @@ def recorded_class_names(config: DataConfig) -> tuple[str, ...]:
     return config.known_classes or CLASSES
 
 
-def prepare(config: DataConfig) -> Dataset:
+def prepare(config: DataConfig, verify: bool = False) -> Dataset:
     """Prepared arrays of the configured source; see :func:`unet.data.cache.prepare`.
 
     With ``train_fraction`` below 1 the training images are a part of those in the cache, read into memory.
+    With ``verify`` the arrays are read once, and made again if they have been damaged since they were written.
 
     Raises:
         InputError: The data cannot be used, or ``train_fraction`` leaves no training image.
     """
-    dataset = cache.prepare(make_source(config), config.size, config.cache_dir)
+    dataset = cache.prepare(make_source(config), config.size, config.cache_dir, verify)
     if config.train_fraction == 1:
         return dataset
     chosen = draw(dataset.train.names, config.train_fraction, "train_fraction")

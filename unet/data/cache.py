@@ -1,13 +1,13 @@
 """The cache of prepared data: a source is decoded once into memory-mapped uint8 arrays, found by the source's key."""
 
+import contextlib
 import errno
 import hashlib
 import json
 import logging
 import os
 import shutil
-import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -17,8 +17,8 @@ from unet.console import track
 from unet.data import checks
 from unet.data.images import resize_image, resize_mask
 from unet.data.sources import SPLITS, Problem, Sample, Source
-from unet.errors import InputError
-from unet.files import umask, write_json
+from unet.errors import InputError, RunError
+from unet.files import remove_unfinished, temporary_folder, write_json, writing
 
 log = logging.getLogger("unet")
 
@@ -72,24 +72,31 @@ class Dataset:
     """Problems found while preparing the data that were not fatal."""
 
 
-def prepare(source: Source, size: tuple[int, int], cache_dir: Path | None = None) -> Dataset:
+def prepare(source: Source, size: tuple[int, int], cache_dir: Path | None = None, verify: bool = False) -> Dataset:
     """Return the arrays of a source at ``size``, decoding it only if they are not in the cache yet.
 
-    Images are resized bilinearly with antialiasing, masks to the nearest pixel.
+    Images are resized bilinearly with antialiasing, masks to the nearest pixel. Damaged arrays are made again.
 
     Args:
         source: Where images and masks come from.
         size: Height and width in pixels.
         cache_dir: Parent of the cache; default ``$UNET_CACHE``, else ``~/.cache/unet-upsamplers``.
+        verify: Also read all arrays once, to compare them with their digests.
 
     Raises:
         InputError: Something is wrong with the data; the message lists every problem.
+        RunError: The arrays cannot be written, for example because the disk is full.
     """
-    parent = Path(cache_dir or os.environ.get("UNET_CACHE", "~/.cache/unet-upsamplers")).expanduser()
-    found = _existing(source, size, parent)
-    if found is None:
-        found = _build(source, size, parent)
-    dataset = _open(found)
+    try:
+        parent = Path(cache_dir or os.environ.get("UNET_CACHE", "~/.cache/unet-upsamplers")).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"data.cache_dir: {error} Set data.cache_dir or the variable UNET_CACHE") from None
+    found = _existing(source, size, parent) or _build(source, size, parent)
+    try:
+        dataset = _open(found, verify)
+    except _Damaged as damage:
+        log.warning("%s: %s; preparing the data again", found, damage)
+        dataset = _open(_build(source, size, parent, found), verify)
     if not len(dataset.train):
         raise InputError("data: there is no training image; check the split files, data.validation and test_fraction")
     return dataset
@@ -114,16 +121,16 @@ def _existing(source: Source, size: tuple[int, int], parent: Path) -> Path | Non
     return place if (place / "index.json").is_file() else None
 
 
-def _build(source: Source, size: tuple[int, int], parent: Path) -> Path:
-    """Decode everything into a temporary directory, and rename it."""
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".preparing-", dir=parent))
-        temporary.chmod(0o777 & ~umask())  # mkdtemp makes directories that other users cannot read
-    except OSError as error:
-        raise InputError(f"data.cache_dir: cannot write to {parent} ({error}); set data.cache_dir elsewhere") from None
-    try:
-        files = {split: _Writer(temporary, split, size) for split in SPLITS}
+def _build(source: Source, size: tuple[int, int], parent: Path, damaged: Path | None = None) -> Path:
+    """Decode everything into a temporary folder, and move it to its place, which may hold damaged arrays."""
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = stack.enter_context(temporary_folder(parent))
+            (folder / "new").mkdir()
+        except (OSError, RunError) as error:
+            raise InputError(f"data.cache_dir: {error}; set data.cache_dir elsewhere") from None
+        remove_unfinished(parent)
+        files = {split: _Writer(folder / "new", split, size) for split in SPLITS}
         problems = _scan(source, lambda sample: files[sample.split].add(sample))
         fatal = [problem for problem in problems if problem.fatal]
         if fatal:
@@ -139,20 +146,22 @@ def _build(source: Source, size: tuple[int, int], parent: Path) -> Path:
             "digests": {split: writer.digests for split, writer in files.items()},
             "problems": [asdict(problem) for problem in problems],
         }
-        write_json(temporary / "index.json", index)
+        write_json(folder / "new" / "index.json", index)
         # The key is computed after decoding, because a download changes it.
         place = _place(parent, _key(source, size))
-        try:
-            os.rename(temporary, place)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-            # Another process has just put the same arrays there.
+        with writing(place):
+            if damaged is not None:
+                with contextlib.suppress(FileNotFoundError):
+                    os.rename(damaged, folder / "damaged")
+            try:
+                os.rename(folder / "new", place)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                # Another process has just put the same arrays there.
         if problems:
             log.warning("the data have minor problems (%s); list them with unet check-data", checks.summary(problems))
         return place
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _scan(source: Source, use) -> list[Problem]:
@@ -184,7 +193,8 @@ class _Writer:
         self.digests: list[str] = []
         self.paths = {kind: folder / f"{split}_{kind}.npy" for kind in ("images", "masks")}
         for path in self.paths.values():
-            path.with_suffix(".raw").touch()
+            with writing(path.parent):
+                path.with_suffix(".raw").touch()
 
     def add(self, sample: Sample) -> None:
         """Append one sample."""
@@ -192,7 +202,7 @@ class _Writer:
         resized = {"images": resize_image(sample.image, self.size), "masks": resize_mask(sample.mask, self.size)}
         self.digests.append(digest(resized["images"], resized["masks"]))
         for kind, path in self.paths.items():
-            with open(path.with_suffix(".raw"), "ab") as raw:
+            with writing(path.parent), open(path.with_suffix(".raw"), "ab") as raw:
                 raw.write(resized[kind].tobytes())
 
     def close(self) -> None:
@@ -200,7 +210,7 @@ class _Writer:
         for kind, path in self.paths.items():
             shape = (len(self.names), *self.size) + ((3,) if kind == "images" else ())
             raw = path.with_suffix(".raw")
-            with open(path, "wb") as target, open(raw, "rb") as pixels:
+            with writing(path.parent), open(path, "wb") as target, open(raw, "rb") as pixels:
                 header = {"descr": "|u1", "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(target, header)
                 shutil.copyfileobj(pixels, target)
@@ -209,12 +219,26 @@ class _Writer:
             raw.unlink()
 
 
-def _open(place: Path) -> Dataset:
-    index = json.loads((place / "index.json").read_text(encoding="utf-8"))
+class _Damaged(Exception):
+    """Arrays in the cache are not those that were written."""
+
+
+def _open(place: Path, verify: bool) -> Dataset:
+    """Map the arrays at ``place``; raise :class:`_Damaged` if a file is missing, shortened, or changed."""
     splits = {}
-    for split in SPLITS:
-        names = index["names"][split]
-        images, masks = (np.load(place / f"{split}_{kind}.npy", mmap_mode="r") for kind in ("images", "masks"))
-        splits[split] = Split(images, masks, names, index.get("digests", {}).get(split))
-    problems = [Problem(**problem) for problem in index["problems"]]
-    return Dataset(classes=tuple(index["classes"]), problems=problems, **splits)
+    try:
+        index = json.loads((place / "index.json").read_text(encoding="utf-8"))
+        for split in SPLITS:
+            names = index["names"][split]
+            images, masks = (np.load(place / f"{split}_{kind}.npy", mmap_mode="r") for kind in ("images", "masks"))
+            splits[split] = Split(images, masks, names, index.get("digests", {}).get(split))
+        problems = [Problem(**problem) for problem in index["problems"]]
+        dataset = Dataset(classes=tuple(index["classes"]), problems=problems, **splits)
+    except (FileNotFoundError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _Damaged(f"cannot be read ({type(error).__name__}: {error})") from error
+    for name, part in splits.items():
+        if not len(part.names) == len(part.images) == len(part.masks):
+            raise _Damaged(f"the {name} split is incomplete")
+        if verify and part.known_digests and replace(part, known_digests=None).digests != part.known_digests:
+            raise _Damaged(f"the {name} split has changed since it was prepared")
+    return dataset

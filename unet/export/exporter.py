@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import logging
 import os
-import tempfile
 from importlib import metadata as packages
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from unet.deprecation import renamed
 from unet.errors import InputError, RunError
 from unet.export.card import CARD, model_card, record
 from unet.export.proof import Proof, prove, prove_quantized, to_json
-from unet.files import write_text
+from unet.files import locked, remove_unfinished, temporary_folder, write_text, writing
 from unet.formats import Format, LoadedNetwork, Metadata, choose, describe
 from unet.model import from_config, load_saved
 from unet.runs import Run
@@ -88,10 +87,10 @@ def export(
     network = rebuild(run, metadata)
     complete = with_softmax(network) if activation == "softmax" else network
     examples = _spread(dataset.train.images, CALIBRATION_IMAGES) if dataset else drawn_images(metadata.size)
-    directory.mkdir(parents=True, exist_ok=True)
     # In the target's directory, so that the file can be moved there in one step.
-    with tempfile.TemporaryDirectory(prefix=".exporting-", dir=directory) as temporary:
-        file = Path(temporary) / target.name
+    with temporary_folder(directory) as temporary:
+        remove_unfinished(directory)
+        file = temporary / target.name
         log.info("writing %s", target)
         loaded = write(file_format, complete, file, metadata, examples)
         proof = _prove(loaded, network, dataset)
@@ -99,9 +98,11 @@ def export(
         if failure := proof.judge(metadata):
             raise RunError(f"{target}: the file does not do what the network does: {failure}; nothing was written")
         entry = _entry(format, file_format, file, metadata) | {"proof": to_json(proof)}
-        _move(file, target)
-    record(directory, target.name, entry)
-    write_text(directory / CARD, model_card(run, directory))
+        with locked(directory / ".export.lock"):  # two formats may be exported at the same time
+            with writing(target):
+                _move(file, target)
+            record(directory, target.name, entry)
+            write_text(directory / CARD, model_card(run, directory))
     return target, entry
 
 
@@ -221,7 +222,10 @@ def _parts(file: Path) -> list[Path]:
 
 
 def _move(file: Path, target: Path) -> None:
-    for part in _parts(file):
+    parts = _parts(file)
+    if len(parts) > 1:  # an old file must not be found with the new parts
+        target.unlink(missing_ok=True)
+    for part in parts:
         place = target.with_name(part.name)
         if place.is_dir():  # cannot be replaced in one step; this directory is deleted with the old one
             os.replace(place, part.with_name(f"before-{part.name}"))

@@ -2,6 +2,7 @@
 
 import logging
 import random
+import signal
 
 import keras
 
@@ -43,15 +44,15 @@ def train(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> None:
 
     Raises:
         InputError: The data cannot be used or have changed, or another process trains in the directory.
-        RunError: The loss became infinite or NaN.
+        RunError: The loss became infinite or NaN, or a file cannot be written, for example because the disk is full.
         KeyboardInterrupt: Ctrl-C; calling ``train`` again resumes from the last checkpoint.
-        SystemExit: SIGTERM, with exit code 143; likewise.
+        SystemExit: SIGTERM or SIGHUP, with exit code 143 or 129; likewise.
     """
     config = configuration.with_data_at(run.config, overrides)
     with run.locked(), run.logging(), interrupts.sigterm_as_exit():
         # === Data ===
         run.record_environment(jit=compiles(config))
-        dataset = data.prepare(config.data)
+        dataset = data.prepare(config.data, verify=True)
         resumes = run.last_file.is_file()
         if resumes:
             checkpoints.check_data(run, dataset)
@@ -109,8 +110,8 @@ def train(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> None:
                     shuffle=False,  # the batches are shuffled already; Keras would reorder them from its own state
                     verbose=0,
                 )
-            except (KeyboardInterrupt, SystemExit) as reason:
-                name = "Ctrl-C" if isinstance(reason, KeyboardInterrupt) else "SIGTERM"
+            except (KeyboardInterrupt, SystemExit):
+                name = interrupts.name(stop.signal or signal.SIGINT)
                 log.warning("stopped by %s; epochs saved in %s: %d", name, run.path, checkpoint.saved_epochs)
                 raise
         log.info("finished after epoch %d", checkpoint.saved_epochs)

@@ -34,9 +34,9 @@ if __name__ == "__main__":
     from unet import backend, console, interrupts
     from unet.ablation.run.devices import stay_on_cores
 
-    def main(run: Path):
+    def main(run: Path, parent: int = typer.Option(help="Process that waits for this one.")):
         """Finish a run."""
-        interrupts.listen_to_parent()
+        interrupts.listen_to_parent(parent)
         stay_on_cores()
         backend.use_backend()
         finish(run)

@@ -2,7 +2,8 @@
 
 import contextlib
 import logging
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 
@@ -15,14 +16,37 @@ from unet.ablation.run.executors.local import LocalExecutor
 from unet.ablation.run.finished import SPLIT, is_finished
 from unet.console import bar, console, track
 from unet.errors import InputError, RunError
-from unet.files import write_json
+from unet.files import locked, remove_unfinished, temporary_folder, write_json
 from unet.runs import Run
 
 log = logging.getLogger("unet")
 
 POLL_SECONDS = 0.5
+STOPPING_SECONDS = 60.0
 ESTIMATE_SECONDS = 3600.0
 """The remaining time is estimated from the speed of the last hour: cells report epochs infrequently and in bursts."""
+
+
+@contextlib.contextmanager
+def locked_directory(root: Path) -> Iterator[None]:
+    """Keep a second process from running the same grid.
+
+    Args:
+        root: Directory of the grid's run directories.
+
+    Raises:
+        InputError: Another process is running it.
+        RunError: The directory cannot be written to.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            with temporary_folder(root):  # makes the directory
+                stack.enter_context(locked(root / ".lock", wait=False))
+        except BlockingIOError:
+            raise InputError(f"{root}: another unet ablate is running there; wait until it ends, or stop it") from None
+        for folder in (root, root / "charts"):
+            remove_unfinished(folder)
+        yield
 
 
 def run_cells(grid: Grid, root: Path, executor: Executor) -> dict[str, str]:
@@ -39,9 +63,10 @@ def run_cells(grid: Grid, root: Path, executor: Executor) -> dict[str, str]:
     Raises:
         InputError: A run directory holds a run with another configuration.
         KeyboardInterrupt: Ctrl-C, after all running cells have stopped. The same call resumes them.
-        SystemExit: SIGTERM, likewise.
+        SystemExit: SIGTERM or SIGHUP, likewise.
     """
     runs = {cell.config.name: Run.create(cell.config, root) for cell in grid.cells}
+    _wait_for_earlier_cells(runs.values())
     progress = _Progress(grid, runs, root / "failures.json")
     waiting = [cell for cell in grid.cells if cell not in progress.finished]
     log.info("%s: %d cells, %d of them already finished", root, len(grid.cells), len(progress.finished))
@@ -63,6 +88,18 @@ def run_cells(grid: Grid, root: Path, executor: Executor) -> dict[str, str]:
             log.warning("stopped; run the same command again to resume")
             raise interrupts.stopped_by(stop_signals[0])
     return progress.failures
+
+
+def _wait_for_earlier_cells(runs: Iterable[Run]) -> None:
+    """Wait for cells whose parent was killed: they stop after their step."""
+    limit = time.monotonic() + STOPPING_SECONDS
+    for run in runs:
+        while time.monotonic() < limit:
+            try:
+                with run.locked():
+                    break
+            except InputError:
+                time.sleep(POLL_SECONDS)
 
 
 def prepare_data(grid: Grid) -> None:

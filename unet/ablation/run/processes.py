@@ -1,5 +1,6 @@
 """Processes that import this very package, whatever their working directory and environment."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -45,7 +46,7 @@ def run_cell(run: Path, environment: dict[str, str], stop_requests: list[str]) -
     """
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
-            command("unet.ablation.run.cell", str(run)),
+            command("unet.ablation.run.cell", f"--parent={os.getpid()}", str(run)),
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -80,9 +81,9 @@ def reason(errors: str, code: int) -> str:
     if starts:
         return "\n".join(lines[starts[-1] :]).removeprefix("error: ")
     if code in interrupts.STOP_EXIT_CODES:
-        return "stopped by Ctrl-C" if code == interrupts.exit_code(signal.SIGINT) else "stopped by SIGTERM"
+        return f"stopped by {interrupts.name(code - 128)}"
     if code < 0:
         name = signal.Signals(-code).name
-        memory = " (probably out of memory)" if name == "SIGKILL" else ""
-        return f"ended by {name}{memory}"
+        causes = {"SIGKILL": " (probably out of memory)", "SIGBUS": " (a file of the data cache became shorter)"}
+        return f"ended by {name}{causes.get(name, '')}"
     return lines[-1] if lines else f"ended with exit code {code}"

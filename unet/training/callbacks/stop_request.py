@@ -1,7 +1,6 @@
-"""Stopping between two steps, when Ctrl-C or SIGTERM asks for it."""
+"""Stopping between two steps, when Ctrl-C, SIGTERM or SIGHUP asks for it."""
 
 import logging
-import signal
 
 import keras
 
@@ -24,8 +23,7 @@ class StopRequest(keras.callbacks.Callback):
     def request(self, number: int) -> None:
         """Ask for the stop; ``number`` is the signal."""
         self.signal = number
-        name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-        log.warning("stopping after this step; %s again stops at once", name)
+        log.warning("stopping after this step; %s again stops at once", interrupts.name(number))
 
     def _stop(self) -> None:
         if self.signal is not None:
