@@ -76,7 +76,7 @@ def build_unet(
     def pool(x, name):
         if pooling_returns_argmax:
             return upsamplers.MaxPoolWithArgmax(dtype=dtype, name=name)(x)
-        return layers.MaxPooling2D(2, padding="same", dtype=dtype, name=name)(x), None
+        return layers.MaxPooling2D(2, padding="same", data_format="channels_last", dtype=dtype, name=name)(x), None
 
     def upsample(x, skip, argmax, filters, name):
         layer = upsamplers.build(
@@ -107,9 +107,14 @@ def build_unet(
         x = upsample(x, skip, argmax, widths[i], f"decoder_{i + 1}_up")
         x = layers.Concatenate(dtype=dtype, name=f"decoder_{i + 1}_concat")([skip, x])
         x = stage(x, widths[i], f"decoder_{i + 1}")
-    logits = layers.Conv2D(classes, 1, kernel_initializer=stage.initializer("logits"), dtype="float32", name="logits")(
-        x
-    )
+    logits = layers.Conv2D(
+        classes,
+        1,
+        data_format="channels_last",
+        kernel_initializer=stage.initializer("logits"),
+        dtype="float32",
+        name="logits",
+    )(x)
     return keras.Model(pixels, logits, name=name)
 
 
@@ -155,6 +160,7 @@ class StageBlock:
             filters,
             kernel_size,
             padding="same",
+            data_format="channels_last",
             use_bias=self.normalization == "none",
             kernel_initializer=self.initializer(name),
             dtype=self.dtype,

@@ -164,6 +164,10 @@ def double(x, weights: Callable = linear_weights, reach: int = 1, align_corners:
     The product is therefore computed in blocks, each with the few source pixels around it, in time proportional to the
     number of pixels instead of its square. The gradient is the same product with the transposed band.
 
+    A source pixel that is infinite or NaN is multiplied with the zeros of its block too, so a block of 16 source pixels
+    along each axis becomes NaN instead of the few that PyTorch's interpolation reaches; a pixel within ``reach`` of a
+    neighbouring block spoils that one too. Farther pixels and other images are unaffected.
+
     Args:
         x: Feature maps.
         weights: :func:`linear_weights`, or :func:`cubic_weights`.

@@ -103,5 +103,5 @@ def test_an_unknown_name_lists_the_choices():
 @pytest.mark.backend_free
 @pytest.mark.parametrize("filters", [0, -1, 2.0])
 def test_filters_must_be_a_positive_integer(filters):
-    with pytest.raises(ValueError, match="filters must be a positive integer"):
+    with pytest.raises(ValueError, match="filters must be a whole number ≥ 1"):
         upsamplers.build("nearest", filters)

@@ -202,7 +202,7 @@ class TestUnpooling:
             MaxUnpool(4)(x, argmax=argmax)
         with pytest.raises(ValueError, match="padding must be from 0 to half of pool_size 2"):
             MaxPoolWithArgmax(padding=2)
-        with pytest.raises(ValueError, match="strides must be a positive integer"):
+        with pytest.raises(ValueError, match="strides must be a whole number ≥ 1"):
             MaxPoolWithArgmax(strides=0)
         with pytest.raises(ValueError, match="in a decoder the pooling is 2×2"):
             MaxUnpool(pool_size=3)(x, np.zeros((1, 4, 4, 3), "float32"), argmax)

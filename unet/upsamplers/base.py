@@ -5,7 +5,11 @@ import math
 import keras
 from keras import ops
 
+from unet.arguments import whole
 from unet.upsamplers.settings import Options
+
+OWN_SEEDS = 4
+"""Number of seeds that a rule may use for its own weights; the next is that of the projection."""
 
 
 class Upsampler(keras.Layer):
@@ -23,7 +27,8 @@ class Upsampler(keras.Layer):
         filters: Output channels. ``None`` omits the projection: the bare rule, applied to the input's channels.
         activation: Activation of the upsampled map; ``None`` for none.
         kernel_initializer: Initializer of the projection's kernel.
-        seed: Seed of the rule's own weights; ``None`` for a random one.
+        seed: Seed of the weights, a whole number from 0: layers with equal arguments start with equal weights. An
+            initializer that has a seed of its own keeps it. ``None`` for random weights.
         options: The subclass' options, checked; set as attributes and saved by ``get_config``.
         **kwargs: ``name``, ``dtype`` and other arguments of ``keras.Layer``.
 
@@ -34,8 +39,14 @@ class Upsampler(keras.Layer):
         argmax: int32 ``(B, h, w, filters)`` from :class:`~unet.upsamplers.MaxPoolWithArgmax`; used only if
             ``needs_argmax`` is true.
 
+    Maps of any dtype are computed in the compute dtype, and channels are last whatever Keras' image data format is.
+
     Returns:
         ``(B, H, W, filters)`` in the compute dtype.
+
+    Raises:
+        ValueError: A shape or dtype does not match, or a map has no pixels. Sizes that are unknown when a graph is
+            traced are not checked.
     """
 
     needs_argmax = False
@@ -58,16 +69,17 @@ class Upsampler(keras.Layer):
         for name, value in self.options:
             setattr(self, name, value)
         if filters is not None:
-            check_positive(filters=filters)
+            filters = whole("filters", filters, least=1)
         self.filters = filters
         self.activation = keras.activations.get(activation)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.seed = seed
+        self.seed = None if seed is None else whole("seed", seed, least=0)
+        self.input_spec = keras.layers.InputSpec(ndim=4)
         self.projection = None if filters is None else self.make_projection()
 
     def make_projection(self) -> keras.Layer | None:
         """Create the layer that is applied before the rule, or ``None``."""
-        return self.convolution(self.filters, 2, "projection", self.kernel_initializer)
+        return self.convolution(self.filters, 2, "projection", self.seeded_initializer())
 
     def upsample(self, x, skip=None, argmax=None):
         """Apply the rule to the projected map: ``(B, h, w, C)`` to ``(B, 2h, 2w, C)``."""
@@ -95,6 +107,7 @@ class Upsampler(keras.Layer):
         return self.filters or channels
 
     def build(self, x_shape, skip_shape=None, argmax_shape=None):
+        check_map("x", x_shape)
         name = type(self).__name__
         channels = self.projected(x_shape[-1])
         if self.needs_skip and skip_shape is None:
@@ -109,15 +122,45 @@ class Upsampler(keras.Layer):
                 f"{name} has {channels} channels but the argmax has {argmax_shape[-1]}: "
                 f"each channel needs its own positions, so filters must be {argmax_shape[-1]}"
             )
+        self.check_shapes(x_shape, skip_shape, argmax_shape)
         if skip_shape is not None:
             self.check_doubles()
         self.options.check_channels(channels)
         if self.projection is not None:
             self.projection.build(x_shape)
         self.build_rule(channels, None if skip_shape is None else skip_shape[-1])
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: x_shape[-1]})
         super().build(x_shape)
 
+    def check_shapes(self, x_shape, skip_shape=None, argmax_shape=None) -> None:
+        """Raise a ValueError if shapes do not match; sizes that are not integers are unknown, and pass."""
+        check_map("x", x_shape)
+        if skip_shape is not None:
+            check_map("skip", skip_shape)
+            if any(_differ((n + 1) // 2, m) for n, m in zip(skip_shape[1:3], x_shape[1:3]) if isinstance(n, int)):
+                height, width = ("?" if not isinstance(n, int) else f"{2 * n - 1} or {2 * n}" for n in x_shape[1:3])
+                raise ValueError(
+                    f"skip {_text(skip_shape)} does not match x {_text(x_shape)}: its height must be {height} and its "
+                    f"width {width}, so that 2×2 pooling gives the size of x"
+                )
+            if self.needs_skip and _differ(skip_shape[0], x_shape[0]):
+                raise ValueError(f"skip {_text(skip_shape)} and x {_text(x_shape)} must have the same batch size")
+        if self.needs_argmax and argmax_shape is not None:
+            pooled = (*x_shape[:3], self.projected(x_shape[-1]))
+            if len(argmax_shape) != 4 or any(map(_differ, argmax_shape, pooled)):
+                raise ValueError(
+                    f"argmax {_text(argmax_shape)} does not match the map of shape {_text(pooled)} to upsample: each "
+                    "value needs its own position"
+                )
+
     def call(self, x, skip=None, argmax=None):
+        self.check_shapes(*(None if given is None else given.shape for given in (x, skip, argmax)))
+        x = ops.cast(x, self.compute_dtype)
+        if self.needs_skip:
+            skip = ops.cast(skip, self.compute_dtype)
+        if self.needs_argmax:
+            check_positions(argmax)
+            argmax = ops.cast(argmax, "int32")
         if self.projection is not None:
             x = self.projection(x)
         y = self.activation(self.upsample(x, skip, argmax))
@@ -125,7 +168,13 @@ class Upsampler(keras.Layer):
             return y
         return y[:, : ops.shape(skip)[1], : ops.shape(skip)[2], :]
 
+    def compute_output_spec(self, x, skip=None, argmax=None):
+        if self.needs_argmax:
+            check_positions(argmax)
+        return super().compute_output_spec(x, skip, argmax)
+
     def compute_output_shape(self, x_shape, skip_shape=None, argmax_shape=None):
+        self.check_shapes(x_shape, skip_shape, argmax_shape)
         batch, *size, channels = x_shape
         size = [n and self.enlarged(n) for n in size] if skip_shape is None else skip_shape[1:3]
         return (batch, *size, self.output_channels(channels))
@@ -144,11 +193,19 @@ class Upsampler(keras.Layer):
             filters,
             kernel_size,
             padding="same",
+            data_format="channels_last",
             kernel_initializer=initializer,
             dtype=self.dtype_policy,
             name=name,
             **kwargs,
         )
+
+    def seeded_initializer(self) -> keras.initializers.Initializer:
+        """Initializer of the kernel, with a seed derived from the layer's if it has none of its own."""
+        config = self.kernel_initializer.get_config()
+        if self.seed is None or config.get("seed", 0) is not None:
+            return self.kernel_initializer
+        return type(self.kernel_initializer).from_config(config | {"seed": self.rule_seed(OWN_SEEDS)})
 
     def rule_seed(self, index: int) -> int | None:
         """Seed of the rule's weight number ``index``, or ``None`` without a seed."""
@@ -164,8 +221,36 @@ class Upsampler(keras.Layer):
         }
 
 
-def check_positive(**arguments) -> None:
-    """Raise a ValueError that names the first argument that is not a positive integer."""
-    for name, value in arguments.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a positive integer, received {value!r}")
+def check_map(name: str, shape) -> None:
+    """Raise a ValueError that names a map whose shape is not ``(B, h, w, C)`` with pixels and channels."""
+    if len(shape) != 4 or any(n == 0 for n in shape[1:] if isinstance(n, int)):
+        raise ValueError(
+            f"{name} must have the shape (batch, height, width, channels), each but the batch at least 1, received "
+            f"{_text(shape)}"
+        )
+
+
+def check_enlarged(layer: Upsampler, x_shape) -> None:
+    """Raise a ValueError if the padding of a layer leaves no pixel of a map of ``x_shape``."""
+    if any(isinstance(n, int) and layer.enlarged(n) < 1 for n in x_shape[1:3]):
+        size = tuple(layer.enlarged(n) if isinstance(n, int) else n for n in x_shape[1:3])
+        raise ValueError(
+            f"{layer.name}: padding {layer.padding} leaves no pixel of a map of shape {_text(x_shape)}: its height and "
+            f"width would become {size}"
+        )
+
+
+def check_positions(argmax) -> None:
+    """Raise a ValueError if an argmax does not hold integers."""
+    dtype = keras.backend.standardize_dtype(argmax.dtype)
+    if not keras.backend.is_int_dtype(dtype):
+        raise ValueError(f"argmax must be int32, as MaxPoolWithArgmax returns it, received {dtype}")
+
+
+def _differ(n, m) -> bool:
+    """Whether two sizes differ, if both are known."""
+    return isinstance(n, int) and isinstance(m, int) and n != m
+
+
+def _text(shape) -> str:
+    return str(tuple(shape))

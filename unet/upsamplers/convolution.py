@@ -6,7 +6,8 @@ import keras
 from keras import ops
 
 from unet import arithmetic
-from unet.upsamplers.base import Upsampler, check_positive
+from unet.arguments import whole
+from unet.upsamplers.base import Upsampler, check_enlarged
 from unet.upsamplers.interpolation import nearest
 from unet.upsamplers.settings import (
     ConvTransposeOptions,
@@ -60,10 +61,9 @@ class ConvTranspose(Upsampler):
             raise ValueError("ConvTranspose requires filters, the number of output channels")
         options = ConvTransposeOptions.checked(kernel_size=kernel_size, padding=padding, output_padding=output_padding)
         super().__init__(filters, options=options, **kwargs)
-        check_positive(strides=strides, dilation=dilation)
-        check_paddings(kernel_size, padding, output_padding, strides, dilation)
-        self.strides = strides
-        self.dilation = dilation
+        self.strides = whole("strides", strides, least=1)
+        self.dilation = whole("dilation", dilation, least=1)
+        check_paddings(self.kernel_size, self.padding, self.output_padding, self.strides, self.dilation)
 
     def make_projection(self):
         """Create nothing: the transposed convolution is the projection."""
@@ -76,18 +76,22 @@ class ConvTranspose(Upsampler):
     def build_rule(self, channels, skip_channels):
         """Create kernel ``(k, k, filters, C_in)`` and bias ``(filters,)``."""
         shape = (self.kernel_size, self.kernel_size, self.filters, channels)
-        self.kernel = self.add_weight(shape=shape, initializer=self.kernel_initializer, name="kernel")
+        self.kernel = self.add_weight(shape=shape, initializer=self.seeded_initializer(), name="kernel")
         self.bias = self.add_weight(shape=(self.filters,), initializer="zeros", name="bias")
 
     def projected(self, channels):
         return channels
 
+    def check_shapes(self, x_shape, skip_shape=None, argmax_shape=None):
+        super().check_shapes(x_shape, skip_shape, argmax_shape)
+        check_enlarged(self, x_shape)
+
     def upsample(self, x, skip=None, argmax=None):
         """Transpose the convolution, crop the padding and append the output padding."""
         kernel = dilated(self.kernel, self.dilation)
         if self.padding is None and self.dilation == 1:
-            return ops.conv_transpose(x, kernel, self.strides, padding="same") + self.bias
-        y = ops.conv_transpose(x, kernel, self.strides, padding="valid")
+            return ops.conv_transpose(x, kernel, self.strides, padding="same", data_format="channels_last") + self.bias
+        y = ops.conv_transpose(x, kernel, self.strides, padding="valid", data_format="channels_last")
         before, exceeding = self._cut()
         after = max(exceeding, 0)
         y = ops.pad(y, [[0, 0], [0, after], [0, after], [0, 0]])

@@ -59,8 +59,7 @@ class Carafe(Reassembly):
     def upsample(self, x, skip=None, argmax=None):
         height, width = ops.shape(x)[1:3]
         kernels = self.encoder(self.compressor(x))
-        kernels = ops.softmax(ops.reshape(kernels, (-1, height, width, self.groups * 4, self.k_up**2)))
-        return reassemble(kernels, x)
+        return reassemble(softmax(ops.reshape(kernels, (-1, height, width, self.groups * 4, self.k_up**2)), x), x)
 
     def rule_multiply_adds(self, x_shape) -> int:
         """Multiply-adds of predicting the kernels and applying them."""
@@ -112,7 +111,7 @@ class Sapa(Reassembly):
         queries = pixel_unshuffle(fill(self.query(self.query_norm(skip)), height, width))
         queries = ops.reshape(queries, (-1, height, width, 4, self.embedding))
         similarity = correlate(queries, self.key(self.key_norm(x)), self.k_up)
-        return reassemble(ops.softmax(similarity), x)
+        return reassemble(softmax(similarity, x), x)
 
     def rule_multiply_adds(self, x_shape) -> int:
         """Multiply-adds of embedding both maps, comparing them, and applying the kernels."""
@@ -168,7 +167,7 @@ class Fade(Reassembly):
         fine = pixel_unshuffle(fill(self.encoder(self.skip_compressor(skip)), height, width))
         fine = ops.reshape(fine, (-1, height, width, 4, self.k_up**2))
         coarse = ops.expand_dims(self.encoder(self.compressor(x)), 3)  # shared by the four pixels of a cell
-        y = reassemble(ops.softmax(fine + coarse), x)
+        y = reassemble(softmax(_accurate(fine) + _accurate(coarse), x), x)
         gate = nearest(ops.sigmoid(self.gate(x)))
         return y + gate * (fill(skip, height, width) - y)
 
@@ -185,6 +184,16 @@ def fill(x, height, width):
     if isinstance(rows, int) and isinstance(columns, int) and rows == columns == 0:
         return x
     return ops.pad(x, [[0, 0], [0, rows], [0, columns], [0, 0]])
+
+
+def softmax(logits, x):
+    """Softmax over the taps in the dtype of ``x``, computed in float32 if that is a half-precision one."""
+    return ops.cast(ops.softmax(_accurate(logits)), x.dtype)
+
+
+def _accurate(x):
+    """Half precision as float32: the sum of two float16 logits may overflow, and bfloat16 has 8 significant bits."""
+    return ops.cast(x, "float32") if keras.backend.standardize_dtype(x.dtype) in ("float16", "bfloat16") else x
 
 
 # === The three sums over neighbourhoods; each is the gradient of the two others ===

@@ -98,10 +98,10 @@ def sample(x, rows, columns):
         image = ops.reshape(ops.arange(ops.shape(rows)[0], dtype="int32"), (-1, 1, 1, 1, 1))
         for below in (0, 1):
             weight_y = rows - top if below else 1.0 - (rows - top)
-            y = ops.minimum(ops.cast(top, "int32") + below, height - 1)
+            y = ops.clip(ops.cast(top, "int32") + below, 0, height - 1)  # also bounds what NaN becomes as an int
             for beside in (0, 1):
                 weight_x = columns - left if beside else 1.0 - (columns - left)
-                x = ops.minimum(ops.cast(left, "int32") + beside, width - 1)
+                x = ops.clip(ops.cast(left, "int32") + beside, 0, width - 1)
                 index = ((image * height + y) * width + x) * groups + ops.arange(groups, dtype="int32")
                 yield ops.reshape(index, (-1,)), weight_y, weight_x, 2 * below - 1, 2 * beside - 1
 

@@ -1,7 +1,8 @@
 """Options of the upsamplers and the rules that their values follow; importable without Keras."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
+import numpy as np
 from pydantic import AfterValidator, Field
 
 from unet import arithmetic
@@ -23,6 +24,13 @@ NonNegative = Annotated[int, Field(ge=0)]
 
 class Options(Settings):
     """Options of one upsampler; the fields are the layer's arguments and the keys in YAML."""
+
+    @classmethod
+    def checked(cls, **values) -> Self:
+        """Build from values, of which numpy scalars count as Python's; errors as in the base class."""
+        return super().checked(
+            **{name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
+        )
 
     def check_doubles(self) -> None:
         """Raise :class:`~unet.settings.Mistakes` if the result is not at least twice the size, as a decoder needs."""

@@ -16,7 +16,7 @@ class FourChannelsForOne(Upsampler):
     """
 
     def make_projection(self):
-        return self.convolution(4 * self.filters, 1, "projection", self.kernel_initializer, use_bias=False)
+        return self.convolution(4 * self.filters, 1, "projection", self.seeded_initializer(), use_bias=False)
 
     def build_rule(self, channels, skip_channels):
         if channels % 4:
@@ -63,7 +63,7 @@ class PixelShuffle(FourChannelsForOne):
         super().__init__(filters, options=PixelShuffleOptions.checked(icnr=icnr), **kwargs)
 
     def make_projection(self):
-        initializer = ICNR(self.kernel_initializer) if self.icnr else self.kernel_initializer
+        initializer = ICNR(self.seeded_initializer()) if self.icnr else self.seeded_initializer()
         return self.convolution(4 * self.filters, 1, "projection", initializer, use_bias=False)
 
     def gather(self, x):

@@ -1,10 +1,13 @@
 """Unpooling, which puts each value at one pixel of its cell, and max-pooling that returns the positions of maxima."""
 
+from collections.abc import Sequence
+
 import keras
 from keras import ops
 
+from unet.arguments import flag, whole
 from unet.gradients import differentiable
-from unet.upsamplers.base import Upsampler, check_positive
+from unet.upsamplers.base import Upsampler, check_enlarged, check_map
 
 
 @keras.saving.register_keras_serializable("unet")
@@ -45,9 +48,12 @@ class MaxPoolWithArgmax(keras.Layer):
         x: ``(B, H, W, C)``.
 
     Returns:
-        ``pooled`` ``(B, H', W', C)`` and ``argmax``, int32 of the same shape: the flat position ``row·W + column`` in
-        the H×W plane of that image and channel. Of equal values the first in row-major order is taken; ``argmax`` has
-        no gradient.
+        ``pooled`` ``(B, H', W', C)`` in the compute dtype, and ``argmax``, int32 of the same shape: the flat position
+        ``row·W + column`` in the H×W plane of that image and channel. Of equal values the first in row-major order is
+        taken, and in a window whose maximum is NaN or −∞ the first pixel; ``argmax`` has no gradient.
+
+    Raises:
+        ValueError: The map is not ``(B, H, W, C)``, has no pixels, or no window fits into it.
 
     Example:
         >>> pooled, argmax = MaxPoolWithArgmax()(ops.ones((1, 5, 8, 16)))
@@ -59,16 +65,16 @@ class MaxPoolWithArgmax(keras.Layer):
         self, pool_size: int = 2, strides: int | None = None, padding: int = 0, ceil_mode: bool = True, **kwargs
     ):
         super().__init__(**kwargs)
-        strides = pool_size if strides is None else strides
-        check_positive(pool_size=pool_size, strides=strides)
-        if isinstance(padding, bool) or not isinstance(padding, int) or not 0 <= padding <= pool_size // 2:
+        self.pool_size = whole("pool_size", pool_size, least=1)
+        self.strides = self.pool_size if strides is None else whole("strides", strides, least=1)
+        self.padding = whole("padding", padding, least=0)
+        if self.padding > self.pool_size // 2:
             raise ValueError(f"padding must be from 0 to half of pool_size {pool_size}, received {padding!r}")
-        self.pool_size = pool_size
-        self.strides = strides
-        self.padding = padding
-        self.ceil_mode = ceil_mode
+        self.ceil_mode = flag("ceil_mode", ceil_mode)
 
     def call(self, x):
+        self._check_size(x.shape)
+        x = ops.cast(x, self.compute_dtype)
         size, stride, before = self.pool_size, self.strides, self.padding
         height, width = ops.shape(x)[1:3]
         rows, columns = self._windows(height), self._windows(width)
@@ -77,17 +83,19 @@ class MaxPoolWithArgmax(keras.Layer):
         else:
             x = _fit(x, 1, before, (rows - 1) * stride + size, height)
             x = _fit(x, 2, before, (columns - 1) * stride + size, width)
-        pooled = ops.max_pool(x, size, strides=stride, padding="valid")
+        pooled = ops.max_pool(x, size, strides=stride, padding="valid", data_format="channels_last")
 
         # Compare the maximum with every pixel of its window, from the last to the first, so that the first one stays.
         maximum, candidates = ops.stop_gradient(pooled), ops.stop_gradient(x)
-        offset = (size - 1) * width + size - 1  # i·W + j in the window
+        offset = first = _first_inside(rows, columns, width, stride, before)  # i·W + j in the window
         for i in reversed(range(size)):
             for j in reversed(range(size)):
                 candidate = candidates[
                     :, i : i + (rows - 1) * stride + 1 : stride, j : j + (columns - 1) * stride + 1 : stride, :
                 ]
                 offset = ops.where(ops.equal(candidate, maximum), i * width + j, offset)
+        if before:  # where the maximum is −∞, the padding equals it
+            offset = ops.where(maximum > float("-inf"), offset, first)
         origin = _origins(rows, columns, width, stride, before)
         return pooled, ops.cast(offset, "int32") + ops.reshape(origin, (1, rows, columns, 1))
 
@@ -97,11 +105,14 @@ class MaxPoolWithArgmax(keras.Layer):
         count, last = room // self.strides + 1, (n + self.padding - 1) // self.strides + 1
         return min(count, last) if isinstance(n, int) else ops.minimum(count, last)
 
+    def _check_size(self, shape):
+        check_map("x", shape)
+        if any(isinstance(n, int) and self._windows(n) < 1 for n in shape[1:3]):
+            raise ValueError(f"{self.name}: no window of {self.pool_size} pixels fits into an image of {tuple(shape)}")
+
     def compute_output_spec(self, x):
+        self._check_size(x.shape)
         batch, height, width, channels = x.shape
-        for n in (height, width):
-            if n is not None and self._windows(n) < 1:
-                raise ValueError(f"{self.name}: no window of {self.pool_size} pixels fits into an image of {x.shape}")
         shape = (batch, *(None if n is None else self._windows(n) for n in (height, width)), channels)
         return keras.KerasTensor(shape, dtype=self.compute_dtype), keras.KerasTensor(shape, dtype="int32")
 
@@ -132,6 +143,9 @@ class MaxUnpool(Upsampler):
             overlapping windows name a pixel twice, the last in row-major order is written and receives the gradient.
         **kwargs: See :class:`~unet.upsamplers.base.Upsampler`.
 
+    The positions in ``argmax`` are not checked, as a compiled graph cannot raise an error: a value whose position lies
+    outside its 2×2 cell, or with other windows outside the image, is dropped.
+
     Example:
         >>> pooled, argmax = MaxPoolWithArgmax()(ops.ones((1, 6, 8, 16)))
         >>> tuple(MaxUnpool()(pooled, argmax=argmax).shape)
@@ -155,13 +169,26 @@ class MaxUnpool(Upsampler):
         self.pool_size, self.strides, self.padding = pooling.pool_size, pooling.strides, pooling.padding
         self.output_size = output_size
         if output_size is not None:
-            height, width = output_size
-            check_positive(height=height, width=width)
+            if not isinstance(output_size, Sequence) or len(output_size) != 2:
+                raise ValueError(f"output_size must be (height, width), received {output_size!r}")
+            height, width = (whole("output_size", n, least=1) for n in output_size)
             self.output_size = (height, width)
 
     def check_doubles(self):
         if not self._is_default_pooling() or self.output_size is not None:
             raise ValueError("in a decoder the pooling is 2×2 with stride 2, and the skip determines the output size")
+
+    def check_shapes(self, x_shape, skip_shape=None, argmax_shape=None):
+        super().check_shapes(x_shape, skip_shape, argmax_shape)
+        if self.output_size is None:
+            check_enlarged(self, x_shape)
+            return
+        for size, n in zip(self.output_size, x_shape[1:3]):  # torch.nn.MaxUnpool2d has the same limits
+            if isinstance(n, int) and abs(size - self.enlarged(n)) >= self.strides:
+                raise ValueError(
+                    f"output_size {self.output_size} is not pooled to {tuple(x_shape[1:3])}: both must be less than "
+                    f"strides {self.strides} from {tuple(map(self.enlarged, x_shape[1:3]))}"
+                )
 
     def upsample(self, x, skip=None, argmax=None):
         # Without overlap each position is one of the four pixels of a cell: no scatter is needed.
@@ -221,6 +248,15 @@ def _origins(rows, columns, width, stride=2, before=0):
     return row * ops.cast(width, "int32") + column
 
 
+def _first_inside(rows, columns, width, stride, before):
+    """Offset ``i·W + j`` of the first pixel of each window that is not padding: 0, or int32 ``(rows, columns, 1)``."""
+    if before == 0:
+        return 0
+    above = ops.maximum(before - ops.arange(rows, dtype="int32") * stride, 0)[:, None, None]
+    left = ops.maximum(before - ops.arange(columns, dtype="int32") * stride, 0)[:, None]
+    return above * ops.cast(width, "int32") + left
+
+
 def size_of_cells(size) -> tuple:
     """Height and width of the 2×2 pooling of an image of ``size``."""
     return tuple((n + 1) // 2 for n in size)
@@ -261,8 +297,10 @@ def _scatter(x, argmax, height, width):
     # Number of the input pixel that is written to each output pixel, counted from 1; less than 1: none.
     number = ops.arange(batch * source * channels, dtype="int32")
     image, pixel, channel = number // (source * channels), number // channels % source, number % channels
-    place = (image * target + ops.reshape(argmax, (-1,))) * channels + channel
-    writer = ops.segment_max(pixel + 1, place, batch * target * channels)
+    position = ops.reshape(argmax, (-1,))
+    is_inside = ops.logical_and(position >= 0, position < target)
+    place = (image * target + ops.clip(position, 0, target - 1)) * channels + channel
+    writer = ops.segment_max(ops.where(is_inside, pixel + 1, 0), place, batch * target * channels)
 
     number = ops.arange(batch * target * channels, dtype="int32")
     image, channel = number // (target * channels), number % channels
