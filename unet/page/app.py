@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from unet.console import escaped
 from unet.errors import InputError
 from unet.inference import MODES
 from unet.page.guard import Guard
@@ -154,7 +155,7 @@ class Endpoint:
             except ClientDisconnect:
                 pass
             except Exception:
-                print(traceback.format_exc(), file=sys.stderr)
+                print(escaped(traceback.format_exc(), keep="\n"), file=sys.stderr)
                 put(message="The photograph could not be segmented; the reason is in the server's output.")
 
         self._queue.append(gone)

@@ -18,13 +18,18 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
 """Formats that are read. Pillow knows more, some of which run other programs or have seen little scrutiny."""
 MAX_PIXELS = 50_000_000
 """Photographs with more pixels are rejected before they are decoded."""
+MAX_SIDE = 65_535
+"""Largest height and width in pixels, that of JPEG. Interpolating along a longer side takes gigabytes."""
 MEMORY = 2 * 2**30
 """Bytes of address space of the program, where the system has such a limit."""
 SECONDS = 20
 """Processor time of the program."""
 
 _NOT_AN_IMAGE = "The file is not an image. JPEG, PNG, WebP, GIF, TIFF and BMP files can be read."
-_TOO_LARGE = f"The photograph has more than {MAX_PIXELS // 10**6} million pixels, the limit; scale it down."
+_TOO_LARGE = (
+    f"The photograph has more than {MAX_PIXELS // 10**6} million pixels, or more than {MAX_SIDE:,} in a row or column; "
+    "scale it down."
+)
 UNREADABLE = "The photograph cannot be read: it is damaged or incomplete, or its pixels do not have 8 or 16 bits."
 """Message for anything else that goes wrong, even if the program dies. It quotes nothing from the file."""
 
@@ -35,7 +40,7 @@ def main(images: str, memory: str, seconds: str) -> None:
     limit_resources(int(memory), int(seconds))
     try:
         with Image.open(io.BytesIO(sys.stdin.buffer.read()), formats=FORMATS) as file:
-            if file.width * file.height > MAX_PIXELS:
+            if file.width * file.height > MAX_PIXELS or max(file.size) > MAX_SIDE:
                 raise Image.DecompressionBombError
             pixels = to_rgb(file)
     except UnidentifiedImageError:
