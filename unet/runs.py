@@ -37,7 +37,7 @@ from unet.config import Config
 from unet.console import EscapedFormatter
 from unet.data import fingerprint
 from unet.errors import InputError, nearest
-from unet.files import locked, remove_unfinished, temporary_folder, write_json, write_text
+from unet.files import expanded, locked, remove_unfinished, temporary_folder, write_json, write_text
 
 log = logging.getLogger("unet")
 
@@ -350,7 +350,7 @@ def _commit() -> str | None:
 def _with_absolute_paths(config: Config) -> Config:
     """Make the paths of the data absolute, so that the run finds them from any directory."""
     paths = {key: getattr(config.data, key) for key in ("data_dir", "cache_dir")}
-    absolute = {key: path.expanduser().absolute() for key, path in paths.items() if path is not None}
+    absolute = {key: expanded(path).absolute() for key, path in paths.items() if path is not None}
     return config.with_data(**absolute)
 
 

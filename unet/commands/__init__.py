@@ -7,6 +7,7 @@ to ``COMMANDS``. A module is imported only when its subcommand is called. It mus
 
 import importlib
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -99,7 +100,9 @@ def invoke(arguments: Sequence[str]) -> int:
         ):  # typer's own text does not fit on a line
             parameter.help = "Print the completion script of the current shell."
     rest = [argument for argument in arguments if argument != "--debug"]
-    return console.exit_code(lambda: command.main(rest, prog_name="unet"), debug=len(rest) < len(arguments))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")  # about images that can be read: large, or with odd metadata
+        return console.exit_code(lambda: command.main(rest, prog_name="unet"), debug=len(rest) < len(arguments))
 
 
 def main(*subcommand: str) -> None:

@@ -1,10 +1,12 @@
 """Segment images with a trained run or an exported file."""
 
+import errno
 import glob
 import logging
+import os
 import re
 import sys
-import warnings
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +14,8 @@ import numpy as np
 import typer
 
 import unet
-from unet.errors import InputError, RunError, nearest
+from unet.errors import InputError, RunError, nearest, shortened
+from unet.files import expanded
 
 log = logging.getLogger("unet")
 
@@ -66,8 +69,7 @@ def main(
     jobs = plan(images, out, overlay, probabilities)
     predictor = unet.load(network)
     predictor.segment([], **options)  # checks the options that depend on the network
-
-    from PIL import Image
+    check_writable(out)
 
     from unet.console import say, track
     from unet.data.images import read_image
@@ -76,24 +78,28 @@ def main(
     for folder in {file.parent for files in jobs.values() for file in files.values()}:
         remove_unfinished(folder)
     lines = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        for source, files in track(jobs.items(), len(jobs), "segmenting"):
-            try:
-                image = read_image(source)
-            except OSError as error:
-                log.warning("%s: cannot be read as an image (%s)", source, error)
-                continue
-            prediction = next(predictor.segment([image], probabilities=probabilities, **options))
+    for source, files in track(jobs.items(), len(jobs), "segmenting"):
+        try:
+            image = read_image(source)
+        except OSError as error:
+            log.warning("%s: cannot be read as an image (%s)", source, error)
+            continue
+        prediction = next(predictor.segment([image], probabilities=probabilities, **options))
+        try:
             _write(files, image, prediction, predictor.metadata)
-            lines.append(f"{source}: {image.shape[1]}×{image.shape[0]}, {_shares(prediction.mask, predictor.metadata)}")
+        except RunError as error:
+            if getattr(error.__cause__, "errno", None) != errno.ENAMETOOLONG:  # the others would fail as well
+                raise
+            log.warning("%s: the name of its mask would be too long", source)
+            continue
+        lines.append(f"{source}: {image.shape[1]}×{image.shape[0]}, {_shares(prediction.mask, predictor.metadata)}")
 
     if len(lines) <= LISTED:
         for line in lines:
             say(line)
     say(f"masks: {out} ({len(lines)} image{'s' * (len(lines) != 1)})")
     if failed := len(jobs) - len(lines):
-        raise RunError(f"{failed} of {len(jobs)} images could not be read")
+        raise RunError(f"{failed} of {len(jobs)} images could not be read or written")
 
 
 def _write(files: dict[str, Path], image: np.ndarray, prediction, metadata) -> None:
@@ -128,7 +134,7 @@ def plan(images: list[str], out: Path, overlay: bool, probabilities: bool) -> di
     Raises:
         InputError: An argument matches no image, or two files would have the same path.
     """
-    if out.exists() and not out.is_dir():
+    if os.path.exists(out) and not os.path.isdir(out):
         raise InputError(f"{out} is a file; name a folder", "out")
     endings = {"mask": ".png"}
     endings |= {"overlay": "_overlay.jpg"} if overlay else {}
@@ -137,13 +143,13 @@ def plan(images: list[str], out: Path, overlay: bool, probabilities: bool) -> di
     for argument in images:
         for path, name in _named(argument, out):
             places.setdefault(path.absolute(), (path, out / name))
-    inputs = {path.resolve() for path in places}
+    inputs = {os.path.realpath(path) for path in places}
     jobs: dict[Path, dict[str, Path]] = {}
     writers: dict[Path, Path] = {}
     for path, place in places.values():
         jobs[path] = {kind: place.with_name(place.name + ending) for kind, ending in endings.items()}
         for file in jobs[path].values():
-            if file.resolve() in inputs:
+            if os.path.realpath(file) in inputs:
                 raise InputError(f"{file}: is one of the images and would be overwritten; choose another --out")
             if (other := writers.setdefault(file, path)) != path:
                 raise InputError(
@@ -153,33 +159,52 @@ def plan(images: list[str], out: Path, overlay: bool, probabilities: bool) -> di
     return jobs
 
 
+def check_writable(out: Path) -> None:
+    """Make the folder for the masks.
+
+    Raises:
+        InputError: It cannot be made, or nothing can be written in it.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"cannot write to {shortened(str(out))} ({getattr(error, 'strerror', '') or error})", "out"
+        ) from None
+
+
 def _named(argument: str, out: Path) -> list[tuple[Path, Path]]:
     """Images that an argument matches, each with its relative path without extension."""
     from unet.data.images import IMAGE_ENDINGS
 
-    path = Path(argument).expanduser()
-    if path.is_file():
+    path = expanded(argument)
+    if os.path.isfile(path):
         return [(path, Path(path.stem))]
-    if path.is_dir():
+    if os.path.isdir(path):
         root, candidates = path, list(path.rglob("*"))
     elif glob.has_magic(str(path)):
         fixed = next(index for index, part in enumerate(path.parts) if glob.has_magic(part))
         root, candidates = Path(*path.parts[:fixed]), list(map(Path, glob.glob(str(path), recursive=True)))
+    elif os.path.lexists(path):
+        raise InputError(f"{argument}: is neither a file nor a folder")
     else:
-        there = [str(other) for other in path.parent.glob("*")]
-        raise InputError(f"{argument}: there is no such file or folder{nearest(str(path), there)}")
-    earlier = out.resolve() if root.resolve() != out.resolve() else None  # masks of an earlier call are not images
+        there = [str(other) for other in path.parent.glob("*")] if os.path.isdir(path.parent) else []
+        raise InputError(f"{shortened(argument)}: there is no such file or folder{nearest(str(path), there)}")
+    earlier = os.path.realpath(out)  # masks of an earlier call are not images
+    if earlier == os.path.realpath(root):
+        earlier = ""
     named = sorted((candidate, candidate.relative_to(root).with_suffix("")) for candidate in candidates)
     found = [
         (candidate, name)
         for candidate, name in named
         if candidate.suffix.lower() in IMAGE_ENDINGS
-        and not candidate.is_dir()
+        and not os.path.isdir(candidate)
         and not any(part.startswith(".") for part in name.parts)
-        and earlier not in candidate.resolve().parents
+        and not (earlier and Path(os.path.realpath(candidate)).is_relative_to(earlier))
     ]
     if not found:
-        what = "contains no image" if path.is_dir() else "matches no image"
+        what = "contains no image" if os.path.isdir(path) else "matches no image"
         raise InputError(f"{argument}: {what} ({', '.join(IMAGE_ENDINGS)})")
     return found
 

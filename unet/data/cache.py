@@ -24,6 +24,8 @@ log = logging.getLogger("unet")
 
 FORMAT = 1
 """Part of the cache key: increase it when the arrays, or the way they are made, change."""
+LISTED = 20
+"""Most faults in a message."""
 
 
 def digest(image: np.ndarray, mask: np.ndarray) -> str:
@@ -134,9 +136,12 @@ def _build(source: Source, size: tuple[int, int], parent: Path, damaged: Path | 
         problems = _scan(source, lambda sample: files[sample.split].add(sample))
         fatal = [problem for problem in problems if problem.fatal]
         if fatal:
+            lines = [f"  {problem}" for problem in fatal[:LISTED]]
+            if len(fatal) > LISTED:
+                lines.append(f"  and {len(fatal) - LISTED:,} more; list them with unet check-data")
             raise InputError(
                 f"the data have {len(fatal)} fault{'s' * (len(fatal) > 1)} ({checks.summary(fatal)}); nothing was "
-                "prepared:\n" + "\n".join(f"  {problem}" for problem in fatal)
+                "prepared:\n" + "\n".join(lines)
             )
         for writer in files.values():
             writer.close()

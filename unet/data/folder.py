@@ -1,18 +1,29 @@
 """Images and masks from a folder: your own, or the official Oxford-IIIT Pets archive."""
 
+import contextlib
+import os
+import re
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from unet.config import FolderConfig
-from unet.data.images import IMAGE_ENDINGS, read_image
+from unet.config.schema import PLAIN
+from unet.data.images import IMAGE_ENDINGS, load_image, read_image
 from unet.data.masks import MaskReader
 from unet.data.pets import CLASSES as PETS_CLASSES
 from unet.data.sources import Problem, Sample, draw
-from unet.errors import InputError, nearest
+from unet.errors import InputError, nearest, shortened
+from unet.files import expanded, read_text
+
+WORKERS = min(8, os.cpu_count() or 1)
+"""Threads that decode images; as many images are in memory at a time."""
+HINTS = 3
+"""Closest matches are searched for this number of unknown names."""
+MAX_LIST_BYTES = 2**26
+"""Largest size of a split file."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +51,11 @@ class FolderSource:
     """
 
     def __init__(self, data_dir: Path, config: FolderConfig, validation: float):
-        self.root = Path(data_dir).expanduser()
-        if not self.root.is_dir():
+        self.root = expanded(data_dir)
+        if not os.path.isdir(self.root):
             raise InputError(
-                f"data.data_dir: there is no folder {self.root}; if the data have moved, give data.data_dir=NEW"
+                f"data.data_dir: there is no folder {shortened(str(self.root))}; if the data have moved, give "
+                "data.data_dir=NEW"
             )
         self.config = config
         self.validation = validation
@@ -69,7 +81,7 @@ class FolderSource:
             files.append([pair.name, pair.split, *_stamp(pair.image), *_stamp(pair.mask)])
         return {
             "source": "folder",
-            "root": str(self.root.resolve()),
+            "root": os.path.realpath(self.root),
             "classes": dict(self._reader.marks),
             "ignore": self._reader.ignore,
             "files": files,
@@ -85,10 +97,12 @@ class FolderSource:
         if split is None:
             yield from self._problems
         pairs = [pair for pair in self._pairs if split in (None, pair.split)]
-        with ThreadPoolExecutor() as pool:
-            for start in range(0, len(pairs), 256):  # bounds the number of decoded images in memory
-                for results in pool.map(self._read, pairs[start : start + 256]):
-                    yield from results
+        with ThreadPoolExecutor(WORKERS) as pool:
+            waiting = deque(pool.submit(self._read, pair) for pair in pairs[:WORKERS])
+            for following in [*pairs[WORKERS:], *[None] * len(waiting)]:
+                yield from waiting.popleft().result()
+                if following:  # only now: decoded images take much memory
+                    waiting.append(pool.submit(self._read, following))
 
     # === Finding pairs ===
 
@@ -99,8 +113,8 @@ class FolderSource:
                 f"{self.root / self.config.images}: holds no image ({', '.join(IMAGE_ENDINGS)}); expected "
                 f"{self.config.images}/NAME.jpg and {self.config.masks}/NAME.png"
             )
-        for name in sorted(images.keys() - masks.keys()):
-            hint = nearest(name, masks)
+        for count, name in enumerate(sorted(images.keys() - masks.keys())):
+            hint = nearest(name, masks) if count < HINTS else ""
             self._problems.append(
                 Problem("missing mask", str(images[name]), f"has no mask {self.config.masks}/{name}.png{hint}")
             )
@@ -115,8 +129,8 @@ class FolderSource:
     def _listing(self, folder: str) -> dict[str, Path]:
         """Files in a folder and its subfolders, by relative name without suffix."""
         root = self.root / folder
-        if not root.is_dir():
-            there = sorted(path.name for path in self.root.iterdir() if path.is_dir())
+        if not os.path.isdir(root):
+            there = sorted(path.name for path in self.root.iterdir() if os.path.isdir(path))[:100]
             raise InputError(
                 f"{root}: there is no such folder{nearest(folder, there)} "
                 f"(data.data_dir holds: {', '.join(there) or 'no folder'}; the names are set by "
@@ -124,10 +138,13 @@ class FolderSource:
             )
         listing: dict[str, Path] = {}
         for path in sorted(root.rglob("*")):
-            if path.is_dir() or path.name.startswith("."):
+            if os.path.isdir(path) or path.name.startswith("."):
                 continue
             name = str(path.relative_to(root).with_suffix(""))
-            if path.suffix.lower() not in IMAGE_ENDINGS:
+            if not re.fullmatch(PLAIN, name) or re.search("[\ud800-\udfff]", name):
+                message = "has a name with control characters, or that is not UTF-8: rename it"
+                self._problems.append(Problem("bad name", str(path), message))
+            elif path.suffix.lower() not in IMAGE_ENDINGS:
                 self._problems.append(
                     Problem("not an image", str(path), "is not an image file and is skipped", fatal=False)
                 )
@@ -161,17 +178,20 @@ class FolderSource:
 
     def _read_list(self, file: str, names: set[str]) -> list[str]:
         path = self.root / file
-        if not path.is_file():
+        if not os.path.isfile(path):
             lists = sorted(str(p.relative_to(self.root)) for p in self.root.rglob("*.txt"))
             raise InputError(
                 f"{path}: there is no such split file{nearest(file, lists)} "
                 f"(text files in data.data_dir: {', '.join(lists[:8]) or 'none'})"
             )
         listed = []
+        hints = HINTS
         for number, entry in _entries(path):
             known = next((n for n in (entry, str(Path(entry).with_suffix(""))) if n in names), None)
             if known is None:
-                message = f"line {number}: {entry} is not an image with a mask{nearest(entry, names)}"
+                hint = nearest(entry, names) if hints > 0 else ""
+                hints -= 1
+                message = f"line {number}: {shortened(entry)} is not an image with a mask{hint}"
                 self._problems.append(Problem("unknown name", str(path), message))
             else:
                 listed.append(known)
@@ -181,14 +201,14 @@ class FolderSource:
         pairs = []
         for official, file in (("train", "trainval.txt"), ("test", "test.txt")):
             path = self.root / "annotations" / file
-            if not path.is_file():
+            if not os.path.isfile(path):
                 raise InputError(f"{path}: missing; the Pets archive lists its splits in annotations/{file}")
             names = [entry.split()[0] for _, entry in _entries(path)]
             held_out = draw(names, self.validation, "validation") if official == "train" else set()
             for name in names:
                 image = self.root / "images" / f"{name}.jpg"
                 mask = self.root / "annotations" / "trimaps" / f"{name}.png"
-                absent = [p for p in (image, mask) if not p.is_file()]
+                absent = [p for p in (image, mask) if not os.path.isfile(p)]
                 for p in absent:
                     self._problems.append(Problem("missing file", str(p), f"is listed in {file} but does not exist"))
                 if not absent:
@@ -199,10 +219,8 @@ class FolderSource:
         """Message for missing class names, with the values found in the masks."""
         values: set = set()
         for pair in self._pairs[:50]:
-            try:
-                values |= {value for _, value in Image.open(pair.mask).getcolors(2**16) or ()}
-            except OSError:
-                continue
+            with contextlib.suppress(OSError):
+                values |= {value for _, value in load_image(pair.mask).getcolors(2**16) or ()}
         found = ", ".join(str(value) for value in sorted(values, key=str)[:20])
         return (
             "data.folder.classes: missing; name the classes in the order of their ids, as "
@@ -236,9 +254,9 @@ class FolderSource:
 def _entries(path: Path) -> list[tuple[int, str]]:
     """Read the lines of a split file with their numbers, without empty lines and comments."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: is not a text file; expected one image name per line") from None
+        lines = read_text(path, MAX_LIST_BYTES).splitlines()
+    except OSError as error:
+        raise InputError(f"{path}: is not a text file ({error}); expected one image name per line") from None
     stripped = ((number, line.strip()) for number, line in enumerate(lines, start=1))
     return [(number, line) for number, line in stripped if line and not line.startswith("#")]
 

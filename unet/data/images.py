@@ -1,34 +1,63 @@
 """Reading image files as RGB arrays, and resizing images, masks and logits."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from unet.files import open_file
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")
+"""First bytes of an EPS file, which Pillow would let Ghostscript execute."""
 
 
-def read_image(path: Path) -> np.ndarray:
-    """Read any image file as uint8 ``(H, W, 3)``, converted by :func:`to_rgb`.
+def read_image(path: str | Path) -> np.ndarray:
+    """Read an image file as uint8 ``(H, W, 3)``, converted by :func:`to_rgb`; of an animation, the first picture.
 
     Raises:
-        OSError: The file is not an image, or is truncated.
+        OSError: The file cannot be opened, is not an image, is truncated, or has more than 179 million pixels.
     """
+    return to_rgb(load_image(path))
+
+
+def load_image(path: str | Path) -> Image.Image:
+    """Read an image file with its pixels as they are stored.
+
+    Raises:
+        OSError: As in :func:`read_image`.
+    """
+    with open_file(path) as file, _broken_image_as_os_error():
+        if file.read(4) in POSTSCRIPT:
+            raise OSError("PostScript is not read")
+        file.seek(0)
+        image = Image.open(file)  # given a path, Pillow 12.3 scrambles TIFFs that are turned by 90°
+        image.load()
+    return image
+
+
+@contextlib.contextmanager
+def _broken_image_as_os_error() -> Iterator[None]:
     try:
-        with Image.open(path) as file:
-            file.filename = ""  # or Pillow maps the file into memory, which scrambles TIFFs turned by 90° (as of 12.3)
-            return to_rgb(file)
-    except (ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise OSError(str(error)) from error
+        yield
+    except UnidentifiedImageError:
+        raise OSError("cannot identify the format of an image") from None
+    except OSError:
+        raise
+    except Exception as error:  # Pillow's decoders raise errors of any type for content that they do not expect
+        raise OSError(str(error) or type(error).__name__) from error
 
 
+@_broken_image_as_os_error()
 def to_rgb(image: Image.Image) -> np.ndarray:
     """Convert an image to uint8 ``(H, W, 3)``, upright.
 
     EXIF orientation is applied; grey, palette and 16-bit images are converted; transparency is composited over black.
 
     Raises:
-        OSError: The image is truncated, or its pixels have no defined range (32-bit integers, floats).
+        OSError: The image is broken, or its pixels have no defined range (32-bit integers, floats).
     """
     white_is_zero = getattr(image, "tag_v2", {}).get(262) == 0
     image = ImageOps.exif_transpose(image)

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from unet.config.schema import Mark
+from unet.data.images import load_image
 from unet.data.sources import IGNORE
 
 
@@ -37,29 +37,23 @@ class MaskReader:
             OSError: The file cannot be read as an image.
             ValueError: Its pixels are not marks of classes; the message says which, and what is allowed.
         """
-        try:
-            with Image.open(path) as image:
-                image.load()
-                if self.by_colour:
-                    return self._from_colours(np.asarray(image.convert("RGB")))
-                if image.mode not in ("L", "P", "1"):
-                    raise _WrongMask(self._wrong_mode(image.mode))
-                pixels = np.asarray(image.convert("L") if image.mode == "1" else image).astype(np.uint8)
-                if image.mode == "1" and 255 not in self.marks.values():
-                    pixels = pixels // 255
-        except _WrongMask:
-            raise
-        except (ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise OSError(str(error)) from error
+        image = load_image(path)
+        if self.by_colour:
+            return self._from_colours(np.asarray(image.convert("RGB")))
+        if image.mode not in ("L", "P", "1"):
+            raise ValueError(self._wrong_mode(image.mode))
+        pixels = np.asarray(image.convert("L") if image.mode == "1" else image).astype(np.uint8)
+        if image.mode == "1" and 255 not in self.marks.values():
+            pixels = pixels // 255
         ids = self.table[pixels]
         if (ids < 0).any():
             wrong = np.unique(pixels[ids < 0])
-            raise _WrongMask(
+            raise ValueError(
                 f"holds {'values' if len(wrong) > 1 else 'the value'} {', '.join(map(str, wrong[:8]))}"
                 f"{', …' if len(wrong) > 8 else ''} in {(ids < 0).mean():.1%} of its pixels; allowed: {self._allowed()}"
             )
         if (ids == IGNORE).any() and set(np.unique(pixels)) == {0, 255} and len(self.marks) == 2:
-            raise _WrongMask(
+            raise ValueError(
                 "holds only 0 and 255, and 255 is ignored; if 255 is the second class, set "
                 f"data.folder.classes='{{{', '.join(f'{n}: {v}' for n, v in zip(self.marks, (0, 255)))}}}'"
             )
@@ -77,7 +71,7 @@ class MaskReader:
         if not found.all():
             colours, counts = np.unique(codes[~found], return_counts=True)
             shown = [f"[{c >> 16}, {c >> 8 & 255}, {c & 255}]" for c in colours[np.argsort(-counts)][:4]]
-            raise _WrongMask(
+            raise ValueError(
                 f"holds {len(colours)} colour(s) that belong to no class, most often {', '.join(shown)}; "
                 f"allowed: {self._allowed()} (masks must be saved without compression loss: PNG, not JPEG)"
             )
@@ -95,7 +89,3 @@ class MaskReader:
         allowed = [f"{list(m) if isinstance(m, tuple) else m} ({name})" for name, m in self.marks.items()]
         ignored = list(self.ignore) if isinstance(self.ignore, tuple) else self.ignore
         return ", ".join(allowed) + (f", {ignored} (ignored)" if ignored is not None else "")
-
-
-class _WrongMask(ValueError):
-    """The mask can be read, but its pixels are not marks of classes."""

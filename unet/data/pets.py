@@ -13,6 +13,7 @@ from unet.config.schema import PETS_CLASSES
 from unet.data.sources import Problem, Sample, draw
 from unet.environment import environment_variables
 from unet.errors import InputError
+from unet.files import expanded
 
 log = logging.getLogger("unet")
 
@@ -34,14 +35,15 @@ class PetsSource:
     classes = CLASSES
 
     def __init__(self, data_dir: Path | None, download: bool, validation: float):
-        self.data_dir = Path(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+        self.data_dir = expanded(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))
         self.download = download
         self.validation = validation
 
     def key(self) -> dict:
         """Names and sizes of the prepared files, so that a cached data set is recognised without TensorFlow."""
         versions = self.data_dir / "oxford_iiit_pet"
-        files = sorted(path for path in versions.glob("4.*/*") if path.is_file())
+        found = versions.glob("4.*/*") if os.path.isdir(versions) else ()
+        files = sorted(path for path in found if os.path.isfile(path))
         return {
             "source": "pets",
             "files": [[str(path.relative_to(versions)), path.stat().st_size] for path in files],

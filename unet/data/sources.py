@@ -6,6 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
+from unet.console import escaped
+
 SPLITS = ("train", "validation", "test")
 IGNORE = 255
 """Class id of ignored pixels."""
@@ -34,7 +36,7 @@ class Problem:
     fatal: bool = True
 
     def __str__(self):
-        return f"{self.where}: {self.message}"
+        return escaped(f"{self.where}: {self.message}")
 
 
 class Source(Protocol):
