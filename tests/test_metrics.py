@@ -7,6 +7,7 @@ from sklearn import metrics as sklearn_metrics
 
 from unet import metrics
 from unet.data.sources import IGNORE
+from unet.errors import InputError, RunError
 
 pytestmark = pytest.mark.backend_free
 CLASSES = ("pet", "background", "border")
@@ -167,3 +168,55 @@ def test_band_accuracy_equals_its_definition(rng):
     right, pixels = counts[:, 0].sum(0)
     assert scores["1"]["dataset"] == right / pixels
     assert scores["1"]["per_image"] == pytest.approx(np.mean(counts[:2, 0, 0] / counts[:2, 0, 1]))  # the third has none
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 4), (8, 7), (20, 20)])
+def test_an_image_without_contours_is_in_no_band_whatever_its_size(size):
+    truth = np.ones((2, *size), "uint8")
+    assert not metrics.band_counts(truth, truth.astype("int64")).any()
+
+
+@pytest.mark.parametrize("wrong", [3, 254, -1])
+def test_an_id_that_is_no_class_is_refused_and_counts_in_no_other_image(wrong):
+    truth, prediction = np.zeros((2, 4, 4), "int64"), np.zeros((2, 4, 4), "int64")
+    for ids, name in ((truth, "truth"), (prediction, "prediction")):
+        ids[1, 2, 3] = wrong
+        with pytest.raises(ValueError, match=f"{name} of image 1 has the class id {wrong}; ids are 0 to 2"):
+            metrics.confusion(truth, prediction, 3)
+        ids[1, 2, 3] = 0
+    with pytest.raises(ValueError, match="truth must hold class ids as integers, received float64"):
+        metrics.confusion(truth.astype(float), prediction, 3)
+
+
+def test_a_tally_names_the_image_whose_mask_or_logits_are_wrong():
+    truth, logits = np.zeros((2, 4, 4), "uint8"), np.zeros((2, 4, 4, 3), "float32")
+    tally = metrics.Tally(CLASSES)
+    truth[1, 0, 0] = 3
+    with pytest.raises(InputError, match="image b: its mask holds 3; expected are the class ids 0 to 2, or 255"):
+        tally.add(["a", "b"], truth, logits)
+    truth[1, 0, 0], logits[1, 2, 2, 1] = 0, np.nan
+    with pytest.raises(RunError, match="image b: the logits are NaN"):
+        tally.add(["a", "b"], truth, logits)
+    assert tally.names == []
+    logits[1, 2, 2] = [-np.inf, np.inf, 0]  # still a prediction
+    tally.add(["a", "b"], truth, logits)
+    assert tally.confusion.tolist() == [[31, 1, 0], [0, 0, 0], [0, 0, 0]]
+
+
+def test_images_without_a_valid_pixel_have_no_score_and_leave_the_mean():
+    truth = np.full((2, 4, 4), IGNORE, "uint8")
+    truth[1] = 0
+    tally = metrics.Tally(CLASSES)
+    tally.add(["a", "b"], truth, np.eye(3, dtype="float32")[np.zeros((2, 4, 4), int)])
+    scores = tally.scores()
+    assert scores["mean_iou"] == {"dataset": 1.0, "per_image": 1.0}
+    assert np.isnan(tally.per_image_mean_iou()[0])
+    assert np.isnan(scores["band_accuracy"]["16"]["dataset"])
+
+
+def test_a_batch_without_images_has_no_counts():
+    truth, logits = np.zeros((0, 4, 4), "uint8"), np.zeros((0, 4, 4, 3), "float32")
+    tally = metrics.Tally(CLASSES)
+    tally.add([], truth, logits)
+    assert tally.confusion.sum() == 0
+    assert tally.counts("band").shape == (0, 5, 2)

@@ -13,6 +13,7 @@ import numpy as np
 from scipy import ndimage
 
 from unet.data.sources import IGNORE
+from unet.errors import InputError, RunError
 
 BOUNDARY_RATIO = 0.02
 """Width of the band of Boundary IoU as a fraction of the image diagonal (Cheng et al. 2021)."""
@@ -31,11 +32,21 @@ def confusion(truth: np.ndarray, prediction: np.ndarray, classes: int) -> np.nda
 
     Returns:
         int64 ``(N, C, C)``: pixels of class i (row) predicted as class j (column).
+
+    Raises:
+        ValueError: A valid pixel has an id that is no class, or ids are not integers.
     """
-    n = len(truth)
+    n, valid = len(truth), truth != IGNORE
+    for name, ids in (("truth", truth), ("prediction", prediction)):
+        if ids.dtype.kind not in "iu":
+            raise ValueError(f"{name} must hold class ids as integers, received {ids.dtype}")
+        wrong = valid & ((ids < 0) | (ids >= classes))
+        if wrong.any():
+            at = int(np.argmax(wrong.any((1, 2))))
+            raise ValueError(f"{name} of image {at} has the class id {ids[wrong][0]}; ids are 0 to {classes - 1}")
     image = np.arange(n).reshape(-1, 1, 1)
     index = (image * classes + truth.astype(np.int64)) * classes + prediction
-    counts = np.bincount(index[truth != IGNORE], minlength=n * classes**2)
+    counts = np.bincount(index[valid], minlength=n * classes**2)
     return counts.reshape(n, classes, classes)
 
 
@@ -110,7 +121,7 @@ def contour_distance(truth: np.ndarray) -> np.ndarray:
         truth: uint8 ``(N, H, W)``; there is no contour between ignored and other pixels.
 
     Returns:
-        int64 ``(N, H, W)``, the Chebyshev distance; greater than H + W if an image has a single class.
+        int64 ``(N, H, W)``, the Chebyshev distance; greater than H + W and every band if an image has a single class.
     """
 
     def differ(one, other):
@@ -122,7 +133,9 @@ def contour_distance(truth: np.ndarray) -> np.ndarray:
     contour[:, :-1] |= below
     contour[:, :, 1:] |= right
     contour[:, :, :-1] |= right
-    far = truth.shape[1] + truth.shape[2] + 1
+    far = max(truth.shape[1] + truth.shape[2], *BAND_WIDTHS) + 1
+    if not len(truth):
+        return np.zeros(truth.shape, np.int64)
     return np.stack(
         [
             1 + ndimage.distance_transform_cdt(~image, "chessboard") if image.any() else np.full(image.shape, far)
@@ -199,7 +212,23 @@ class Tally:
         self._parts: dict[str, list[np.ndarray]] = {}
 
     def add(self, names: list[str], truth: np.ndarray, logits: np.ndarray) -> None:
-        """Count a batch: truth uint8 ``(N, H, W)``, logits ``(N, H, W, C)``."""
+        """Count a batch: truth uint8 ``(N, H, W)``, logits ``(N, H, W, C)``.
+
+        Raises:
+            InputError: A mask has an id that is neither a class nor the ignored one.
+            RunError: Logits are NaN.
+        """
+        for name, mask, values in zip(names, truth, logits, strict=True):
+            if np.isnan(values).any():
+                raise RunError(
+                    f"image {name}: the logits are NaN, so there is no prediction. The weights are not finite, or "
+                    "its precision is too low for them: train again, or use an earlier run"
+                )
+            if (unknown := np.setdiff1d(mask, [*range(len(self.classes)), IGNORE])).size:
+                raise InputError(
+                    f"image {name}: its mask holds {', '.join(map(str, unknown[:5]))}; expected are the class ids 0 to "
+                    f"{len(self.classes) - 1}, or {IGNORE} for ignored pixels. Run unet check-data to list every mask"
+                )
         prediction = logits.argmax(-1)
         n = len(self.classes)
         parts = {"confusion": confusion(truth, prediction, n)}
