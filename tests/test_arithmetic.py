@@ -16,6 +16,7 @@ import torch.nn.functional as F
 
 from tests.helpers import ROOT
 from tests.helpers.commands import run_unet
+from unet import arithmetic
 from unet.arithmetic import (
     conv_matrix,
     conv_paddings,
@@ -433,3 +434,24 @@ def test_the_scripts_help_shows_how_to_call_it():
     code, out, _ = run_unet("arithmetic", "--help")
     assert code == 0
     assert "unet arithmetic conv_transpose 3" in out
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        (lambda: conv_size(True, 1), "size must be a whole number ≥ 1, received True"),
+        (lambda: conv_size(5, 3, padding=np.False_), "padding must be a whole number ≥ 0"),
+        (lambda: conv_size(5, 3, stride=2.0), "stride must be a whole number ≥ 1, received 2.0"),
+        (lambda: arithmetic.pool_size(5, 2, ceil_mode="no"), "ceil_mode must be True or False, received 'no'"),
+        (lambda: arithmetic.zero_insertion(5, 3, padding="1"), "padding must be a whole number ≥ 0, received '1'"),
+        (lambda: arithmetic.overlap_count((4, 4, 4), 3, 2), r"size must be one number or \(height, width\)"),
+        (lambda: arithmetic.why_unreachable(5, 4, 3, transposed=1), "transposed must be True or False, received 1"),
+    ],
+)
+def test_values_of_another_type_are_named(call, expected):
+    with pytest.raises(ValueError, match=expected):
+        call()
+
+
+def test_whole_numbers_of_numpy_are_accepted():
+    assert conv_size(np.int64(5), np.uint8(3), padding=np.int32(1)) == 5

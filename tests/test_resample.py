@@ -67,3 +67,34 @@ def test_a_window_of_half_the_size_equals_torch_on_the_cropped_image(rng):
     ours = ops.convert_to_numpy(resample.resample(x, weights, weights))
     theirs = torch_resize(x[:, 4:12, 4:12], (16, 16), mode="bilinear", align_corners=False)
     np.testing.assert_allclose(ours[:, 1:-1, 1:-1], theirs[:, 1:-1, 1:-1], atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"height": 0}, "height must be a whole number ≥ 1, received 0"),
+        ({"width": 2.0}, "width must be a whole number ≥ 1, received 2.0"),
+        ({"method": "lanczos"}, "method must be one of linear, cubic, nearest, received 'lanczos'"),
+        ({"align_corners": "no"}, "align_corners must be True or False, received 'no'"),
+        ({"x": np.zeros((1, 0, 5, 2), "float32")}, "rows of x must be a whole number ≥ 1, received 0"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        resample.resize(**{"x": np.zeros((1, 4, 5, 2), "float32"), "height": 3, "width": 4} | arguments)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "bool"])
+def test_integers_are_interpolated_in_float32(rng, dtype):
+    x = rng.integers(0, 2, (1, 4, 5, 2)).astype(dtype)
+    for function in (lambda x: resample.resize(x, 8, 10), resample.double):
+        ours = ops.convert_to_numpy(function(x))
+        assert ours.dtype == "float32"
+        np.testing.assert_array_equal(ours, ops.convert_to_numpy(function(x.astype("float32"))))
+
+
+def test_a_map_without_pixels_cannot_be_doubled():
+    with pytest.raises(
+        ValueError, match=r"x must have at least one pixel and channel, received the shape \(1, 0, 5, 2\)"
+    ):
+        resample.double(np.zeros((1, 0, 5, 2), "float32"))

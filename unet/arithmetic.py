@@ -17,6 +17,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike
 
+from unet.arguments import flag, whole
+
 Size = int | tuple[int, int]
 """One number for a square, or (height, width), in pixels."""
 
@@ -82,7 +84,7 @@ def pool_size(
     _check(size=size, kernel_size=kernel_size, stride=stride, padding=padding)
     if padding > kernel_size // 2:
         raise ValueError(f"padding must be at most half the kernel size {kernel_size}, received {padding}")
-    if not ceil_mode:
+    if not flag("ceil_mode", ceil_mode):
         return conv_size(size, kernel_size, stride, padding, dilation)
     result = -(-(size + 2 * padding - extent(kernel_size, dilation)) // stride) + 1
     if (result - 1) * stride >= size + padding:
@@ -173,7 +175,7 @@ def why_unreachable(
         transposed: Whether the operation is the transposed convolution or the convolution.
     """
     _check(target=target)
-    sizes = conv_transpose_sizes if transposed else conv_sizes
+    sizes = conv_transpose_sizes if flag("transposed", transposed) else conv_sizes
     reached = sorted(sizes(size, kernel_size, stride, dilation))
     if target in reached:
         return ""
@@ -274,12 +276,13 @@ def zero_insertion(
 
     Errors as in :func:`conv_transpose_size`. Source: Dumoulin & Visin 2016, chapter 4; seed documents 002 and 004.
     """
+    output_size = conv_transpose_size(size, kernel_size, stride, padding, output_padding, dilation)
     return ZeroInsertion(
         zeros=stride - 1,
         padding=full_padding(kernel_size, dilation) - padding,
         output_padding=output_padding,
         inserted_size=(size - 1) * stride + 1,
-        output_size=conv_transpose_size(size, kernel_size, stride, padding, output_padding, dilation),
+        output_size=output_size,
     )
 
 
@@ -371,12 +374,12 @@ def _transposed_shape(shape: tuple[int, ...], kernel_shape: tuple[int, ...], *pa
 
 def _check(**values: int) -> None:
     for name, value in values.items():
-        least = 0 if "padding" in name else 1
-        if not isinstance(value, int | np.integer) or value < least:
-            raise ValueError(f"{name} must be a whole number ≥ {least}, received {value!r}")
+        whole(name, value, least=0 if "padding" in name else 1)
 
 
 def _pair(name: str, value: Size) -> tuple[int, int]:
+    if isinstance(value, tuple) and len(value) != 2:
+        raise ValueError(f"{name} must be one number or (height, width), received {value!r}")
     height, width = value if isinstance(value, tuple) else (value, value)
     _check(**{name: height})
     _check(**{name: width})

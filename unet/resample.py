@@ -10,8 +10,10 @@ Positions are in *source pixel coordinates*: pixel ``j`` has its centre at ``j``
 
 from collections.abc import Callable
 
+import keras
 from keras import ops
 
+from unet.arguments import flag, whole
 from unet.gradients import differentiable
 
 
@@ -27,7 +29,11 @@ def scale_positions(n_in, n_out, align_corners: bool = False):
 
     Returns:
         float32 tensor ``(n_out,)``; values may be up to half a pixel outside ``[0, n_in − 1]``.
+
+    Raises:
+        ValueError: ``align_corners`` is not a bool.
     """
+    align_corners = flag("align_corners", align_corners)
     target = ops.arange(n_out, dtype="float32")
     n_in, n_out = ops.cast(n_in, "float32"), ops.cast(n_out, "float32")
     if align_corners:
@@ -121,8 +127,9 @@ def resample(x, rows, columns):
         columns: ``(W', W)``, or ``(B, W', W)`` for a matrix per image.
 
     Returns:
-        ``(B, H', W', C)`` in the dtype of ``x``.
+        ``(B, H', W', C)`` in the dtype of ``x``, or float32 if ``x`` holds integers.
     """
+    x = _floating(x)
     height, width, channels = ops.shape(x)[1:]
     rows, columns = ops.cast(rows, x.dtype), ops.cast(columns, x.dtype)
     new_height, new_width = ops.shape(rows)[-2], ops.shape(columns)[-2]
@@ -143,14 +150,29 @@ def resize(x, height, width, method: str = "linear", align_corners: bool = False
         width: Target width in pixels.
         method: ``"linear"`` or ``"cubic"``, both without antialiasing and meant for enlarging, or ``"nearest"``.
         align_corners: See :func:`scale_positions`.
+
+    Raises:
+        ValueError: There is no such method, or a size is less than 1.
     """
-    weights = {"linear": linear_weights, "cubic": cubic_weights, "nearest": nearest_weights}[method]
+    methods = {"linear": linear_weights, "cubic": cubic_weights, "nearest": nearest_weights}
+    if method not in methods:
+        raise ValueError(f"method must be one of {', '.join(methods)}, received {method!r}")
+    weights = methods[method]
     n_rows, n_columns = ops.shape(x)[1:3]
+    for name, size in (("height", height), ("width", width), ("rows of x", n_rows), ("columns of x", n_columns)):
+        if isinstance(size, int | float | str):  # a tensor if the size is dynamic
+            whole(name, size, least=1)
     return resample(
         x,
         weights(scale_positions(n_rows, height, align_corners), n_rows),
         weights(scale_positions(n_columns, width, align_corners), n_columns),
     )
+
+
+def _floating(x):
+    """Integers and bools as float32: weights cast to their dtype would be 0 and 1."""
+    x = ops.convert_to_tensor(x)
+    return x if keras.backend.is_float_dtype(keras.backend.standardize_dtype(x.dtype)) else ops.cast(x, "float32")
 
 
 BLOCK = 16
@@ -169,13 +191,18 @@ def double(x, weights: Callable = linear_weights, reach: int = 1, align_corners:
     neighbouring block spoils that one too. Farther pixels and other images are unaffected.
 
     Args:
-        x: Feature maps.
+        x: Feature maps; integers are computed in float32.
         weights: :func:`linear_weights`, or :func:`cubic_weights`.
         reach: Distance in source pixels on which a target pixel depends: 1 for linear, 2 for cubic.
         align_corners: See :func:`scale_positions`.
+
+    Raises:
+        ValueError: ``x`` has no pixels.
     """
     height, width, channels = ops.shape(x)[1:]
-    y = _double_rows(ops.reshape(x, (-1, height, width * channels)), weights, reach, align_corners)
+    if any(isinstance(n, int) and n == 0 for n in (height, width, channels)):
+        raise ValueError(f"x must have at least one pixel and channel, received the shape {tuple(x.shape)}")
+    y = _double_rows(ops.reshape(_floating(x), (-1, height, width * channels)), weights, reach, align_corners)
     y = _double_rows(ops.reshape(y, (-1, width, channels)), weights, reach, align_corners)
     return ops.reshape(y, (-1, 2 * height, 2 * width, channels))
 
