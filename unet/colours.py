@@ -1,8 +1,13 @@
 """Colours of classes in pictures."""
 
 from collections.abc import Iterable
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
+
+Colour = Annotated[str, Field(pattern=r"^#[0-9A-Fa-f]{6}$")]
+"""A colour as ``#RRGGBB``."""
 
 PALETTE = ["#E69F00", "#0072B2", "#F0E442", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000"]
 """Okabe and Ito's eight colours, distinguishable under every common form of colour blindness."""

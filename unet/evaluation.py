@@ -9,10 +9,12 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from pydantic import ValidationError
 
 from unet import config as configuration
 from unet import data, figures
 from unet.config import Config
+from unet.config.explain import explain
 from unet.console import track
 from unet.data.images import resize_image, resize_logits
 from unet.data.sources import native_samples
@@ -87,11 +89,16 @@ def _config_of(network: LoadedNetwork, overrides: tuple[str, ...]) -> Config:
     """Configuration in a file, which holds no paths: a folder source must be given its place."""
     values = network.metadata.config
     places = {key: value for key, value, _ in map(configuration.parse_override, overrides)}
-    if values.get("data", {}).get("source") == "folder":
+    if not values:
+        raise InputError(f"{network.path} does not hold the configuration that its data are described in")
+    if isinstance(values.get("data"), dict) and values["data"].get("source") == "folder":
         if places.get("data.data_dir") is None:
             raise InputError(f"{network.path} does not hold the place of its data: give data.data_dir=NEW")
         values = values | {"data": values["data"] | {"data_dir": str(places["data.data_dir"])}}
-    return Config.model_validate(values)
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"{network.path}: the configuration in it: {explain(error, {}, 'metadata')}") from None
 
 
 def _score(network: LoadedNetwork, config: Config, records: Scores, split: str, native: bool) -> dict:

@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 from keras import layers
 
-from unet import upsamplers
+from unet import keras_file, upsamplers
 from unet.config import Config
 from unet.config.schema import doubled_widths
 
@@ -198,9 +198,13 @@ def from_config(config: Config, classes: int, fixed_size: bool = False) -> keras
 
 
 def load_saved(path: str | Path) -> keras.Model:
-    """Load a network from a ``.keras`` file, for inference."""
+    """Load a network from a ``.keras`` file, for inference.
+
+    Raises:
+        InputError: The file is damaged, or contains anything but a network of this package.
+    """
     upsamplers.register()
-    return keras.saving.load_model(path, compile=False)
+    return keras_file.load(Path(path))
 
 
 def seed_of(seed: int, name: str) -> int:

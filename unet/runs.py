@@ -20,18 +20,22 @@ import contextlib
 import csv
 import dataclasses
 import io
-import json
 import logging
 import os
 import platform
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import Any, NotRequired
 
-from unet import colours, data
+import numpy as np
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+from typing_extensions import TypedDict
+
+from unet import colours, data, records
 from unet import config as configuration
 from unet.config import Config
 from unet.console import EscapedFormatter
@@ -45,7 +49,20 @@ FORMAT = 1
 """Version of the run directory's format, written to run.json."""
 
 
-@dataclass(frozen=True)
+class Start(TypedDict):
+    """Entry of environment.json: what a start of the training ran on; other keys are kept as they are."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    time: str
+    backend: str
+    device: str
+    versions: dict[str, str]
+    commit: str | None
+    jit: NotRequired[bool]
+
+
+@dataclass(frozen=True, config=ConfigDict(strict=True))
 class RunInfo:
     """Facts about a run's network and data that later steps need when the training data are gone.
 
@@ -56,7 +73,7 @@ class RunInfo:
     """Format version of the run directory; 0 for a run of an earlier version of this package, without run.json."""
     classes: tuple[str, ...]
     """Class names, in the order of the output channels."""
-    colours: tuple[str, ...]
+    colours: tuple[colours.Colour, ...]
     """Colour of each class in pictures, ``#RRGGBB``."""
     ignore: int
     """Class id of pixels that count in neither training nor evaluation."""
@@ -64,8 +81,16 @@ class RunInfo:
     """Channels of an input image."""
     data_licence: str | None
     """Licence of the training images, if known."""
-    data: dict[str, dict] | None = None
+    data: dict[str, dict[str, int | str]] | None = None
     """Number of images and digests of their names and content, by split; ``None`` before training."""
+
+    def __post_init__(self):
+        if not 1 <= len(self.classes) == len(self.colours) <= 255:
+            raise ValueError(f"{len(self.classes)} classes and {len(self.colours)} colours")
+        if self.data is not None and set(self.data) != set(fingerprint.SPLITS):
+            raise ValueError(f"data: should have the splits {', '.join(fingerprint.SPLITS)}")
+        if not all(isinstance(split.get("images"), int) for split in (self.data or {}).values()):
+            raise ValueError("data: should have the number of images of every split")
 
     @classmethod
     def of(cls, config: Config, version: int = FORMAT) -> "RunInfo":
@@ -105,8 +130,31 @@ class Scores:
             remove_unfinished(folder)
 
     def metrics(self) -> dict:
-        """Scores by evaluated split; empty before the first evaluation."""
-        return json.loads(self.metrics_file.read_text(encoding="utf-8")) if self.metrics_file.is_file() else {}
+        """Scores by evaluated split; empty before the first evaluation.
+
+        Raises:
+            InputError: metrics.json is damaged.
+        """
+        return records.read_json(self.metrics_file, dict[str, dict[str, Any]]) if self.metrics_file.exists() else {}
+
+    def counts(self, split: str) -> tuple[list[str], np.ndarray]:
+        """Names of an evaluated split's images, and their confusion matrices ``(N, C, C)``.
+
+        Raises:
+            InputError: The file is damaged.
+        """
+        path = self.counts_file(split)
+        arrays = records.arrays_of(path)
+        names, confusion = arrays.get("names"), arrays.get("confusion")
+        if (
+            names is None
+            or confusion is None
+            or (names.ndim, names.dtype.kind, confusion.dtype.kind) != (1, "U", "i")
+            or confusion.shape != (len(names), *confusion.shape[-1:] * 2)
+            or confusion.min(initial=0) < 0
+        ):
+            raise InputError(f"{path}: does not hold names and confusion matrices; evaluate the network again")
+        return names.tolist(), confusion
 
     def write_metrics(self, split: str, scores: dict) -> None:
         """Add the scores of a split to metrics.json.
@@ -201,18 +249,17 @@ class Run(Scores):
         """Classes, colours and the other facts in run.json; derived from the configuration for runs without one.
 
         Raises:
-            InputError: run.json was written by a later version of this package.
+            InputError: run.json is damaged, or was written by a later version of this package.
         """
-        if not self.info_file.is_file():
+        if not self.info_file.exists():
             return RunInfo.of(self.config, version=0)
-        recorded = json.loads(self.info_file.read_text(encoding="utf-8"))
-        if recorded["version"] > FORMAT:
+        version = records.read_json(self.info_file, dict[str, Any]).get("version")
+        if isinstance(version, int) and version > FORMAT:
             raise InputError(
-                f"{self.info_file}: format version {recorded['version']} is newer than this package reads ({FORMAT}); "
+                f"{self.info_file}: format version {version} is newer than this package reads ({FORMAT}); "
                 "upgrade it: pip install --upgrade unet-upsamplers"
             )
-        recorded |= {key: tuple(recorded[key]) for key in ("classes", "colours")}
-        return RunInfo(**recorded)
+        return records.read_json(self.info_file, RunInfo)
 
     def record_data(self, dataset: data.Dataset) -> None:
         """Add the fingerprint of the training data to run.json, and the digest of every image to data.csv."""
@@ -226,7 +273,10 @@ class Run(Scores):
         before = self.info.data
         if before is None:
             return []
-        old = fingerprint.from_csv(self.data_file.read_text(encoding="utf-8")) if self.data_file.is_file() else None
+        try:
+            old = fingerprint.from_csv(records.text_of(self.data_file)) if self.data_file.exists() else None
+        except (KeyError, csv.Error):
+            raise InputError(f"{self.data_file}: is damaged; restore it from a copy, or delete it") from None
         return fingerprint.changes(before, old, fingerprint.listing_of(dataset))
 
     def move_data(self, config: Config) -> None:
@@ -234,11 +284,23 @@ class Run(Scores):
         write_text(self.config_file, _with_absolute_paths(config).to_yaml())
 
     def history(self) -> list[dict[str, float]]:
-        """Rows of history.csv: ``epoch`` (from 1) and the values measured in it."""
-        if not self.history_file.is_file():
+        """Rows of history.csv: ``epoch`` (from 1) and the values measured in it.
+
+        Raises:
+            InputError: The file is damaged.
+        """
+        if not self.history_file.exists():
             return []
-        with open(self.history_file, newline="", encoding="utf-8") as file:
-            return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        try:
+            reader = csv.DictReader(io.StringIO(records.text_of(self.history_file), newline=""))
+            rows = [{key: float(value) for key, value in row.items()} for row in reader]
+            if [row["epoch"] for row in rows] != list(range(1, len(rows) + 1)):
+                raise ValueError("its epochs are not 1, 2, 3 and so on")
+        except (KeyError, TypeError, ValueError, csv.Error) as error:
+            raise InputError(
+                f"{self.history_file}: is damaged ({records.cause(error)}); restore it from a copy"
+            ) from None
+        return rows
 
     def write_history(self, rows: list[dict[str, float]]) -> None:
         """Write history.csv; floats keep every digit."""
@@ -250,13 +312,17 @@ class Run(Scores):
             writer.writerows({k: int(v) if k == "epoch" else repr(float(v)) for k, v in row.items()} for row in rows)
         write_text(self.history_file, text.getvalue())
 
-    def starts(self) -> list[dict]:
-        """Entries of environment.json, one per start."""
-        return json.loads(self.environment_file.read_text(encoding="utf-8"))["starts"]
+    def starts(self) -> list[Start]:
+        """Entries of environment.json, one per start.
+
+        Raises:
+            InputError: The file is missing or damaged.
+        """
+        return records.read_json(self.environment_file, dict[str, list[Start]]).get("starts", [])
 
     def record_environment(self, jit: bool) -> None:
         """Add an entry for this start to environment.json; ``jit`` tells whether the step is compiled."""
-        before = self.starts() if self.environment_file.is_file() else []
+        before = self.starts() if self.environment_file.exists() else []
         start = environment() | {"jit": jit, "precision": self.config.training.precision}
         write_json(self.environment_file, {"starts": [*before, start]})
 

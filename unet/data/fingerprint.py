@@ -45,7 +45,7 @@ def to_csv(listing: Listing) -> str:
 def from_csv(text: str) -> Listing:
     """Read what :func:`to_csv` wrote."""
     listing: Listing = {split: {} for split in SPLITS}
-    for row in csv.DictReader(io.StringIO(text)):
+    for row in csv.DictReader(io.StringIO(text, newline="")):
         listing[row["split"]][row["name"]] = row["digest"]
     return listing
 

@@ -1,12 +1,14 @@
 """The record of exported files (export.json) and the model card (model_card.md) made from it."""
 
-import json
 from importlib import metadata as packages
 from pathlib import Path
+from typing import Any
 
+from unet.errors import InputError
 from unet.export.proof import read_proof
 from unet.files import write_json
 from unet.formats import describe
+from unet.records import read_json
 from unet.runs import Run
 
 RECORD = "export.json"
@@ -14,9 +16,19 @@ CARD = "model_card.md"
 
 
 def records(directory: Path) -> dict:
-    """Entries of export.json by file name; empty if there is none."""
+    """Entries of export.json by file name; empty if there is none.
+
+    Raises:
+        InputError: It is damaged.
+    """
     path = directory / RECORD
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    entries = read_json(path, dict[str, dict[str, Any]]) if path.exists() else {}
+    for name, entry in entries.items():
+        try:
+            read_proof(entry["proof"])
+        except (AttributeError, KeyError, TypeError):
+            raise InputError(f"{path}: {name} has no valid proof; restore the file from a copy, or delete it") from None
+    return entries
 
 
 def record(directory: Path, file: str, entry: dict) -> None:

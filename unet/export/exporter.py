@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import math
 import os
 from importlib import metadata as packages
 from pathlib import Path
@@ -17,10 +18,11 @@ from unet.console import quiet_stderr
 from unet.data.images import resize_image
 from unet.deprecation import renamed
 from unet.errors import InputError, RunError
-from unet.export.card import CARD, model_card, record
+from unet.export.card import CARD, model_card, record, records
 from unet.export.proof import Proof, prove, prove_quantized, to_json
 from unet.files import locked, remove_unfinished, temporary_folder, write_text, writing
 from unet.formats import Format, LoadedNetwork, Metadata, choose, describe
+from unet.formats.base import LARGEST_SIZE
 from unet.model import from_config, load_saved
 from unet.runs import Run
 
@@ -79,6 +81,7 @@ def export(
     metadata = _metadata(run, file_format, size, activation, quantize)
     dataset = _dataset(config, metadata, required=bool(overrides))
     directory = Path(out or run.path / "export")
+    records(directory)  # reports a damaged export.json before anything is written
     target = directory / (run.name + ("" if quantize == "none" else f"_{quantize}") + file_format.ending)
     trained_on = run.starts()[-1]["backend"]
     if file_format.backend not in (None, trained_on):
@@ -194,6 +197,8 @@ def _metadata(run: Run, file_format: Format, size, activation: str, quantize: st
     dynamic = size == "dynamic" or (size is None and not reason)
     if size == "dynamic" and reason:
         raise InputError(f"such a file accepts one size only ({reason}); give height and width instead", "size")
+    if isinstance(size, tuple) and math.prod(size) > LARGEST_SIZE:
+        raise InputError(f"must be {LARGEST_SIZE:,} pixels or fewer, received {size[0]}×{size[1]}", "size")
     if size is None and reason:
         log.info("height and width are fixed at %d×%d: %s", *described.size, reason)
     return dataclasses.replace(

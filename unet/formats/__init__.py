@@ -6,7 +6,9 @@ file of its format is written or loaded.
 
 from pathlib import Path
 
-from unet import backend
+from pydantic import ValidationError
+
+from unet import backend, records
 from unet.errors import InputError, nearest
 from unet.formats.base import ACTIVATIONS, LICENCE, Format, LoadedNetwork, Metadata
 from unet.formats.keras import KerasFormat, KerasNetwork
@@ -80,16 +82,19 @@ def load_network(path: str | Path) -> LoadedNetwork:
 def describe(run) -> Metadata:
     """Metadata of a run's network: pixels in, logits out, at any size."""
     config, info = run.config, run.info
-    return Metadata(
-        classes=info.classes,
-        colours=info.colours,
-        size=config.data.size,
-        dynamic=True,
-        activation="none",
-        upsampler=config.model.upsampler.name,
-        licence=_LICENCES.get(config.data.source, LICENCE),
-        config=config.model_dump(mode="json", exclude={"data": {"data_dir", "cache_dir"}}),  # paths stay private
-    )
+    try:
+        return Metadata(
+            classes=info.classes,
+            colours=info.colours,
+            size=config.data.size,
+            dynamic=True,
+            activation="none",
+            upsampler=config.model.upsampler.name,
+            licence=_LICENCES.get(config.data.source, LICENCE),
+            config=config.model_dump(mode="json", exclude={"data": {"data_dir", "cache_dir"}}),  # paths stay private
+        )
+    except ValidationError as error:
+        raise InputError(f"{run.path}: {records.reason(error)}") from None
 
 
 __all__ = ["FORMATS", "Format", "LoadedNetwork", "Metadata", "choose", "describe", "is_exported", "load_network"]

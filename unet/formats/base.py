@@ -3,12 +3,16 @@
 import dataclasses
 import importlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
 
-from unet.colours import hex_colours
+from unet import records
+from unet.colours import Colour, hex_colours
 from unet.environment import environment_variables
 from unet.errors import InputError
 
@@ -17,11 +21,17 @@ VERSION = 1
 """Version of the metadata. Increase it when a field changes its meaning, not for an additional field with a default."""
 PIXELS = "pixels 0 to 255 in RGB order; the network scales them itself"
 LICENCE = "not stated; the terms of the training images apply"
+LARGEST_SIZE = 2**24
+"""Most pixels of an image that a network is run on at once."""
+LARGEST_DEPTH = 8
+"""Most times that an encoder halves the resolution."""
+
+Side = Annotated[int, Field(ge=1, le=LARGEST_SIZE)]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(strict=True, allow_inf_nan=False))
 class Metadata:
-    """Description of a network that is stored in its file as JSON.
+    """Description of a network that is stored in its file as JSON; every value is checked.
 
     ``classes``, ``size``, ``dynamic`` and ``activation`` are required. A file written before one of the other fields
     existed is loaded with the field's default.
@@ -29,17 +39,17 @@ class Metadata:
 
     version: int = VERSION
     """Version of these metadata."""
-    classes: tuple[str, ...]
+    classes: Annotated[tuple[str, ...], Field(min_length=1, max_length=255)]
     """Class names, in the order of the output channels."""
-    colours: tuple[str, ...] = ()
-    """Colour of each class in pictures, ``#RRGGBB``; empty means the project's palette."""
-    size: tuple[int, int]
+    colours: Annotated[tuple[Colour, ...], Field(min_length=1)] = ()
+    """Colour of each class in pictures, ``#RRGGBB``; default: the project's palette."""
+    size: tuple[Side, Side]
     """Height and width in pixels that the network was trained at; the only accepted size unless ``dynamic``."""
     dynamic: bool
     """Whether the file accepts any height and width."""
-    activation: str
+    activation: Annotated[str, Field(pattern="^(softmax|none)$")]
     """``"softmax"``: the output is probabilities; ``"none"``: logits."""
-    quantization: str = "none"
+    quantization: Annotated[str, Field(pattern="^(none|float16|int8)$")] = "none"
     """``"none"``, ``"float16"`` or ``"int8"``."""
     upsampler: str = "unknown"
     """Name of the decoder's upsampler."""
@@ -47,12 +57,22 @@ class Metadata:
     """What the input must be."""
     licence: str = LICENCE
     """Terms of the weights and of the images they were trained on."""
-    config: dict = dataclasses.field(default_factory=dict)
+    config: dict[str, Any] = Field(default_factory=dict)
     """Training configuration."""
 
     def __post_init__(self):
         if not self.colours:
             object.__setattr__(self, "colours", hex_colours(len(self.classes)))
+        if len(self.colours) != len(self.classes):
+            raise ValueError(f"colours: {len(self.classes)} classes have {len(self.colours)} colours")
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError("classes: two have the same name")
+        if self.size[0] * self.size[1] > LARGEST_SIZE:
+            raise ValueError(f"size: {self.size[0]}×{self.size[1]} is more than {LARGEST_SIZE:,} pixels")
+        model = self.config.get("model", {})
+        depth = model.get("depth", 4) if isinstance(model, dict) else None
+        if type(depth) is not int or not 1 <= depth <= LARGEST_DEPTH:
+            raise ValueError(f"config.model.depth: should be 1 to {LARGEST_DEPTH}")
 
     @property
     def stride(self) -> int:
@@ -68,22 +88,24 @@ class Metadata:
         """Read what :meth:`to_json` of this or an earlier version wrote; unknown fields are ignored.
 
         Raises:
-            ValueError: A newer version wrote it, or it is not metadata of this project.
+            ValueError: A newer version wrote it, or it is not metadata of this project; the message is one line.
         """
-        content = json.loads(text)
-        if not isinstance(content, dict):
-            raise ValueError(f"expected a JSON object, received {text[:40]!r}")
-        if (version := content.get("version", 1)) not in range(1, VERSION + 1):
+        content = records.parse(text, dict[str, Any])
+        version = content.get("version", VERSION)
+        if type(version) is not int or version < 1:
+            raise ValueError(f"metadata: version: should be 1 to {VERSION}, received {str(version)[:40]!r}")
+        if version > VERSION:
             raise ValueError(
                 f"written by a newer version of unet-upsamplers (metadata version {version}, supported up to "
                 f"{VERSION}); upgrade unet-upsamplers to read it"
             )
-        fields = dataclasses.fields(cls)
-        values: dict[str, Any] = {field.name: content[field.name] for field in fields if field.name in content}
-        missing = {"classes", "size", "dynamic", "activation"} - values.keys()
+        missing = {"classes", "size", "dynamic", "activation"} - content.keys()
         if missing:
             raise ValueError(f"the metadata lack {', '.join(sorted(missing))}; was it exported by this project?")
-        return cls(**values | {name: tuple(value) for name, value in values.items() if isinstance(value, list)})
+        try:
+            return records.parse(text, cls)
+        except ValueError as error:
+            raise ValueError(f"metadata: {error}") from None
 
 
 class LoadedNetwork:
@@ -116,7 +138,25 @@ class LoadedNetwork:
         Arguments and shape as in the call.
         """
         output = self(pixels)
+        expected = (*pixels.shape[:3], len(self.metadata.classes))
+        if output.shape != expected:
+            raise InputError(
+                f"{self.path}: returns an array {output.shape} for images {pixels.shape}, where its metadata describe "
+                f"{expected}; it is damaged, or not what it claims to be"
+            )
         return log_probabilities(output) if self.metadata.activation == "softmax" else output
+
+    def _check(self, inputs: Sequence[Sequence], outputs: Sequence[Sequence]) -> None:
+        """Compare the network's own inputs and outputs with the metadata.
+
+        Args:
+            inputs: Shape of every input; whatever is not a positive whole number counts as dynamic.
+            outputs: Shape of every output.
+
+        Raises:
+            InputError: They differ.
+        """
+        check_shapes(self.path, self.metadata, inputs, outputs)
 
 
 class Format:
@@ -163,6 +203,32 @@ class Format:
     def recognises(self, path: Path) -> bool:
         """Whether ``path`` looks like a file of this format."""
         return path.suffix == self.suffix and path.is_file()
+
+
+def check_shapes(path: Path, metadata: Metadata, inputs: Sequence[Sequence], outputs: Sequence[Sequence]) -> None:
+    """Compare the shapes of a network's inputs and outputs with its metadata; see :meth:`LoadedNetwork._check`."""
+    if [len(shape) for shape in (*inputs, *outputs)] != [4, 4] or len(inputs) != 1:
+        raise InputError(f"{path}: is no network from one image (B, H, W, 3) to one array (B, H, W, classes)")
+    (_, *size, channels), (_, *_, classes) = ([_side(side) for side in shape] for shape in (inputs[0], outputs[0]))
+    if channels not in (None, 3):
+        raise InputError(f"{path}: its network takes images of {channels} channels, not 3")
+    if classes not in (None, len(metadata.classes)):
+        raise InputError(
+            f"{path}: its network has {classes} classes, and its metadata name {len(metadata.classes)}; it is damaged, "
+            "or not what it claims to be"
+        )
+    described = (None, None) if metadata.dynamic else metadata.size
+    if any(side not in (None, length) for side, length in zip(size, described)):
+        shown = "any size" if metadata.dynamic else f"{described[0]}×{described[1]} pixels"
+        raise InputError(
+            f"{path}: its network takes images of {size[0]}×{size[1]} pixels, and its metadata say {shown}; it is "
+            "damaged, or not what it claims to be"
+        )
+
+
+def _side(value) -> int | None:
+    """A fixed length, or ``None`` for a dynamic one, which runtimes write as a name, -1 or ``None``."""
+    return int(value) if isinstance(value, int | np.integer) and value > 0 else None
 
 
 def log_probabilities(probabilities: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from unet import records
 from unet.errors import InputError
 from unet.formats.base import Format, LoadedNetwork, Metadata
 
@@ -26,14 +27,11 @@ class KerasFormat(Format):
 
     def load(self, path):
         """Load on the backend of this process."""
-        try:
-            with zipfile.ZipFile(path) as archive:
-                text = archive.read(MEMBER).decode()
-        except (zipfile.BadZipFile, KeyError) as error:
+        text = records.text_in(path, MEMBER)
+        if text is None:
             raise InputError(
-                f"{path}: is not a .keras file exported by this project ({error}); give the run directory or an "
-                "exported file"
-            ) from None
+                f"{path}: is not a .keras file exported by this project; give the run directory or an exported file"
+            )
         return KerasNetwork(path, Metadata.from_json(text))
 
 
@@ -58,6 +56,7 @@ class KerasNetwork(LoadedNetwork):
 
         self.path, self.metadata = path, metadata
         self.network = load_saved(file or path)
+        self._check(*([tensor.shape for tensor in side] for side in (self.network.inputs, self.network.outputs)))
         self.network.jit_compile = keras.backend.backend() == "jax" if jit is None else jit
 
     def __call__(self, pixels):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from unet import records
 from unet.errors import InputError
 from unet.formats.base import Format, LoadedNetwork, Metadata, input_signature, runtime
 
@@ -58,11 +59,9 @@ class LiteRT(Format):
 
     def load(self, path):
         """Load with ``ai_edge_litert.interpreter.Interpreter``."""
-        try:
-            with zipfile.ZipFile(path) as archive:
-                text = archive.read(MEMBER).decode()
-        except (zipfile.BadZipFile, KeyError) as error:
-            raise InputError(f"{path}: has no metadata, so it was not exported by this project ({error})") from None
+        text = records.text_in(path, MEMBER)
+        if text is None:
+            raise InputError(f"{path}: has no metadata, so it was not exported by this project")
         return _LiteRTNetwork(path, Metadata.from_json(text))
 
 
@@ -70,19 +69,26 @@ class _LiteRTNetwork(LoadedNetwork):
     def __init__(self, path: Path, metadata: Metadata):
         interpreter = runtime("ai_edge_litert.interpreter", "litert", path)
         self.path, self.metadata = path, metadata
-        self._interpreter = interpreter.Interpreter(str(path), num_threads=os.cpu_count())
-        (self._input,) = self._interpreter.get_input_details()
-        (self._output,) = self._interpreter.get_output_details()
+        try:
+            self._interpreter = interpreter.Interpreter(str(path), num_threads=os.cpu_count())
+        except (RuntimeError, ValueError) as error:
+            raise InputError(f"{path}: LiteRT cannot load it ({records.cause(error)})") from error
+        inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        self._check(*([details["shape_signature"] for details in side] for side in (inputs, outputs)))
+        (self._input,), (self._output,) = inputs, outputs
         self._shape: tuple[int, ...] | None = None
 
     def __call__(self, pixels):
         """Invoke the interpreter; for 8-bit files, quantise the pixels and dequantise the output."""
-        if pixels.shape != self._shape:
-            self._interpreter.resize_tensor_input(self._input["index"], pixels.shape)
-            self._interpreter.allocate_tensors()
-            self._shape = pixels.shape
-        self._interpreter.set_tensor(self._input["index"], _quantized(np.asarray(pixels), self._input))
-        self._interpreter.invoke()
+        try:
+            if pixels.shape != self._shape:
+                self._interpreter.resize_tensor_input(self._input["index"], pixels.shape)
+                self._interpreter.allocate_tensors()
+                self._shape = pixels.shape
+            self._interpreter.set_tensor(self._input["index"], _quantized(np.asarray(pixels), self._input))
+            self._interpreter.invoke()
+        except (RuntimeError, ValueError) as error:
+            raise InputError(f"{self.path}: LiteRT cannot run it ({records.cause(error)})") from error
         return _dequantized(self._interpreter.get_tensor(self._output["index"]), self._output)
 
 

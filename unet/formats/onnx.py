@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from unet import records
 from unet.errors import InputError
+from unet.files import open_file
 from unet.formats.base import Format, LoadedNetwork, Metadata, input_signature, runtime
 
 KEY = "model_info"
@@ -48,18 +50,28 @@ class _OnnxNetwork(LoadedNetwork):
         onnxruntime = runtime("onnxruntime", "onnx", path, **NO_TELEMETRY)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        options.add_session_config_entry("session.load_model_format", "ONNX")
         try:
-            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            with open_file(path) as file:
+                content = file.read()
+            # From memory, ONNX Runtime reads no other file, whatever paths the file contains.
+            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime raises a different class for each kind of failure
-            raise InputError(f"{path}: ONNX Runtime cannot load it ({str(error).splitlines()[0]})") from error
+            raise InputError(f"{path}: ONNX Runtime cannot load it ({records.cause(error)})") from error
+        inputs, outputs = self._session.get_inputs, self._session.get_outputs
         properties = self._session.get_modelmeta().custom_metadata_map
         if KEY not in properties:
             raise InputError(f"{path}: has no {KEY} in its metadata, so it was not exported by this project")
         self.path, self.metadata = path, Metadata.from_json(properties[KEY])
+        self._check(*([tensor.shape for tensor in side] for side in (inputs(), outputs())))
+        self._input = inputs()[0].name
 
     def __call__(self, pixels):
         """Run the session."""
-        (output,) = self._session.run(None, {"pixels": np.asarray(pixels, np.float32)})
+        try:
+            (output,) = self._session.run(None, {self._input: np.asarray(pixels, np.float32)})
+        except Exception as error:
+            raise InputError(f"{self.path}: ONNX Runtime cannot run it ({records.cause(error)})") from error
         return output
 
 

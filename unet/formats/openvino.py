@@ -4,7 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
+from unet import records
 from unet.errors import InputError
+from unet.files import open_file
 from unet.formats.base import Format, LoadedNetwork, Metadata, input_signature, runtime
 
 INFO = ["model_info", "metadata"]
@@ -44,15 +46,34 @@ class _OpenVINONetwork(LoadedNetwork):
     def __init__(self, path: Path):
         openvino = runtime("openvino", "openvino", path)
         try:
-            model = openvino.Core().read_model(path)
+            for part in (path, path.with_suffix(".bin")):
+                open_file(part).close()  # a regular file
+            model = openvino.Core().read_model(path, path.with_suffix(".bin"))
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {error}") from None
         except RuntimeError as error:
             raise InputError(f"{path}: OpenVINO cannot read it ({str(error).strip().splitlines()[-1]})") from error
         if not model.has_rt_info(INFO):
             raise InputError(f"{path}: has no {'/'.join(INFO)} in its rt_info, so it was not exported by this project")
         self.path, self.metadata = path, Metadata.from_json(model.get_rt_info(INFO).astype(str))
-        # OpenVINO uses bfloat16 by default where the processor supports it.
-        self._compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        # Keras' converter also makes outputs of intermediate values, after the network's own.
+        self._check(*([_shape(port) for port in side] for side in (model.inputs, model.outputs[:1])))
+        try:
+            # OpenVINO uses bfloat16 by default where the processor supports it.
+            self._compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        except RuntimeError as error:
+            raise InputError(f"{path}: OpenVINO cannot compile it ({records.cause(error)})") from error
 
     def __call__(self, pixels):
         """Run the compiled model."""
-        return self._compiled(np.asarray(pixels, np.float32))[0]
+        try:
+            return self._compiled(np.asarray(pixels, np.float32))[0]
+        except RuntimeError as error:
+            raise InputError(f"{self.path}: OpenVINO cannot run it ({records.cause(error)})") from error
+
+
+def _shape(port) -> list[int]:
+    shape = port.get_partial_shape()
+    if shape.rank.is_dynamic:  # known only when it is run
+        return [-1] * 4
+    return [-1 if side.is_dynamic else side.get_length() for side in shape]

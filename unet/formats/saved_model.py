@@ -1,14 +1,21 @@
 """TensorFlow's SavedModel, for TensorFlow Serving and converters."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 
+from unet import records
 from unet.errors import InputError
+from unet.files import open_file
 from unet.formats.base import Format, LoadedNetwork, Metadata, input_signature, runtime
 
 INFO = Path("assets.extra") / "model_info.json"
 """Path of the metadata, in the folder that SavedModel reserves for files of other tools."""
+_ACCESS = re.compile("File|PyFunc|Proto|Dataset|Xla|Custom|Remote|Summary")
+"""Names of operations that TensorFlow counts as stateless, although they access files or run code."""
+_HARMLESS = {"ReadVariableOp", "StatefulPartitionedCall", "Assert"}
+"""Stateful operations that only read variables or call checked functions."""
 
 
 class SavedModel(Format):
@@ -25,9 +32,9 @@ class SavedModel(Format):
 
     def load(self, path):
         """Load with ``tf.saved_model.load``."""
-        if not (path / INFO).is_file():
+        if not (path / INFO).exists():
             raise InputError(f"{path}: has no {INFO}, so it was not exported by this project")
-        return _SavedModelNetwork(path, Metadata.from_json((path / INFO).read_text(encoding="utf-8")))
+        return _SavedModelNetwork(path, Metadata.from_json(records.text_of(path / INFO)))
 
     def recognises(self, path):
         """A directory with a saved_model.pb."""
@@ -38,9 +45,59 @@ class _SavedModelNetwork(LoadedNetwork):
     def __init__(self, path: Path, metadata: Metadata):
         tensorflow = runtime("tensorflow", "cpu", path)
         self.path, self.metadata = path, metadata
-        self._model = tensorflow.saved_model.load(str(path))  # the signature does not keep its variables alive
+        _check_graph(path)
+        try:
+            self._model = tensorflow.saved_model.load(str(path))  # the signature does not keep its variables alive
+            self._function = self._model.signatures["serving_default"]
+            inputs = self._function.structured_input_signature[1]
+            outputs = self._function.structured_outputs
+        except Exception as error:  # TensorFlow raises many classes of errors
+            raise InputError(f"{path}: TensorFlow cannot load it ({records.cause(error)})") from error
+        self._check(*([list(tensor.shape) for tensor in side.values()] for side in (inputs, outputs)))
+        (self._name,) = inputs
 
     def __call__(self, pixels):
         """Call the signature ``serving_default``."""
-        (output,) = self._model.signatures["serving_default"](pixels=np.asarray(pixels, np.float32)).values()
+        import tensorflow
+
+        try:
+            (output,) = self._function(**{self._name: tensorflow.constant(np.asarray(pixels, np.float32))}).values()
+        except Exception as error:
+            raise InputError(f"{self.path}: TensorFlow cannot run it ({records.cause(error)})") from error
         return output.numpy()
+
+
+def _check_graph(path: Path) -> None:
+    """Refuse a graph that could do more than compute: read or write files, or call Python.
+
+    Raises:
+        InputError: The graph is damaged, or contains such an operation.
+    """
+    from tensorflow.core.protobuf import saved_model_pb2
+    from tensorflow.python.framework import op_def_registry
+
+    saved = saved_model_pb2.SavedModel()
+    try:
+        with open_file(path / "saved_model.pb") as file:
+            saved.ParseFromString(file.read())
+        (graph,) = saved.meta_graphs
+    except Exception as error:  # of protobuf, or the system
+        raise InputError(f"{path}: saved_model.pb is damaged ({records.cause(error)})") from error
+    if not graph.HasField("object_graph_def"):  # would be loaded as a program of TensorFlow 1
+        raise InputError(f"{path}: saved_model.pb has no object graph, so it was not exported by this project")
+    functions = {function.signature.name: function for function in graph.graph_def.library.function}
+    # All that can be called; the functions that save and restore variables, which access files, are not among them.
+    waiting, seen = list(graph.object_graph_def.concrete_functions), set()
+    while waiting:
+        name = waiting.pop()
+        if name in seen or name not in functions:
+            continue
+        seen.add(name)
+        for node in functions[name].node_def:
+            known = op_def_registry.get(node.op)
+            if known is None or _ACCESS.search(node.op) or (known.is_stateful and node.op not in _HARMLESS):
+                raise InputError(
+                    f"{path}: contains the operation {node.op}, which does more than compute; it is refused"
+                )
+            for value in node.attr.values():
+                waiting += [value.func.name, *(function.name for function in value.list.func)]

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
+from unet import records
 from unet.errors import InputError
 from unet.formats.base import Format, LoadedNetwork, Metadata, input_signature, runtime
+from unet.formats.torch_archive import checked
 
 MEMBER = "model_info.json"
 """Name of the metadata in the file's ``extra_files``."""
@@ -44,15 +46,30 @@ class _ExportedNetwork(LoadedNetwork):
         torch = runtime("torch", "torch", path)
         extra = {MEMBER: ""}
         try:
-            program = torch.export.load(path, extra_files=extra)
+            program = torch.export.load(checked(path), extra_files=extra)
+            module = program.module()
+            inputs = [tuple(tensor.shape) for tensor in _user_tensors(program, "user_inputs")]
+            outputs = [tuple(tensor.shape) for tensor in _user_tensors(program, "user_outputs")]
+        except InputError:
+            raise
         except Exception as error:  # of zip, pickle or torch
-            raise InputError(f"{path}: PyTorch cannot load it ({str(error).splitlines()[0]})") from error
+            raise InputError(f"{path}: PyTorch cannot load it ({records.cause(error)})") from error
         if not extra[MEMBER]:
             raise InputError(f"{path}: has no {MEMBER} in its extra files, so it was not exported by this project")
         self.path, self.metadata = path, Metadata.from_json(extra[MEMBER])
-        self._torch, self._module = torch, program.module()
+        self._check(inputs, outputs)
+        self._torch, self._module = torch, module
 
     def __call__(self, pixels):
         """Run the program's module."""
-        with self._torch.no_grad():
-            return self._module(self._torch.from_numpy(np.array(pixels, np.float32))).numpy()
+        try:
+            with self._torch.no_grad():
+                return self._module(self._torch.from_numpy(np.array(pixels, np.float32))).numpy()
+        except Exception as error:
+            raise InputError(f"{self.path}: PyTorch cannot run it ({records.cause(error)})") from error
+
+
+def _user_tensors(program, side: str) -> list:
+    """Inputs or outputs of a program, without its weights, as tensors that have a shape only."""
+    names = getattr(program.graph_signature, side)
+    return [node.meta["val"] for node in program.graph.nodes if node.name in names]

@@ -10,6 +10,7 @@ from unet import config as configuration
 from unet import data, interrupts
 from unet.config import Config
 from unet.data.batches import Batches
+from unet.errors import InputError
 from unet.runs import Run
 from unet.training import checkpoints
 from unet.training.callbacks import (
@@ -53,7 +54,7 @@ def train(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> None:
         # === Data ===
         run.record_environment(jit=compiles(config))
         dataset = data.prepare(config.data, verify=True)
-        resumes = run.last_file.is_file()
+        resumes = run.last_file.exists()
         if resumes:
             checkpoints.check_data(run, dataset)
         if config != run.config:
@@ -72,6 +73,11 @@ def train(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> None:
         # === Resume ===
         done = checkpoints.restore(run, trainer, len(batches))
         rows = [row for row in run.history() if row["epoch"] <= done]
+        if len(rows) < done:
+            raise InputError(
+                f"{run.history_file}: has {len(rows)} epochs, and last.keras was saved after {done}; restore it from a "
+                "copy, or delete last.keras to start again"
+            )
         if not resumes or run.info.data is None:
             run.record_data(dataset)
         if done and (done >= config.training.epochs or patience_exhausted(rows, config.training)):

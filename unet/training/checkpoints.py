@@ -5,7 +5,9 @@ import zipfile
 from pathlib import Path
 
 import keras
+from pydantic import NonNegativeInt
 
+from unet import records
 from unet.data import Dataset
 from unet.errors import InputError
 from unet.files import replacing
@@ -13,6 +15,7 @@ from unet.runs import Run
 
 MEMBER = "training.json"
 """Name of the archive member with the number of epochs; Keras ignores it."""
+_REMEDY = "restore it from a copy, or delete it to start again"
 
 
 def save(trainer: keras.Model, path: Path, epochs: int) -> None:
@@ -24,11 +27,18 @@ def save(trainer: keras.Model, path: Path, epochs: int) -> None:
 
 
 def saved_epochs(path: Path) -> int | None:
-    """Number of epochs after which ``path`` was saved; ``None`` if an earlier version of this package wrote it."""
-    with zipfile.ZipFile(path) as archive:
-        if MEMBER not in archive.namelist():
-            return None
-        return json.loads(archive.read(MEMBER))["epochs"]
+    """Number of epochs after which ``path`` was saved; ``None`` if an earlier version of this package wrote it.
+
+    Raises:
+        InputError: The file is damaged.
+    """
+    text = records.text_in(path, MEMBER)
+    if text is None:
+        return None
+    try:
+        return records.parse(text, dict[str, NonNegativeInt])["epochs"]
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path}: {MEMBER} is damaged ({error}); {_REMEDY}") from None
 
 
 def check_data(run: Run, dataset: Dataset) -> None:
@@ -51,12 +61,16 @@ def restore(run: Run, trainer: keras.Model, steps_per_epoch: int) -> int:
     """Load the run's last checkpoint into the trainer, if there is one, and return the number of finished epochs.
 
     Raises:
-        InputError: A checkpoint of an earlier version of this package does not match its history.
+        InputError: The checkpoint is damaged, or does not belong to this run; or one of an earlier version of this
+            package does not match its history.
     """
-    if not run.last_file.is_file():
+    if not run.last_file.exists():
         return 0
-    trainer.load_weights(run.last_file)
     epochs = saved_epochs(run.last_file)
+    try:
+        trainer.load_weights(run.last_file)
+    except Exception as error:  # Keras and HDF5 raise many classes of errors
+        raise InputError(f"{run.last_file}: cannot be loaded ({records.cause(error)}); {_REMEDY}") from error
     if epochs is not None:
         return epochs
     history, steps = run.history(), int(trainer.steps)

@@ -171,19 +171,19 @@ def as_csv(runs: RunsByVariant, latency: dict) -> str:
 def _confusion(runs: RunsByVariant) -> np.ndarray:
     """Confusion matrices ``(V, S, N, C, C)`` of the runs that are compared."""
     first = runs.runs[runs.variants[0], runs.seeds[0]]
-    with np.load(first.counts_file(SPLIT)) as counts:
-        names, shape = counts["names"].tolist(), counts["confusion"].shape
+    names, confusion = first.counts(SPLIT)
+    shape = confusion.shape
     matrices = []
     for variant in runs.variants:
         for seed in runs.seeds:
             run = runs.runs[variant, seed]
-            with np.load(run.counts_file(SPLIT)) as counts:
-                if counts["names"].tolist() != names or counts["confusion"].shape != shape:
-                    raise InputError(
-                        f"{run.path} and {first.path} were tested on different images or classes; only runs on "
-                        "the same data can be compared"
-                    )
-                matrices.append(counts["confusion"])
+            tested, confusion = run.counts(SPLIT)
+            if tested != names or confusion.shape != shape:
+                raise InputError(
+                    f"{run.path} and {first.path} were tested on different images or classes; only runs on "
+                    "the same data can be compared"
+                )
+            matrices.append(confusion)
     return np.stack(matrices).reshape(len(runs.variants), len(runs.seeds), *shape)
 
 

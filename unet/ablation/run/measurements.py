@@ -16,10 +16,11 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from unet import console, interrupts
+from unet import console, interrupts, records
 from unet.ablation.run import processes
 from unet.ablation.run.finished import RunsByVariant
 from unet.errors import RunError
@@ -81,7 +82,7 @@ def measure(runs: RunsByVariant, directory: Path, environment: dict[str, str]) -
         in_process(missing, runs.shown, directory, environment)
     has_scenes = "scenes" in wanted and _is_current("scenes", runs.shown, directory, digests)
     return Measurements(
-        latency=json.loads((directory / FILES["latency"]).read_text(encoding="utf-8")),
+        latency=records.read_json(directory / FILES["latency"], dict[str, Any]),
         spectra=_read_arrays(directory / FILES["spectra"]),
         scenes=_read_scenes(directory / FILES["scenes"]) if has_scenes else None,
     )
@@ -115,12 +116,11 @@ def in_process(names: Iterable[str], runs: dict[str, Run], directory: Path, envi
 def _is_current(name: str, runs: dict[str, Run], directory: Path, digests: str) -> bool:
     """Whether a stored measurement is of these runs, whose networks have these digests."""
     file = directory / FILES[name]
-    if not file.is_file():
+    if not file.exists():
         return False
     if file.suffix == ".json":
-        return json.loads(file.read_text(encoding="utf-8")).get("runs") == _paths(runs, directory)
-    with np.load(file) as arrays:
-        return str(arrays["runs"]) == digests
+        return records.read_json(file, dict[str, Any]).get("runs") == _paths(runs, directory)
+    return str(records.arrays_of(file).get("runs")) == digests
 
 
 def _paths(runs: dict[str, Run], directory: Path) -> dict[str, str]:
@@ -135,8 +135,7 @@ def _digests(runs: dict[str, Run]) -> str:
 
 def _read_arrays(file: Path) -> dict[str, np.ndarray]:
     """Read what was measured, without the digests of the runs."""
-    with np.load(file) as arrays:
-        return {key: value for key, value in arrays.items() if key != "runs"}
+    return {key: value for key, value in records.arrays_of(file).items() if key != "runs"}
 
 
 def _read_scenes(file: Path) -> Scenes:

@@ -59,8 +59,8 @@ def _most_disputed(runs: dict[str, Run]) -> list[int]:
     """Indices of the test images on which scores differ most, leaving out the hardest and the easiest images."""
     scores = []
     for run in runs.values():
-        with np.load(run.counts_file(SPLIT)) as counts:
-            scores.append(mean(iou(*intersection_union(counts["confusion"])), axis=-1))
+        _, confusion = run.counts(SPLIT)
+        scores.append(mean(iou(*intersection_union(confusion)), axis=-1))
     typical, spread = np.median(scores, axis=0), np.std(scores, axis=0)
     middle = (typical >= np.nanpercentile(typical, 40)) & (typical <= np.nanpercentile(typical, 90))
     order = np.argsort(-np.where(middle, np.nan_to_num(spread), -1.0), kind="stable")

@@ -1,0 +1,158 @@
+"""Reading records that somebody else may have written or damaged: checked text, JSON, archives and arrays.
+
+Every fault ends in one :class:`~unet.errors.InputError` that names the file, and takes a bounded amount of memory.
+"""
+
+import contextlib
+import json
+import math
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from unet.errors import InputError
+from unet.files import open_file, read_text
+
+LIMIT = 64 * 2**20
+"""Most bytes of a text file or a text in an archive."""
+EXPANSION = 100
+"""Most bytes that a byte of a compressed archive may stand for; archives below ``LIMIT`` may expand more."""
+
+_DAMAGED = (
+    *(zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError),
+    *(ValueError, TypeError, OverflowError, MemoryError),
+)
+"""What the readers of zip archives and arrays raise for damaged ones."""
+
+
+def text_of(path: Path) -> str:
+    """Read a text file.
+
+    Raises:
+        InputError: It cannot be read, is no regular file, is too large, or is not UTF-8.
+    """
+    try:
+        return read_text(path, LIMIT)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def parse(text: str, kind: Any) -> Any:
+    """Read JSON of a given type.
+
+    Args:
+        text: The JSON.
+        kind: A type that pydantic knows.
+
+    Raises:
+        ValueError: It is not JSON, or of another type; the message is one line.
+    """
+    try:
+        return TypeAdapter(kind).validate_json(text)
+    except ValidationError as error:
+        raise ValueError(reason(error)) from None
+    except UnicodeEncodeError:
+        raise ValueError("contains a character that UTF-8 does not have") from None
+
+
+def reason(error: ValidationError) -> str:
+    """The first mistake that pydantic found, on one line."""
+    first = error.errors(include_url=False)[0]
+    if first["type"] == "json_invalid":
+        return f"is not valid JSON: {first['ctx']['error']}"
+    where = ".".join(map(str, first["loc"]))
+    if first["type"] == "value_error" and not where:
+        return first["msg"].removeprefix("Value error, ")
+    message = first["msg"].removeprefix("Value error, ").replace("Input should", "should", 1)
+    received = "" if first["type"] in ("missing", "value_error") else f", received {_shown(first['input'])}"
+    return f"{where or 'content'}: {message}{received}"
+
+
+def _shown(value) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def read_json(path: Path, kind: Any) -> Any:
+    """Read a JSON file of a given type.
+
+    Raises:
+        InputError: It cannot be read, is not JSON, or of another type.
+    """
+    try:
+        return parse(text_of(path), kind)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}; restore it from a copy, or delete it") from None
+
+
+@contextlib.contextmanager
+def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Open a zip archive, after checking the sizes that it declares; nothing is unpacked to more than these.
+
+    Raises:
+        InputError: It is no zip archive, damaged, or would expand to far more than its size. Faults found while members
+            are read in the block are included.
+    """
+    try:
+        with open_file(path) as file, zipfile.ZipFile(file) as archive:
+            size = os.fstat(file.fileno()).st_size
+            expanded = sum(member.file_size for member in archive.infolist())
+            if expanded > max(LIMIT, EXPANSION * size):
+                raise InputError(f"{path}: {size:,} bytes would expand to {expanded:,}; it is damaged or malicious")
+            yield archive
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except _DAMAGED as error:
+        raise InputError(f"{path}: is damaged, or no archive at all ({str(error).strip()[:100]})") from None
+
+
+def text_in(path: Path, name: str) -> str | None:
+    """Text of a member of a zip archive; ``None`` if there is no such member.
+
+    Raises:
+        InputError: The archive is damaged, or the text is too large or not UTF-8.
+    """
+    with open_archive(path) as archive:
+        try:
+            member = archive.getinfo(name)
+        except KeyError:
+            return None
+        if member.file_size > LIMIT:
+            raise InputError(f"{path}: {name} is larger than {LIMIT:,} bytes")
+        return archive.read(member).decode()
+
+
+def arrays_of(path: Path) -> dict[str, Any]:
+    """Arrays of an .npz file; Python objects are refused, as they could contain code.
+
+    Raises:
+        InputError: It cannot be read, is damaged, or contains Python objects.
+    """
+    import numpy as np
+
+    headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    with open_archive(path) as archive:
+        arrays = {}
+        for member in archive.infolist():
+            with archive.open(member) as file:
+                version = np.lib.format.read_magic(file)
+                if version not in headers:
+                    raise ValueError(f"{member.filename} has version {version}")
+                shape, _, dtype = headers[version](file)
+                if dtype.hasobject:
+                    raise ValueError(f"{member.filename} contains Python objects")
+                if math.prod(shape) * dtype.itemsize > member.file_size:
+                    raise ValueError(f"{member.filename} is shorter than its shape {shape}")
+            with archive.open(member) as file:
+                arrays[member.filename.removesuffix(".npy")] = np.lib.format.read_array(file, allow_pickle=False)
+        return arrays
+
+
+def cause(error: Exception) -> str:
+    """First line of an error's message, or its class if it has none."""
+    return next((line.strip()[:200] for line in str(error).splitlines() if line.strip()), type(error).__name__)
