@@ -146,7 +146,8 @@ def test_different_variants_are_covered_and_ranked():
     ids=["images", "seeds", "interaction"],
 )
 def test_coverage_when_one_source_rules(spread):
-    assert 0.93 < coverage(*experiments(4, 3, 800, **spread)) < 0.97
+    # Conservative: own variances of equal variants (docs/results/intervals.md), and Cochran and Cox.
+    assert 0.93 < coverage(*experiments(4, 3, 800, **spread)) < 0.98
 
 
 @pytest.mark.slow
