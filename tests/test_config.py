@@ -113,7 +113,7 @@ def test_the_resolved_configuration_reads_back_as_itself(tmp_path):
 BROKEN = {
     "unknown key": (
         "model:\n  widht: 32\n",
-        ["x.yaml:2: model.widht", "did you mean width?", "known here: width, widths, depth"],
+        ["x.yaml:2: model.widht", "did you mean width?", "known here: encoder, weights, width, widths, depth"],
     ),
     "key that is a number": ("7: 3\n", ["x.yaml:1: 7: unknown key (known here: name, seed"]),
     "unknown section": ("modle: {width: 32}\n", ["x.yaml:1: modle", "did you mean model?"]),
@@ -193,7 +193,7 @@ BROKEN = {
     "true for a number": ("training: {epochs: true}\n", ["must be a whole number, received true"]),
     "number for true": ("training: {jit: 1}\n", ["must be true or false, received 1"]),
     "list for a number": ("seed: [1, 2]\n", ["seed", "must be a whole number"]),
-    "text for a section": ("model: big\n", ["model", "must be a mapping with the keys width, widths, depth"]),
+    "text for a section": ("model: big\n", ["model", "must be a mapping with the keys encoder, weights, width, widths, depth"]),
     "list for a section": ("training: [1]\n", ["must be a mapping with the keys epochs"]),
     "zero width": ("model: {width: 0}\n", ["must be ≥ 1, received 0"]),
     "too few widths": (

@@ -107,7 +107,7 @@ def test_every_stage_has_its_width(rng, upsampler):
 @pytest.mark.backend_free
 @pytest.mark.parametrize("widths", [(8, 16), (8, 16, 32, 64), ()])
 def test_every_stage_needs_a_width(widths):
-    with pytest.raises(ValueError, match=r"widths must be 3 numbers at depth 2, received \("):
+    with pytest.raises(ValueError, match=r"widths: a network of depth 2 has 3 stages, received \["):
         build_unet(3, widths=widths, depth=2)
 
 

@@ -45,14 +45,14 @@ def stages(model: keras.Model) -> list[Stage]:
         stage.parameters += layer.count_params()
         stage.multiply_adds += multiply_adds(layer)
         stage.activation_bytes += sum(math.prod(output.shape[1:]) * _bytes(output.dtype) for output in outputs)
-    return list(found.values())
+    return sorted(found.values(), key=_position)
 
 
 def multiply_adds(layer: keras.Layer) -> int:
     """Multiply-adds of one layer for one image."""
     if isinstance(layer, Upsampler):
         return layer.multiply_adds(_input_shape(layer))
-    if isinstance(layer, keras.layers.Conv2D):
+    if isinstance(layer, keras.layers.Conv2D | keras.layers.DepthwiseConv2D):
         return math.prod(layer.kernel.shape) * math.prod(layer.output.shape[1:3])
     return 0
 
@@ -84,8 +84,13 @@ def surplus(model: keras.Model) -> tuple[int, int]:
 
 def _stage_name(layer_name: str) -> str:
     """Stage of a layer: ``encoder_1_conv_2`` belongs to encoder_1; each upsampler is a stage of its own."""
-    match = re.match(r"(encoder_\d+|bottleneck|decoder_\d+_up|decoder_\d+)(_|$)", layer_name)
+    match = re.match(r"(stem|encoder_\d+|bottleneck|decoder_\d+_up|decoder_\d+)(_|$)", layer_name)
     return match.group(1) if match else layer_name
+
+
+def _position(stage: Stage) -> int:
+    """Position of a stage in the table: Keras has a stem, which the last decoder stage needs, behind the encoder."""
+    return ("normalize", "stem").index(stage.name) if stage.name in ("normalize", "stem") else 2
 
 
 def _input_shape(layer: keras.Layer) -> tuple[int, ...]:

@@ -14,8 +14,9 @@ from unet import records
 from unet.errors import InputError
 
 LAYERS = {
-    *("Activation", "Add", "BatchNormalization", "Concatenate", "Conv2D", "Dropout", "GroupNormalization"),
-    *("InputLayer", "MaxPooling2D", "Rescaling", "Softmax"),
+    *("Activation", "Add", "BatchNormalization", "Concatenate", "Conv2D", "DepthwiseConv2D", "Dropout"),
+    *("GlobalAveragePooling2D", "GroupNormalization", "InputLayer", "MaxPooling2D", "Multiply", "ReLU", "Rescaling"),
+    *("Reshape", "Softmax", "ZeroPadding2D"),
 }
 """Layers of Keras that the networks of this package consist of, besides the package's own."""
 MOST_LAYERS = 2000

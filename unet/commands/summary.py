@@ -33,5 +33,5 @@ def main(
     classes = data.recorded_class_names(loaded.data) if trained else data.class_names(loaded.data)
     network = from_config(loaded, len(classes), fixed_size=True)
     height, width = loaded.data.size
-    upsampler = loaded.model.upsampler.name
-    cost_table(cost.stages(network), f"{loaded.name}: {upsampler}, {height}×{width}, {len(classes)} classes")
+    parts = f"{loaded.model.encoder}, {loaded.model.upsampler.name}"
+    cost_table(cost.stages(network), f"{loaded.name}: {parts}, {height}×{width}, {len(classes)} classes")

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from unet.config import document
+from unet.encoders import ENCODERS
+from unet.encoders.plan import MAX_CHANNELS, Plan, default_depth, doubled
 from unet.errors import nearest, shortened
 from unet.settings import Expected, Mistakes, Settings, shown
 from unet.upsamplers import UPSAMPLERS
@@ -67,6 +69,20 @@ def _as_path(value):
     return Path(value)
 
 
+def _as_weights(value):
+    """Read ``null`` as ``none``."""
+    return "none" if value is None else value
+
+
+def _default_weights(model: dict[str, Any]) -> str:
+    entry = ENCODERS.get(model.get("encoder", "plain"))
+    return "imagenet" if entry and entry.pretrained else "none"
+
+
+def _default_depth(model: dict[str, Any]) -> int:
+    return default_depth(model.get("encoder", "plain"))
+
+
 def _as_upsampler(value):
     """Read ``bilinear`` as ``{name: bilinear}``."""
     return {"name": value} if isinstance(value, str) else value
@@ -80,8 +96,6 @@ MAX_CLASS_NAME = 100
 """Most characters of a class name."""
 MAX_NAME = 200
 """Most characters of a run's name, which is the name of a directory."""
-MAX_CHANNELS = 2**14
-"""Most channels of a stage."""
 MAX_COUNT = 10**6
 """Most epochs, or images."""
 LARGEST = 1e30
@@ -266,15 +280,30 @@ class UpsamplerConfig(Settings):
         return self
 
 
+class DecoderConfig(Settings):
+    """Decoder of the network."""
+
+    width: Channels | None = None
+    """Channels of its stage at full resolution; each deeper stage has twice as many; null: those of the model."""
+    widths: Annotated[tuple[Channels, ...], BeforeValidator(_as_tuple)] | None = None
+    """Channels of every stage, as many as the depth, beginning at full resolution; overrides width."""
+
+
 class ModelConfig(Settings):
     """Architecture of the network."""
 
+    encoder: Literal[tuple(ENCODERS)] = "plain"  # type: ignore[valid-type]
+    """Encoder: plain (trained from scratch), or a network that was trained on ImageNet."""
+    weights: Annotated[Text, BeforeValidator(_as_weights)] = Field(default_factory=_default_weights)
+    """Initial weights of the encoder: imagenet, the path of a file, or none; default: imagenet if there are any."""
     width: Channels = 64
-    """Channels of the first stage; each deeper stage has twice as many."""
+    """Channels of the first stage; each deeper stage has twice as many. A pretrained encoder has its own."""
     widths: Annotated[tuple[Channels, ...], BeforeValidator(_as_tuple)] | None = None
     """Channels of every stage, depth + 1 numbers ending with the bottleneck; overrides width."""
-    depth: Annotated[int, Field(ge=1, le=8)] = 4
-    """Number of times the resolution is halved."""
+    depth: Annotated[int, Field(ge=1, le=8)] = Field(default_factory=_default_depth)
+    """Number of times the resolution is halved; default: 4, or as often as a pretrained encoder does."""
+    decoder: DecoderConfig = Field(default_factory=DecoderConfig)
+    """Decoder of the network."""
     block: Literal["plain", "residual"] = "plain"
     """Two 3×3 convolutions per stage, without or with a shortcut around them."""
     normalization: Literal["batch", "group", "none"] = "batch"
@@ -295,33 +324,30 @@ class ModelConfig(Settings):
     """Upsampler of the decoder: its name, or a mapping {name: ..., option: ...}."""
 
     @property
-    def stages(self) -> tuple[int, ...]:
-        """Channels of every stage, the bottleneck last."""
-        return doubled_widths(self.width, self.depth) if self.widths is None else self.widths
+    def decoder_widths(self) -> tuple[int, ...] | None:
+        """Channels of every decoder stage as configured; ``None`` if the encoder's stages decide them."""
+        if self.decoder.widths is not None or self.decoder.width is None:
+            return self.decoder.widths
+        return doubled(self.decoder.width, self.depth - 1)
+
+    @property
+    def plan(self) -> Plan:
+        """Channels of every stage of encoder and decoder."""
+        return Plan.of(self.encoder, self.depth, self.width, self.widths, self.decoder_widths, self.upsampler.name)
 
     @model_validator(mode="after")
-    def _stages_can_be_built(self):
-        if len(self.stages) != self.depth + 1:
+    def _can_be_built(self):
+        if self.weights == "imagenet" and not ENCODERS[self.encoder].pretrained:
+            able = ", ".join(name for name, entry in ENCODERS.items() if entry.pretrained)
             raise Mistakes.of(
-                "widths", f"a network of depth {self.depth} has {self.depth + 1} stages, received {shown(self.stages)}"
+                "weights", f"there are no ImageNet weights for {self.encoder}; encoders with them: {able}"
             )
-        if self.stages[-1] > MAX_CHANNELS:
-            raise Mistakes.of(
-                "width",
-                f"with {self.width} channels in the first of {self.depth + 1} stages, the last has "
-                f"{self.stages[-1]:,}; at most {MAX_CHANNELS:,} are accepted",
-            )
-        for channels in self.stages[:-1]:
+        for channels in self.plan.decoder:
             try:
                 self.upsampler.settings.check_channels(channels)
             except Mistakes as mistakes:
                 raise mistakes.below("upsampler") from None
         return self
-
-
-def doubled_widths(width: int, depth: int) -> tuple[int, ...]:
-    """Channels of every stage if each has twice as many as the one before, the bottleneck last."""
-    return tuple(width * 2**i for i in range(depth + 1))
 
 
 class LossConfig(Settings):

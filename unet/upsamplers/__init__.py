@@ -29,6 +29,8 @@ class Entry:
     """What it does, in one sentence."""
     options: type[settings.Options] = settings.Options
     """Model of its options."""
+    unpools: bool = False
+    """Whether it needs the positions of the maxima that the encoder pooled."""
 
     def __call__(self, *args, **kwargs) -> "Upsampler":
         """Create the layer. Deprecated, as are its attributes: use :func:`build` and :func:`layer_class`."""
@@ -57,7 +59,9 @@ UPSAMPLERS: dict[str, Entry] = {
     ),
     "bed_of_nails": Entry("unpooling:BedOfNails", "Puts each pixel at the top left of its cell, zeros elsewhere."),
     "max_unpool": Entry(
-        "unpooling:MaxUnpool", "Puts each value where the pooling found its maximum, zeros elsewhere (SegNet)."
+        "unpooling:MaxUnpool",
+        "Puts each value where the pooling found its maximum, zeros elsewhere (SegNet).",
+        unpools=True,
     ),
     "conv_transpose": Entry(
         "convolution:ConvTranspose",
