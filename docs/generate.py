@@ -10,16 +10,18 @@ import os
 import re
 from pathlib import Path
 
-from unet import upsamplers
+from unet import cost, encoders, upsamplers
 from unet.ablation.report import tables
 from unet.ablation.report.results import Summary
 from unet.files import write_text
+from unet.model import build_unet
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
 ABLATION = RESULTS / "upsamplers_cpu"
 GALLERY = ROOT / "docs" / "upsamplers" / "index.md"
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "index.md", GALLERY)
+ENCODERS = ROOT / "docs" / "guides" / "pretrained.md"
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "index.md", GALLERY, ENCODERS)
 MARKED = re.compile(r"(<!-- generated: (.+?) -->\n)(.*?)(<!-- end of \2 -->)", re.DOTALL)
 
 
@@ -125,7 +127,22 @@ def joined(words) -> str:
     return " and ".join(words)
 
 
-PARTS = {"ablation": ablation, "rules": rules, "overview": overview}
+def encoder_costs(document: Path) -> list[str]:
+    """Name, description and cost of every pretrained encoder, without its stem."""
+    rows = []
+    for name, entry in encoders.ENCODERS.items():
+        if entry.pretrained:
+            costs = cost.stages(build_unet(3, encoder=name, width=16, input_shape=(128, 128, 3)))
+            own = cost.total([stage for stage in costs if stage.name.startswith("encoder_")])
+            channels = ", ".join(map(str, entry.channels))
+            rows.append(
+                [f"`{name}`", entry.description, channels, f"{own.parameters:,}", f"{own.multiply_adds / 1e6:,.0f} M"]
+            )
+    first = "channels at strides 2 to 32 (VGG-16: 1 to 32)"
+    return table(["encoder", "what it is", first, "parameters", "multiply-adds at 128×128"], rows, left=3)
+
+
+PARTS = {"ablation": ablation, "rules": rules, "overview": overview, "encoders": encoder_costs}
 
 
 def generated(document: Path) -> str:

@@ -193,7 +193,10 @@ BROKEN = {
     "true for a number": ("training: {epochs: true}\n", ["must be a whole number, received true"]),
     "number for true": ("training: {jit: 1}\n", ["must be true or false, received 1"]),
     "list for a number": ("seed: [1, 2]\n", ["seed", "must be a whole number"]),
-    "text for a section": ("model: big\n", ["model", "must be a mapping with the keys encoder, weights, width, widths, depth"]),
+    "text for a section": (
+        "model: big\n",
+        ["model", "must be a mapping with the keys encoder, weights, width, widths, depth"],
+    ),
     "list for a section": ("training: [1]\n", ["must be a mapping with the keys epochs"]),
     "zero width": ("model: {width: 0}\n", ["must be ≥ 1, received 0"]),
     "too few widths": (

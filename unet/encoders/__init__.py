@@ -47,36 +47,34 @@ ENCODERS: dict[str, Entry] = {
     "plain": Entry("plain:Plain", "Convolutions and max-pooling, trained from scratch (U-Net).", pools=True),
     "efficientnet_lite0": Entry(
         "efficientnet_lite:EfficientNetLite",
-        "EfficientNet-Lite0: made for int8 on phones, with ReLU6 and without squeeze-and-excitation.",
+        "EfficientNet-B0 without squeeze-and-excitation and with ReLU6, made for int8.",
         (16, 24, 40, 112, 320),
         arguments={"variant": 0},
     ),
     "efficientnet_lite1": Entry(
         "efficientnet_lite:EfficientNetLite",
-        "EfficientNet-Lite1: deeper than Lite0.",
+        "The same, deeper.",
         (16, 24, 40, 112, 320),
         arguments={"variant": 1},
     ),
     "efficientnet_lite2": Entry(
         "efficientnet_lite:EfficientNetLite",
-        "EfficientNet-Lite2: deeper and wider than Lite0.",
+        "The same, deeper and wider.",
         (16, 24, 48, 120, 352),
         arguments={"variant": 2},
     ),
     "mobilenet_v2": Entry(
-        "applications:MobileNetV2", "MobileNetV2: inverted residuals with linear bottlenecks.", (16, 24, 32, 96, 320)
+        "applications:MobileNetV2", "Inverted residuals with linear bottlenecks.", (16, 24, 32, 96, 320)
     ),
     "efficientnet_v2_b0": Entry(
         "applications:EfficientNetV2B0",
-        "EfficientNetV2-B0: fused inverted residuals and squeeze-and-excitation.",
+        "Fused inverted residuals and squeeze-and-excitation.",
         (16, 32, 48, 112, 192),
     ),
-    "resnet50": Entry(
-        "applications:ResNet50", "ResNet-50: residual bottlenecks, the usual baseline.", (64, 256, 512, 1024, 2048)
-    ),
+    "resnet50": Entry("applications:ResNet50", "Residual bottlenecks; the usual baseline.", (64, 256, 512, 1024, 2048)),
     "vgg16": Entry(
         "vgg:VGG16",
-        "VGG-16: the encoder of SegNet; its max-pooling suits max_unpool.",
+        "The encoder of SegNet, with max-pooling, which max_unpool needs.",
         (64, 128, 256, 512, 512, 512),
         pools=True,
     ),
