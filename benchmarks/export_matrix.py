@@ -139,7 +139,8 @@ def as_markdown(found: dict) -> str:
     def table(columns, show):
         head = f"| upsampler | {' | '.join(columns)} |\n| --- |{' ---: |' * len(columns)}"
         rows = (
-            f"| `{upsampler}` | {' | '.join(show(cells[upsampler].get(c)) for c in columns)} |" for upsampler in cells
+            f"| `{upsampler}` | {' | '.join(show(cells.get(upsampler, {}).get(c)) for c in columns)} |"
+            for upsampler in UPSAMPLERS
         )
         return "\n".join([head, *rows])
 

@@ -12,6 +12,7 @@ import keras
 
 from unet import records
 from unet.errors import InputError
+from unet.upsamplers import Upsampler
 
 LAYERS = {
     *("Activation", "Add", "BatchNormalization", "Concatenate", "Conv2D", "Dropout", "GroupNormalization"),
@@ -65,9 +66,10 @@ def _check_part(path: Path, part: dict) -> None:
     module, name, registered = (part.get(key) for key in ("module", "class_name", "registered_name"))
     if name in ("Lambda", "__lambda__"):
         raise InputError(f"{path}: contains a Lambda layer, which is code, and is refused; code in a file is never run")
-    own = isinstance(registered, str) and registered.startswith("unet>")
+    known = keras.saving.get_registered_object(registered) if isinstance(registered, str) else None
+    is_upsampler = isinstance(known, type) and issubclass(known, Upsampler)  # a program may register its own
     if not (
-        (own and keras.saving.get_registered_object(registered) is not None)
+        (known is not None and (is_upsampler or str(registered).startswith("unet>")))
         or (module == "keras.layers" and name in LAYERS)
         or (module == "keras.src.models.functional" and name == "Functional")
         or (module == "keras.initializers" and isinstance(getattr(keras.initializers, str(name), None), type))
