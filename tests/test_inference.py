@@ -21,6 +21,7 @@ import unet
 from tests.helpers import BACKEND, ROOT
 from tests.helpers.commands import run_unet
 from unet import data, figures
+from unet.colours import hex_colours
 from unet.commands import predict
 from unet.data.images import resize_logits, resized_argmax
 from unet.data.sources import native_samples
@@ -44,7 +45,7 @@ class Network(LoadedNetwork):
         self.shapes = []
         self.metadata = Metadata(
             classes=classes,
-            colours=COLOURS,
+            colours=COLOURS if classes == CLASSES else hex_colours(len(classes)),
             size=size,
             dynamic=dynamic,
             activation=activation,
