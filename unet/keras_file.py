@@ -32,7 +32,7 @@ def check(path: Path) -> None:
     """
     text = records.text_in(path, "config.json")
     if text is None:
-        raise InputError(f"{path}: has no config.json, so it is no .keras file; give a run or an exported file")
+        raise InputError(f"{path}: has no config.json, so it is not a .keras file; give a run or an exported file")
     try:
         content = records.parse(text, dict[str, Any])
     except ValueError as error:
@@ -44,9 +44,7 @@ def check(path: Path) -> None:
         raise InputError(f"{path}: config.json does not describe a network of this package")
     claimed = sum(_claimed(layer) for layer in layers)
     if claimed > EXCESS * path.stat().st_size + 2**20:
-        raise InputError(
-            f"{path}: describes {claimed:,} parameters, which it does not hold; it is damaged or malicious"
-        )
+        raise InputError(f"{path}: describes {claimed:,} parameters but holds fewer; it is damaged or malicious")
 
 
 def _parts(content) -> Iterator[dict]:
@@ -78,8 +76,8 @@ def _check_part(path: Path, part: dict) -> None:
     ):
         described = ".".join(str(word) for word in (module, name) if word)
         raise InputError(
-            f"{path}: contains {described or 'an object without a name'}, which is no part of such a network; "
-            "it is refused"
+            f"{path}: contains {described or 'an object without a name'}, which does not belong in such a "
+            "network, and is refused"
         )
 
 

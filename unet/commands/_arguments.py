@@ -27,7 +27,7 @@ Configuration = Annotated[
 
 
 DataPlaces = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Where the data is now, as in data.data_dir=pets.")
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Where the data are now, as in data.data_dir=pets.")
 ]
 """Argument of a command that needs the data of a run."""
 
