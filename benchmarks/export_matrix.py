@@ -49,7 +49,7 @@ def scenes(size, count=4) -> np.ndarray:
 
 
 def make_network(upsampler: str, width: int, depth: int, seed: int = 0) -> keras.Model:
-    """An untrained network for any image size, with random batch normalisation so that no layer is an identity."""
+    """An untrained network for any image size, with random batch normalization so that no layer is an identity."""
     keras.utils.clear_session()
     network = build_unet(3, width=width, depth=depth, upsampler=upsampler, seed=seed, dtype="float32")
     rng = np.random.default_rng(seed)
@@ -139,7 +139,8 @@ def as_markdown(found: dict) -> str:
     def table(columns, show):
         head = f"| upsampler | {' | '.join(columns)} |\n| --- |{' ---: |' * len(columns)}"
         rows = (
-            f"| `{upsampler}` | {' | '.join(show(cells[upsampler].get(c)) for c in columns)} |" for upsampler in cells
+            f"| `{upsampler}` | {' | '.join(show(cells.get(upsampler, {}).get(c)) for c in columns)} |"
+            for upsampler in UPSAMPLERS
         )
         return "\n".join([head, *rows])
 
@@ -187,7 +188,7 @@ calls). Compare upsamplers within a column and runtimes within a row; times diff
 
 Keras stores each weight twice in `savedmodel` and `torch` files.
 
-Quantised files, calibrated on 8 drawn scenes. The percentage is the share of pixels that get the same class as in
+Quantized files, calibrated on 8 drawn scenes. The percentage is the share of pixels that get the same class as in
 float32; it is low because the networks are untrained and often give two classes nearly the same value:
 
 {table(quantized, lambda cell: cost(cell) + agreement(cell))}

@@ -137,7 +137,7 @@ def least_width(seeds: int) -> float:
 
     It is relative to intervals for known variances, and for the easiest case: all variances are known except that of
     one variant, which is estimated with S − 1 degrees of freedom. The half-width as a function of the estimate is
-    chosen by convex optimisation; methods that have to estimate more cannot be narrower.
+    chosen by convex optimization; methods that have to estimate more cannot be narrower.
     """
     degrees, ratios = seeds - 1, np.array([1, 1.5, 2, 2.5, 3, 4, 5])
     estimates = np.geomspace(0.02, 60, 150)

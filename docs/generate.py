@@ -56,7 +56,7 @@ def overview(document: Path) -> list[str]:
                 f"[`{name}`](#{name})",
                 upsamplers.UPSAMPLERS[name].rule,
                 score,
-                "–".join(f"{ratio:.1f}" for ratio in extremes(slowdowns(name))) + "×",
+                "–".join(f"{ratio:.1f}" for ratio in extremes(slowdowns(name))) + "×" if slowdowns(name) else "–",
             ]
         )
     titles = ["upsampler", "rule after the projection", "mean IoU, %", "step time"]
@@ -67,12 +67,13 @@ def card(name: str) -> list[str]:
     """Picture, options and costs of one upsampler."""
     options = ", ".join(f"`{key}={value}`" for key, value in defaults(name).items()) or "none"
     found = measurements(name)
-    facts = [
-        f"**Options**: {options}",
-        f"**Decoder step**: {times(slowdowns(name))} the time with `nearest`; "
-        f"peak memory of the rule {joined(format(one['peak_mib'], '.0f') for one in found)} MiB",
-    ]
-    if found[0]["rule_by_torch"] is not None:
+    facts = [f"**Options**: {options}"]
+    if found:
+        facts.append(
+            f"**Decoder step**: {times(slowdowns(name))} the time with `nearest`; "
+            f"peak memory of the rule {joined(format(one['peak_mib'], '.0f') for one in found)} MiB"
+        )
+    if found and found[0]["rule_by_torch"] is not None:
         facts.append(f"**Against PyTorch**: {times(one['rule_by_torch'] for one in found)} the time of its operation")
     variants = {one.name: one for one in Summary.load(ABLATION / "summary.json").variants}
     if name in variants:
@@ -94,7 +95,7 @@ def defaults(name: str) -> dict[str, object]:
 
 
 def measurements(name: str) -> list[dict]:
-    """Committed timings of an upsampler with its default options, one for each shape."""
+    """Committed timings of an upsampler with its default options, one for each shape; empty before it is measured."""
     found = json.loads((RESULTS / "upsamplers.json").read_text(encoding="utf-8"))["measurements"]
     own = [one for one in found if one["upsampler"].split(",")[0] == name]
     return [one for one in own if one["upsampler"] == own[0]["upsampler"]]

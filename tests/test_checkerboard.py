@@ -54,7 +54,7 @@ def test_equal_weights_show_the_uneven_overlap_of_odena(kernel_size):
 
 
 @pytest.mark.parametrize("name", EVEN)
-def test_interpolation_resize_convolution_and_icnr_have_none_at_initialisation(name):
+def test_interpolation_resize_convolution_and_icnr_have_none_at_initialization(name):
     assert checkerboard.of_upsampler(upsamplers.build(name, 8, seed=0), 16) < 1e-6
 
 

@@ -1,8 +1,12 @@
 """The command ``unet`` as a user calls it: output, exit codes, speed, and one message instead of a traceback."""
 
 import json
+import os
+import pty
 import re
 import resource
+import select
+import shutil
 import subprocess
 import sys
 
@@ -223,12 +227,49 @@ def test_answers_at_once(line, code):
         ("unet evaluate --n", ["--native"]),
         ("unet train pets", ["pets", "pets_256", "pets_cpu"]),
         ("unet train configs/d", ["configs/debug/", "configs/demo.yaml"]),
+        ("unet train configs/deb", ["configs/debug/", "configs/debug/overfit.yaml"]),
         ("unet train demo training.w", ["training.weight_decay=", "training.warmup="]),
-        ("unet summary demo model.upsampler=bi", [f"model.upsampler={name}" for name in BI]),
+        ("unet train demo training.ep", ["training.epochs=", "training.epochs=VALUE"]),
+        ("unet summary demo model.upsampler=bi", BI),
+        ("unet train demo training.jit=", ["true", "false"]),
+        ("unet train demo seed=1 training.jit=t", ["true"]),
     ],
 )
 @pytest.mark.backend_free
 def test_the_shell_completes(line, expected):
-    words = line.split()
-    completion = {"_UNET_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
-    assert run_unet_process(**completion).out.split() == expected
+    words = re.findall("=|[^= ]+", line)  # as bash splits them
+    completion = {"COMP_WORDS": "\n".join(words), "COMP_CWORD": str(len(words) - 1)}
+    assert run_unet_process(**completion, _UNET_COMPLETE="complete_bash").out.split() == expected
+
+
+@pytest.mark.slow
+@pytest.mark.backend_free
+@pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
+def test_the_tab_key_completes_in_bash(tmp_path):
+    command = tmp_path / "unet"
+    command.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m unet "$@"\n')
+    command.chmod(0o755)
+    ours, terminal = pty.openpty()
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PS1": "", "TERM": "dumb"}
+    bash = ["bash", "--norc", "--noprofile", "-i"]
+    with subprocess.Popen(
+        bash, cwd=ROOT, env=environment, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True
+    ) as shell:
+        seen = ""
+
+        def types(text, expected):
+            nonlocal seen
+            os.write(ours, text.encode())
+            while expected not in seen:
+                if not select.select([ours], [], [], 60)[0]:
+                    shell.kill()
+                    raise AssertionError(f"no {expected!r} in {seen!r}")
+                seen += os.read(ours, 1024).decode().replace("\a", "")  # the bell, for several completions
+
+        types('eval "$(_UNET_COMPLETE=source_bash unet)"; echo ready$((1 + 1))\n', "ready2")
+        types("unet summ\t", "unet summary ")
+        types("pets_c\t", "summary pets_cpu ")
+        types("model.upsampler=ca\t", "model.upsampler=carafe ")
+        types("training.ep\t", "training.epochs=")
+        types("7", "training.epochs=7")
+        shell.kill()

@@ -78,8 +78,8 @@ def test_metadata_that_are_no_json_object_are_refused(text):
         ({}, [(None, 24, 32, 3)], [(None, 24, 32, 3)], "24×32 pixels, and its metadata say any size"),
         ({"dynamic": False}, [(1, 24, 33, 3)], [(1, 24, 33, 3)], "24×33 pixels, and its metadata say 24×32"),
         ({}, [(None, None, None, 4)], [(None, None, None, 3)], "images of 4 channels"),
-        ({}, [(None, 3)], [(None, 3)], "no network from one image"),
-        ({}, [(1, 1, 1, 3)] * 2, [(1, 1, 1, 3)], "no network from one image"),
+        ({}, [(None, 3)], [(None, 3)], "not a network from one image"),
+        ({}, [(1, 1, 1, 3)] * 2, [(1, 1, 1, 3)], "not a network from one image"),
     ],
 )
 def test_metadata_agree_with_the_network(changes, inputs, outputs, message):
@@ -107,7 +107,7 @@ def test_arrays_that_are_bombs_lies_or_code_are_refused(tmp_path):
         file = tmp_path / f"{name}.npz"
         with zipfile.ZipFile(file, "w") as archive:
             archive.writestr("names.npy", content)
-        with pytest.raises(InputError, match=f"{name}.npz: is damaged, or no archive"):
+        with pytest.raises(InputError, match=f"{name}.npz: is damaged, or not an archive"):
             records.arrays_of(file)
     with pytest.raises(InputError, match=r"would expand to [\d,]+; it is damaged or malicious"):
         records.arrays_of(zip_bomb(tmp_path / "bomb.npz", "names.npy", 2**28))
@@ -150,7 +150,7 @@ def _wide_layer(config):
 DAMAGE = {
     "a Lambda layer": ("config.json", _lambda_layer, "contains a Lambda layer"),
     "a foreign class": ("config.json", _foreign_layer, "contains os.system"),
-    "terabytes of weights": ("config.json", _wide_layer, "which it does not hold"),
+    "terabytes of weights": ("config.json", _wide_layer, "but holds fewer"),
     "an empty configuration": ("config.json", lambda config: {}, "does not describe a network"),
     "two classes": ("model_info.json", lambda info: info | {"classes": ["a", "b"], "colours": ["#000000"] * 2},
                     "has 3 classes, and its metadata name 2"),
@@ -222,7 +222,7 @@ def test_a_pt2_file_with_a_pickle_of_code_is_refused(program, tmp_path):
         return pickled_canary(marker) if name.endswith("sample_inputs/model.pt") else content
 
     file = rewritten(program, tmp_path / "bad.pt2", change)
-    with pytest.raises(InputError, match=r"contains a pickle of other objects than tensors .* is refused"):
+    with pytest.raises(InputError, match=r"contains a pickle of objects other than tensors .* is refused"):
         load_network(file)
     assert not marker.exists()
     with contextlib.suppress(Exception):  # PyTorch itself runs the code, and then fails

@@ -45,7 +45,7 @@ class Network(LoadedNetwork):
         self.shapes = []
         self.metadata = Metadata(
             classes=classes,
-            colours=COLOURS if classes is CLASSES else hex_colours(len(classes)),
+            colours=COLOURS if classes == CLASSES else hex_colours(len(classes)),
             size=size,
             dynamic=dynamic,
             activation=activation,

@@ -577,7 +577,7 @@ def test_slow_clients_lose_their_connection(slow, monkeypatch):
 
     slow.held.unlink()
     monkeypatch.setattr(page_server, "REQUEST_SECONDS", 0.5)
-    monkeypatch.setattr(page_server, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(page_server, "RESPONSE_SECONDS", 0.5)
     monkeypatch.setattr(app, "UPLOAD_SECONDS", 1.0)
     networks = [slow, *(Columns(str(number)) for number in range(8))]
     with served(*networks) as (address, endpoint):

@@ -10,7 +10,7 @@ def whole(name: str, value: Any, least: int | None = None) -> int:
     """Return ``value`` as an int.
 
     Raises:
-        ValueError: It is not a whole number, or less than ``least``; a bool and ``2.0`` are no whole numbers.
+        ValueError: It is not a whole number, or less than ``least``; a bool and ``2.0`` are not whole numbers.
     """
     try:
         number = None if isinstance(value, bool) else operator.index(value)
@@ -26,7 +26,7 @@ def flag(name: str, value: Any) -> bool:
     """Return ``value`` as a bool.
 
     Raises:
-        ValueError: It is not a bool; 0, 1 and "no" are none.
+        ValueError: It is not a bool; 0, 1 and "no" are not bools.
     """
     if not isinstance(value, bool | np.bool_):
         raise ValueError(f"{name} must be True or False, received {value!r}")

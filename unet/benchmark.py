@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
+from unet.environment import environment_variables
 from unet.upsamplers import UPSAMPLERS
 
 Shape = tuple[int, int, int, int]
@@ -76,7 +77,7 @@ def measure(name: str, shape: Shape, repeats: int, jit: bool) -> Measurement:
     for _ in range(repeats):
         seconds = {}
         for key, step in steps.items():
-            step()  # what ran before it is forgotten
+            step()  # refills the caches
             start = time.perf_counter()
             step()
             seconds[key] = time.perf_counter() - start
@@ -128,15 +129,9 @@ def run(names: list[str], shapes: tuple[Shape, ...], repeats: int, jit: bool) ->
 def _fresh_process(**environment: str) -> ProcessPoolExecutor:
     """One freshly started worker with additional environment variables."""
     context = multiprocessing.get_context("spawn")
-    saved = {key: os.environ.get(key) for key in environment}
-    os.environ.update(environment)
-    executor = ProcessPoolExecutor(1, mp_context=context, initializer=_quiet)
-    executor.submit(os.getpid).result()  # has started with the environment
-    for key, value in saved.items():
-        if value is None:
-            del os.environ[key]
-        else:
-            os.environ[key] = value
+    with environment_variables(**environment):
+        executor = ProcessPoolExecutor(1, mp_context=context, initializer=_quiet)
+        executor.submit(os.getpid).result()  # has started with the environment
     return executor
 
 
@@ -337,11 +332,12 @@ def as_markdown(found: list[Measurement], environment: dict, jit: bool, on_gpu: 
         f"{environment['backend']} {'with' if jit else 'without'} XLA; {versions}.",
         "Written by `unet benchmark`.",
         "",
-        "- **/ torch**: time of the bare rule over that of PyTorch's operation (channels first, eager), in turns in",
-        "  the same process, the median of the ratios; below 1 is faster. – where PyTorch has no such operation.",
-        "- **/ nearest**: over the bare nearest neighbour. **decoder step / nearest**: with the shared projection from",
-        "  C to C/2 channels on both sides, as a decoder spends it.",
-        "- **peak MiB**: most memory the bare rule's two passes hold at once beyond their inputs, gradients included;",
+        "- **/ torch**: time of the bare rule divided by that of PyTorch's operation (channels first, eager), measured",
+        "  alternately in the same process; the median of the ratios. Below 1 is faster; – if PyTorch has no such",
+        "  operation.",
+        "- **/ nearest**: divided by the time of the bare nearest neighbour. **decoder step / nearest**: both with the",
+        "  shared projection from C to C/2 channels, as in a decoder.",
+        "- **peak MiB**: largest memory of the bare rule's two passes beyond their inputs, gradients included;",
         "  **result MiB**: the result alone.",
         "",
         f"| {' | '.join(titles)} |",

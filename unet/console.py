@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class _Console(Console):
-    """A console whose terminal may be closed, or whose pipe nobody may read: messages are lost, the work goes on."""
+    """A console whose terminal may be closed, or whose pipe nobody may read: messages are lost, but work continues."""
 
     @property  # type: ignore[misc]
     def file(self):
@@ -32,7 +32,7 @@ class _Console(Console):
 
 
 class _Lossy:
-    """A stream without errors."""
+    """A stream whose writes never raise."""
 
     def __init__(self, stream):
         self._stream = stream
@@ -145,7 +145,7 @@ def run(command: Callable[[], object]) -> None:
 
 
 def _open_standard_streams() -> None:
-    """Open closed standard streams, or the next file that is opened would receive what libraries print there."""
+    """Open closed standard streams; otherwise the next file opened would receive what libraries print there."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             number = os.open(os.devnull, os.O_RDWR)  # the lowest one free, which is that of the stream
@@ -153,7 +153,7 @@ def _open_standard_streams() -> None:
 
 
 def _flush_standard_streams() -> None:
-    """Write what is left of the output, so that the interpreter does not fail to do so after the exit code is known.
+    """Flush the output now, so that a failure can still change the exit code.
 
     Raises:
         RunError: The output cannot be written.

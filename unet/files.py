@@ -97,7 +97,7 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Delete what killed processes have left in a folder; what another process is writing at the moment stays."""
+    """Delete what killed processes have left in a folder, but nothing that another process is writing at the moment."""
     for leftover in folder.glob(f"{UNFINISHED}*"):
         with contextlib.suppress(OSError), _open(leftover) as handle:
             if not _lock(handle):
@@ -118,7 +118,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def remedy(error: OSError) -> str:
-    """What helps against an error of the system, to be appended to its message; empty if that is not known."""
+    """Advice on a system error, to be appended to its message; empty if there is none."""
     if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
         return "; free some space, then run the same command again"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -172,7 +172,7 @@ def _finite(content):
 
 
 def umask() -> int:
-    """Permissions that new files of this process do not get."""
+    """Permission bits that this process denies to new files."""
     current = os.umask(0)
     os.umask(current)
     return current
@@ -186,7 +186,7 @@ def _new_file(path: Path) -> Path:
 
 @contextlib.contextmanager
 def _claimed(create: Callable[[], Path]) -> Iterator[Path]:
-    """Create a file or folder and hold a lock on it, by which other processes know that it is still in use."""
+    """Create a file or folder and hold a lock on it, which tells other processes that it is still in use."""
     while True:
         path = create()
         with contextlib.ExitStack() as stack:

@@ -9,16 +9,16 @@ import threading
 from collections.abc import Callable, Iterator
 
 HANG_UP = tuple(signal.Signals[name] for name in ("SIGHUP",) if name in signal.Signals.__members__)
-"""What a terminal sends that is being closed; Windows has no such signal."""
+"""Sent when a terminal is closed; Windows has no such signal."""
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, *HANG_UP)
-"""Ctrl-C, what a scheduler sends before it takes the machine, and the end of the terminal."""
+"""Ctrl-C, the warning of a scheduler that is about to take the machine, and a closed terminal."""
 
 
 @contextlib.contextmanager
 def stop_gracefully(request_stop: Callable[[int], None]) -> Iterator[None]:
     """Call ``request_stop(signal_number)`` on the first stop signal; end the process at once on the second.
 
-    A terminal that is closed sends SIGHUP, often twice, so the second time that one is ignored.
+    A terminal that is closed often sends SIGHUP twice, so a second SIGHUP is ignored.
 
     For work that can only be interrupted between two steps: an exception raised in the middle of one would leave
     Keras' variables without values on JAX. Ending at once loses no file, as files are replaced in one step. The
@@ -78,7 +78,7 @@ def stopped_by(number: int) -> BaseException:
 
 
 def exit_code(number: int) -> int:
-    """Exit code of a process that a signal has ended, as shells count them: 130 for SIGINT, 143 for SIGTERM, …"""
+    """Exit code of a process that a signal has ended, as shells report it: 130 for SIGINT, 143 for SIGTERM, …"""
     return 128 + number
 
 
@@ -117,7 +117,7 @@ def listen_to_parent(parent: int) -> None:
 
 @contextlib.contextmanager
 def _handlers(handler: Callable, numbers: tuple[signal.Signals, ...]) -> Iterator[list[signal.Signals]]:
-    """Handle those of the signals that the caller has not installed a handler for; yield which these are."""
+    """Install the handler for the signals that the caller does not handle; yield these signals."""
     before = {number: signal.getsignal(number) for number in numbers if _in_main_thread()}
     handled = [number for number, current in before.items() if _is_default(current)]
     try:

@@ -12,6 +12,7 @@ import keras
 
 from unet import records
 from unet.errors import InputError
+from unet.upsamplers import Upsampler
 
 LAYERS = {
     *("Activation", "Add", "BatchNormalization", "Concatenate", "Conv2D", "DepthwiseConv2D", "Dropout"),
@@ -32,7 +33,7 @@ def check(path: Path) -> None:
     """
     text = records.text_in(path, "config.json")
     if text is None:
-        raise InputError(f"{path}: has no config.json, so it is no .keras file; give a run or an exported file")
+        raise InputError(f"{path}: has no config.json, so it is not a .keras file; give a run or an exported file")
     try:
         content = records.parse(text, dict[str, Any])
     except ValueError as error:
@@ -44,9 +45,7 @@ def check(path: Path) -> None:
         raise InputError(f"{path}: config.json does not describe a network of this package")
     claimed = sum(_claimed(layer) for layer in layers)
     if claimed > EXCESS * path.stat().st_size + 2**20:
-        raise InputError(
-            f"{path}: describes {claimed:,} parameters, which it does not hold; it is damaged or malicious"
-        )
+        raise InputError(f"{path}: describes {claimed:,} parameters but holds fewer; it is damaged or malicious")
 
 
 def _parts(content) -> Iterator[dict]:
@@ -66,9 +65,10 @@ def _check_part(path: Path, part: dict) -> None:
     module, name, registered = (part.get(key) for key in ("module", "class_name", "registered_name"))
     if name in ("Lambda", "__lambda__"):
         raise InputError(f"{path}: contains a Lambda layer, which is code, and is refused; code in a file is never run")
-    own = isinstance(registered, str) and registered.startswith("unet>")
+    known = keras.saving.get_registered_object(registered) if isinstance(registered, str) else None
+    is_upsampler = isinstance(known, type) and issubclass(known, Upsampler)  # a program may register its own
     if not (
-        (own and keras.saving.get_registered_object(registered) is not None)
+        (known is not None and (is_upsampler or str(registered).startswith("unet>")))
         or (module == "keras.layers" and name in LAYERS)
         or (module == "keras.src.models.functional" and name == "Functional")
         or (module == "keras.initializers" and isinstance(getattr(keras.initializers, str(name), None), type))
@@ -77,8 +77,8 @@ def _check_part(path: Path, part: dict) -> None:
     ):
         described = ".".join(str(word) for word in (module, name) if word)
         raise InputError(
-            f"{path}: contains {described or 'an object without a name'}, which is no part of such a network; "
-            "it is refused"
+            f"{path}: contains {described or 'an object without a name'}, which does not belong in such a "
+            "network, and is refused"
         )
 
 

@@ -34,7 +34,7 @@ def confusion(truth: np.ndarray, prediction: np.ndarray, classes: int) -> np.nda
         int64 ``(N, C, C)``: pixels of class i (row) predicted as class j (column).
 
     Raises:
-        ValueError: A valid pixel has an id that is no class, or ids are not integers.
+        ValueError: A valid pixel has an id that is not a class, or ids are not integers.
     """
     n, valid = len(truth), truth != IGNORE
     for name, ids in (("truth", truth), ("prediction", prediction)):
@@ -191,7 +191,7 @@ def pet_counts(truth: np.ndarray, logits: np.ndarray, pet: int, border: int) -> 
 
 
 def mean(values: np.ndarray, axis=None) -> np.ndarray:
-    """Mean without NaNs; NaN if there is no other value."""
+    """Mean of the values that are not NaN; NaN if there is none."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # mean of an empty slice
         return np.nanmean(values, axis=axis)

@@ -63,7 +63,7 @@ def build_unet(
         Model from pixels ``(B, H, W, 3)`` in 0..255 to float32 logits ``(B, H, W, classes)``.
 
     Raises:
-        ValueError: An argument has none of the values above; the message names it.
+        ValueError: An argument is invalid; the message names it.
     """
     if block not in BLOCKS:
         raise ValueError(f"block must be one of {', '.join(BLOCKS)}, received {block!r}")

@@ -1,6 +1,6 @@
 """Reading records that somebody else may have written or damaged: checked text, JSON, archives and arrays.
 
-Every fault ends in one :class:`~unet.errors.InputError` that names the file, and takes a bounded amount of memory.
+Every fault is reported as one :class:`~unet.errors.InputError` that names the file; memory use is bounded.
 """
 
 import contextlib
@@ -19,9 +19,9 @@ from unet.errors import InputError
 from unet.files import open_file, read_text
 
 LIMIT = 64 * 2**20
-"""Most bytes of a text file or a text in an archive."""
+"""Largest size in bytes of a text file, or of a text in an archive."""
 EXPANSION = 100
-"""Most bytes that a byte of a compressed archive may stand for; archives below ``LIMIT`` may expand more."""
+"""Largest factor by which a compressed archive may expand; one that expands to at most ``LIMIT`` may exceed it."""
 
 _DAMAGED = (
     *(zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError),
@@ -34,7 +34,7 @@ def text_of(path: Path) -> str:
     """Read a text file.
 
     Raises:
-        InputError: It cannot be read, is no regular file, is too large, or is not UTF-8.
+        InputError: It cannot be read, is not a regular file, is too large, or is not UTF-8.
     """
     try:
         return read_text(path, LIMIT)
@@ -95,8 +95,8 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
     """Open a zip archive, after checking the sizes that it declares; nothing is unpacked to more than these.
 
     Raises:
-        InputError: It is no zip archive, damaged, or would expand to far more than its size. Faults found while members
-            are read in the block are included.
+        InputError: It is not a zip archive, is damaged, or would expand to far more than its size. Also raised for
+            faults that are found while members are read in the block.
     """
     try:
         with open_file(path) as file, zipfile.ZipFile(file) as archive:
@@ -108,7 +108,7 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
     except _DAMAGED as error:
-        raise InputError(f"{path}: is damaged, or no archive at all ({str(error).strip()[:100]})") from None
+        raise InputError(f"{path}: is damaged, or not an archive ({str(error).strip()[:100]})") from None
 
 
 def text_in(path: Path, name: str) -> str | None:

@@ -188,7 +188,7 @@ def double(x, weights: Callable = linear_weights, reach: int = 1, align_corners:
 
     A source pixel that is infinite or NaN is multiplied with the zeros of its block too, so a block of 16 source pixels
     along each axis becomes NaN instead of the few that PyTorch's interpolation reaches; a pixel within ``reach`` of a
-    neighbouring block spoils that one too. Farther pixels and other images are unaffected.
+    neighbouring block affects that one too. Farther pixels and other images are unaffected.
 
     Args:
         x: Feature maps; integers are computed in float32.

@@ -219,8 +219,8 @@ class Run(Scores):
         if not run.config_file.is_file():
             here = sorted(str(p.parent) for p in Path("runs").glob("*/config.yaml"))
             raise InputError(
-                f"{path} is not a run directory (it has no config.yaml){nearest(str(path), here)} "
-                f"Runs here: {', '.join(here) or 'none'}"
+                f"{path} is not a run directory: it has no config.yaml{nearest(str(path), here)} "
+                f"(runs here: {', '.join(here) or 'none'})"
             )
         return run
 
@@ -321,7 +321,7 @@ class Run(Scores):
         return records.read_json(self.environment_file, dict[str, list[Start]]).get("starts", [])
 
     def record_environment(self, jit: bool) -> None:
-        """Add an entry for this start to environment.json; ``jit`` tells whether the step is compiled."""
+        """Add an entry for this start to environment.json; ``jit`` says whether the step is compiled."""
         before = self.starts() if self.environment_file.exists() else []
         start = environment() | {"jit": jit, "precision": self.config.training.precision}
         write_json(self.environment_file, {"starts": [*before, start]})
@@ -350,7 +350,7 @@ class Run(Scores):
 
 @contextlib.contextmanager
 def logging_to(path: Path) -> Iterator[None]:
-    """Also write messages to the file at ``path``; not where it cannot be written, as the terminal shows them too."""
+    """Also write messages to the file at ``path``, if it can be written; the terminal shows them in any case."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handler = _LogFile(path, encoding="utf-8")
@@ -371,7 +371,7 @@ def logging_to(path: Path) -> Iterator[None]:
 
 
 class _LogFile(logging.FileHandler):
-    """A file that goes without messages while the disk is full."""
+    """A log file that drops messages while the disk is full."""
 
     def handleError(self, record):
         pass

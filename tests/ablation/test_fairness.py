@@ -47,7 +47,7 @@ def test_cells_of_a_seed_start_with_the_same_weights_outside_their_upsamplers(ce
     found = {key: shared_weights(from_config(config, 3)) for key, config in cells(*UPSAMPLERS).items()}
     for seed in (0, 1):
         reference = found["nearest", seed]
-        # Two convolutions and two normalisations in each of 5 stages, and the logits.
+        # Two convolutions and two normalizations in each of 5 stages, and the logits.
         assert len(reference) == 5 * (2 + 2 * 4) + 2
         for name in UPSAMPLERS:
             assert found[name, seed].keys() == reference.keys(), name

@@ -243,7 +243,7 @@ def test_depths_palettes_and_transparency_are_right(tmp_path):
         np.testing.assert_allclose(found, pixels, atol=2 if name == "cmyk.jpg" else 1, err_msg=name)
 
 
-def test_the_official_pets_archive_is_recognised(tmp_path, load):
+def test_the_official_pets_archive_is_recognized(tmp_path, load):
     for k in range(6):
         save(photo(k), tmp_path / "pets" / "images" / f"Cat_{k}.jpg")
         save(mask(k, ids=(1, 2, 3)), tmp_path / "pets" / "annotations" / "trimaps" / f"Cat_{k}.png")
@@ -382,7 +382,7 @@ def test_all_faults_are_told_at_once(folder, load):
         ("empty mask", False),
         ("missing image", False),
     }
-    with pytest.raises(InputError, match="3 faults"):
+    with pytest.raises(InputError, match="3 errors"):
         data.prepare(load(folder))
 
 

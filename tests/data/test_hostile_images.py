@@ -281,7 +281,7 @@ def test_check_data_lists_every_odd_file_and_reads_the_others(folder):
     assert printed.count("error: ") == len(SPECIAL)
     assert f"error: {len(SPECIAL)} of these are errors" in err
     assert "Warning" not in err
-    with pytest.raises(InputError, match=f"the data have {len(SPECIAL)} faults"):
+    with pytest.raises(InputError, match=f"the data have {len(SPECIAL)} errors"):
         data.prepare(settings(folder))
 
 
@@ -295,7 +295,7 @@ def test_many_faults_are_counted_in_training_and_cost_no_search(folder):
     with pytest.raises(InputError) as caught:
         data.prepare(settings(folder, splits))
     message = str(caught.value)
-    assert "the data have 1000 faults" in message
+    assert "the data have 1000 errors" in message
     assert "and 980 more; list them with unet check-data" in message
     assert len(message.splitlines()) == 22
 

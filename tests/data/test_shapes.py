@@ -73,7 +73,7 @@ def test_a_fraction_of_the_training_images_is_the_same_for_every_seed(tmp_path, 
     path.write_text("data: {source: shapes, size: 16, shapes: {train: 46, test: 3}, validation: 0.1}\n")
     settings = [f"data.cache_dir={tmp_path}", f"data.train_fraction={fraction}"]
     if not count:
-        with pytest.raises(InputError, match=r"data\.train_fraction: 0\.01 of 41 training images is none"):
+        with pytest.raises(InputError, match=r"data\.train_fraction: 0\.01 leaves none of the 41 training images"):
             data.prepare(config.load(path, settings).data)
         return
     whole = data.prepare(config.load(path, settings[:1]).data)

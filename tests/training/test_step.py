@@ -143,7 +143,7 @@ def test_reseeding_repeats_augmentation_and_dropout(build, split):
 
 
 def test_the_whole_training_state_survives_saving(build, split, tmp_path):
-    """Weights, batch statistics, optimiser, loss scale, averages and counters: bit for bit."""
+    """Weights, batch statistics, optimizer, loss scale, averages and counters: bit for bit."""
     settings = ("training.precision=mixed_float16", "training.ema=0.9")
     trainer = build(*settings)
     fit(trainer, split)

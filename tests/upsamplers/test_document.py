@@ -12,8 +12,12 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.helpers import ROOT, contract
+import unet
+from benchmarks import parity
+from docs import generate
+from tests.helpers import ROOT, TINY, contract
 from unet import benchmark, config, upsamplers
+from unet.errors import InputError
 from unet.model import from_config
 from unet.upsamplers import settings
 
@@ -37,7 +41,7 @@ def weighted(monkeypatch, tmp_path):
         spec.loader.exec_module(loaded)
         return loaded
 
-    layer, options, line, _ = blocks("python")
+    layer, options, line, *_ = blocks("python")
     declared = module("unet.upsamplers.declared", f"from unet.upsamplers.settings import Options\n\n\n{options}")
     monkeypatch.setattr(settings, "WeightedCellOptions", declared.WeightedCellOptions, raising=False)
     for name, entry in eval(f"{{{line}}}", vars(upsamplers)).items():
@@ -72,5 +76,38 @@ def test_the_pages_yaml_builds_a_network_and_fits_the_schema(weighted, tmp_path)
     assert network.get_layer("decoder_1_up").gain == 0.5
 
 
-def test_the_benchmark_measures_it(weighted):
+@pytest.mark.backend_free
+def test_benchmark_and_tables_include_it_before_it_is_measured(weighted):
     assert benchmark.variants()["weighted_cell"] == ("weighted_cell", {})
+    assert parity.table({"jax": {}}).splitlines()[-1] == "| `weighted_cell` | none | – | – |"
+    rule = "Copies each pixel, with weights."
+    readme, _, gallery = map(generate.generated, generate.DOCUMENTS)
+    assert f"| [`weighted_cell`](docs/upsamplers/index.md#weighted_cell) | {rule} |\n" in readme
+    assert f"| [`weighted_cell`](#weighted_cell) | {rule} | – | – |\n" in gallery
+    assert "## `weighted_cell` { #weighted_cell }\n" in gallery
+    assert "- **Options**: `gain=1.0`\n\n<!-- end of card weighted_cell -->" in gallery
+
+
+def test_a_program_registers_its_own_layer(weighted, monkeypatch, tmp_path):
+    """With the page's code. Keras knows the layer by another package's name, as it does layers of other programs."""
+    monkeypatch.chdir(tmp_path)
+    text = yaml.safe_dump({"base": "demo", "model": {"upsampler": {"name": "weighted_cell"}}})
+    (tmp_path / "mine.yaml").write_text(text)
+    tiny = config.Draft.read("mine.yaml").checked(config.parse_override(setting) for setting in TINY)
+    (tmp_path / "mine.yaml").write_text(tiny.to_yaml())
+
+    class Own(weighted.WeightedCell):
+        """Copies and weights."""
+
+        def __init__(self, filters=None, gain: float = 1.0, **kwargs):
+            super().__init__(filters, gain, **kwargs)
+
+    own = keras.saving.register_keras_serializable("mine")(Own)
+    exec(blocks("python")[4], {"WeightedCell": own})
+    assert upsamplers.UPSAMPLERS["weighted_cell"].rule == "Copies and weights."
+    assert type(upsamplers.build("weighted_cell", 4)) is own
+    assert config.load("runs/mine").model.upsampler.options == {"gain": 0.5}
+    assert unet.load("runs/mine").predict(np.zeros((20, 30, 3), "uint8")).shape == (20, 30)
+    with pytest.raises(InputError, match=r'model.upsampler.gain: must be a number, received "a"'):
+        config.load("mine.yaml", ["model.upsampler={name: weighted_cell, gain: a}"])
+    jsonschema.validate({"model": {"upsampler": {"name": "weighted_cell", "gain": 0.5}}}, config.json_schema())

@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup, TyperOption
 
 from unet import console
+from unet.commands import _completion
 from unet.errors import InputError, nearest
 
 COMMANDS = {
@@ -107,4 +108,8 @@ def invoke(arguments: Sequence[str]) -> int:
 
 def main(*subcommand: str) -> None:
     """Run the command line of this process and exit; with ``main("train")`` it is that of ``unet train``."""
-    console.run(lambda: sys.exit(invoke([*subcommand, *sys.argv[1:]])))
+
+    def command() -> int:
+        return invoke([*subcommand, *sys.argv[1:]])
+
+    console.run(lambda: sys.exit(_completion.complete(command) if _completion.is_requested() else command()))

@@ -12,9 +12,16 @@ def configurations(incomplete: str) -> list[str]:
     from unet.config import shipped
 
     folder = Path(incomplete) if incomplete.endswith("/") else Path(incomplete).parent
+    matches = [name for name in [*shipped.names(), *_paths(folder)] if name.startswith(incomplete)]
+    if len(matches) == 1 and matches[0].endswith("/"):  # a shell appends a space to a single completion
+        matches += _paths(Path(matches[0]))
+    return matches
+
+
+def _paths(folder: Path) -> list[str]:
+    """YAML files and folders in a folder."""
     here = sorted(folder.glob("[!.]*")) if folder.is_dir() else []
-    paths = [f"{path}/" if path.is_dir() else str(path) for path in here if path.is_dir() or path.suffix == ".yaml"]
-    return [*shipped.names(), *paths]
+    return [f"{path}/" if path.is_dir() else str(path) for path in here if path.is_dir() or path.suffix == ".yaml"]
 
 
 Configuration = Annotated[
@@ -27,7 +34,7 @@ Configuration = Annotated[
 
 
 DataPlaces = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Where the data is now, as in data.data_dir=pets.")
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Where the data are now, as in data.data_dir=pets.")
 ]
 """Argument of a command that needs the data of a run."""
 
@@ -39,7 +46,12 @@ def settings(incomplete: str) -> list[str]:
     schema = json_schema()
     known = dict(_settings(schema, schema["$defs"]))
     key, equals, _ = incomplete.partition("=")
-    return [f"{key}={value}" for value in known.get(key, ())] if equals else [f"{name}=" for name in known]
+    if equals:
+        return [f"{key}={value}" for value in known.get(key, ())]
+    keys = [name for name in known if name.startswith(key)]
+    if len(keys) == 1:  # a shell appends a space to a single completion
+        return [f"{keys[0]}={value}" for value in ["", *(known[keys[0]] or ["VALUE"])]]
+    return [f"{name}=" for name in keys]
 
 
 def _settings(section: dict, definitions: dict, prefix: str = "") -> Iterator[tuple[str, list[str]]]:

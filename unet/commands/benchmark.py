@@ -51,7 +51,7 @@ def main(
     found: list[benchmark.Measurement] = []
     for measurements in benchmark.run(names, shapes, repeats, jit):
         found += measurements
-        if output is not None:  # after every upsampler: what is measured stays
+        if output is not None:  # after every upsampler, so that nothing measured is lost
             write_json(output, {"environment": machine | {"jit": jit}, "measurements": benchmark.as_json(found)})
             write_text(output.with_suffix(".md"), benchmark.as_markdown(found, machine, jit, on_gpu))
     rows_table(*benchmark.table(found, on_gpu), title=f"{machine['backend']} {'with' if jit else 'without'} XLA")

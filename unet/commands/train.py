@@ -27,8 +27,8 @@ def main(
 ):
     """Train CONFIG into runs/NAME, or resume a run.
 
-    The same command resumes an interrupted run from its last checkpoint. If the data has moved since, add
-    data.data_dir=NEW.
+    The same command resumes an interrupted run from its last checkpoint. If the data have moved since,
+    add data.data_dir=NEW.
 
     unet train pets model.upsampler=bilinear name=pets_bilinear
 

@@ -143,7 +143,7 @@ class _Constructor:
             value = self.loader.construct_object(node)
         except yaml.YAMLError:
             raise
-        except Exception:  # PyYAML's constructors raise any kind of error for text that does not suit the tag
+        except Exception:  # PyYAML's constructors raise any kind of error for text that does not match the tag
             kind = node.tag.rpartition(":")[2]
             raise _Refused(f"{shortened(node.value, 40)!r} cannot be read as {kind}", node) from None
         if isinstance(value, str) and re.search("[\ud800-\udfff]", value):

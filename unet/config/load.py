@@ -128,7 +128,7 @@ def find_base(base: Any, folder: Path, origin: str) -> Path:
         origin: Where it was written, for messages.
 
     Raises:
-        InputError: It is no text, or there is no such file.
+        InputError: It is not text, or there is no such file.
     """
     if not isinstance(base, str):
         raise InputError(

@@ -61,7 +61,7 @@ def prepare(config: DataConfig, verify: bool = False) -> Dataset:
     """Prepared arrays of the configured source; see :func:`unet.data.cache.prepare`.
 
     With ``train_fraction`` below 1 the training images are a part of those in the cache, read into memory.
-    With ``verify`` the arrays are read once, and made again if they have been damaged since they were written.
+    With ``verify`` the arrays are read once, and rebuilt if they have been damaged since they were written.
 
     Raises:
         InputError: The data cannot be used, or ``train_fraction`` leaves no training image.
@@ -72,7 +72,7 @@ def prepare(config: DataConfig, verify: bool = False) -> Dataset:
     chosen = draw(dataset.train.names, config.train_fraction, "train_fraction")
     if not chosen:
         count = len(dataset.train)
-        raise InputError(f"data.train_fraction: {config.train_fraction} of {count} training images is none; raise it")
+        raise InputError(f"data.train_fraction: {config.train_fraction} leaves none of the {count} training images")
     return replace(dataset, train=dataset.train.only(chosen))
 
 

@@ -25,7 +25,7 @@ log = logging.getLogger("unet")
 FORMAT = 1
 """Part of the cache key: increase it when the arrays, or the way they are made, change."""
 LISTED = 20
-"""Most faults in a message."""
+"""Largest number of errors listed in one message."""
 
 
 def digest(image: np.ndarray, mask: np.ndarray) -> str:
@@ -77,7 +77,7 @@ class Dataset:
 def prepare(source: Source, size: tuple[int, int], cache_dir: Path | None = None, verify: bool = False) -> Dataset:
     """Return the arrays of a source at ``size``, decoding it only if they are not in the cache yet.
 
-    Images are resized bilinearly with antialiasing, masks to the nearest pixel. Damaged arrays are made again.
+    Images are resized bilinearly with antialiasing, masks to the nearest pixel. Damaged arrays are rebuilt.
 
     Args:
         source: Where images and masks come from.
@@ -140,7 +140,7 @@ def _build(source: Source, size: tuple[int, int], parent: Path, damaged: Path | 
             if len(fatal) > LISTED:
                 lines.append(f"  and {len(fatal) - LISTED:,} more; list them with unet check-data")
             raise InputError(
-                f"the data have {len(fatal)} fault{'s' * (len(fatal) > 1)} ({checks.summary(fatal)}); nothing was "
+                f"the data have {len(fatal)} error{'s' * (len(fatal) > 1)} ({checks.summary(fatal)}); nothing was "
                 "prepared:\n" + "\n".join(lines)
             )
         for writer in files.values():

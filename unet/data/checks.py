@@ -39,7 +39,7 @@ def thumbnail(image: np.ndarray) -> np.ndarray:
 def near_identical(names: list[str], splits: list[str], thumbnails: np.ndarray) -> list[Problem]:
     """Pairs of images, one in train or validation and one in test, whose thumbnails correlate by 0.99 or more.
 
-    Such a pair lets a network memorise a test image. The correlation ignores brightness and contrast.
+    Such a pair lets a network memorize a test image. The correlation ignores brightness and contrast.
 
     Args:
         names: Name of each image.
@@ -54,7 +54,7 @@ def near_identical(names: list[str], splits: list[str], thumbnails: np.ndarray) 
         for i, j in np.argwhere(thumbnails[rows] @ thumbnails[test].T >= SIMILARITY):
             a, b = rows[i], test[j]
             message = (
-                f"is nearly identical to {names[b]} (test): a network can memorise it, which raises the test score"
+                f"is nearly identical to {names[b]} (test): a network can memorize it, which raises the test score"
             )
             problems.append(Problem("near-identical", f"{names[a]} ({splits[a]})", message, fatal=False))
     return problems

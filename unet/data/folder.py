@@ -39,7 +39,7 @@ class FolderSource:
 
     Two layouts are supported: ``images/`` and ``masks/`` (configurable) with the same relative names, and the official
     Pets archive (``images/NAME.jpg``, ``annotations/trimaps/NAME.png``, ``annotations/trainval.txt`` and
-    ``test.txt``), recognised by its trimaps.
+    ``test.txt``), recognized by its trimaps.
 
     Args:
         data_dir: The folder.

@@ -15,7 +15,7 @@ POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Read an image file as uint8 ``(H, W, 3)``, converted by :func:`to_rgb`; of an animation, the first picture.
+    """Read an image file as uint8 ``(H, W, 3)``, converted by :func:`to_rgb`; for an animation, its first frame.
 
     Raises:
         OSError: The file cannot be opened, is not an image, is truncated, or has more than 179 million pixels.

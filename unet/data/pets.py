@@ -40,7 +40,7 @@ class PetsSource:
         self.validation = validation
 
     def key(self) -> dict:
-        """Names and sizes of the prepared files, so that a cached data set is recognised without TensorFlow."""
+        """Names and sizes of the prepared files, so that a cached data set is recognized without TensorFlow."""
         versions = self.data_dir / "oxford_iiit_pet"
         found = versions.glob("4.*/*") if os.path.isdir(versions) else ()
         files = sorted(path for path in found if os.path.isfile(path))
@@ -119,7 +119,7 @@ class PetsSource:
 
 
 def _check_network(builder) -> None:
-    """Resolve the server's name before TFDS tries to connect, which times out after minutes only; not behind a proxy.
+    """Resolve the server's name before TFDS tries to connect, which takes minutes to time out; not behind a proxy.
 
     Raises:
         OSError: The name cannot be resolved.

@@ -50,12 +50,12 @@ def export(
     int8 files, which cannot be written without them. Other files are compared on drawn images if there are no data.
 
     Args:
-        run: A trained run, of any backend and precision; the file is float32 before quantisation.
+        run: A trained run, of any backend and precision; the file is float32 before quantization.
         format: One of ``unet.formats.FORMATS``; Keras must use the format's backend.
         size: Height and width, ``"dynamic"`` for any, or ``None``: any if the format supports it, else the training
             size.
         activation: ``"softmax"``: the file returns probabilities; ``"none"``: logits.
-        quantize: ``"none"``, or one of the format's quantisations.
+        quantize: ``"none"``, or one of the format's quantizations.
         out: Directory; default ``export`` in the run directory.
         overrides: ``data.key=value``: the current location of the run's data.
 
@@ -174,7 +174,7 @@ def _dataset(config: Config, metadata: Metadata, required: bool) -> data.Dataset
 
 
 def _prove(loaded: LoadedNetwork, network: keras.Model, dataset: data.Dataset | None) -> Proof:
-    """Compare the file with the network: by mean IoU if it is quantised and there are masks, else by logits."""
+    """Compare the file with the network: by mean IoU if it is quantized and there are masks, else by logits."""
     if dataset is None:
         return prove(loaded, network, drawn_images(loaded.metadata.size), "drawn images")
     split, kind = (dataset.test, "test images") if len(dataset.test) else (dataset.train, "training images")

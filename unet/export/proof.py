@@ -26,7 +26,7 @@ SAME_CLASS = 0.999
 SAME_CLASS_FLOAT16 = 0.99
 """The same for float16 weights, if there are no masks to compute mean IoU with."""
 LARGEST_LOSS = 0.01
-"""Largest accepted loss of mean IoU by quantisation."""
+"""Largest accepted loss of mean IoU by quantization."""
 BATCH = 16
 
 

@@ -22,9 +22,9 @@ VERSION = 1
 PIXELS = "pixels 0 to 255 in RGB order; the network scales them itself"
 LICENCE = "not stated; the terms of the training images apply"
 LARGEST_SIZE = 2**24
-"""Most pixels of an image that a network is run on at once."""
+"""Largest number of pixels of an image that a network is run on at once."""
 LARGEST_DEPTH = 8
-"""Most times that an encoder halves the resolution."""
+"""Largest number of times that an encoder halves the resolution."""
 
 Side = Annotated[int, Field(ge=1, le=LARGEST_SIZE)]
 
@@ -208,7 +208,7 @@ class Format:
 def check_shapes(path: Path, metadata: Metadata, inputs: Sequence[Sequence], outputs: Sequence[Sequence]) -> None:
     """Compare the shapes of a network's inputs and outputs with its metadata; see :meth:`LoadedNetwork._check`."""
     if [len(shape) for shape in (*inputs, *outputs)] != [4, 4] or len(inputs) != 1:
-        raise InputError(f"{path}: is no network from one image (B, H, W, 3) to one array (B, H, W, classes)")
+        raise InputError(f"{path}: is not a network from one image (B, H, W, 3) to one array (B, H, W, classes)")
     (_, *size, channels), (_, *_, classes) = ([_side(side) for side in shape] for shape in (inputs[0], outputs[0]))
     if channels not in (None, 3):
         raise InputError(f"{path}: its network takes images of {channels} channels, not 3")

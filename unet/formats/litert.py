@@ -30,7 +30,7 @@ class LiteRT(Format):
         return reason if quantization == "int8" else ""
 
     def write(self, network, path, metadata, examples):
-        """Convert, quantise if requested, and append the metadata."""
+        """Convert, quantize if requested, and append the metadata."""
         import tensorflow as tf
 
         options: dict[str, Any] = {}
@@ -79,7 +79,7 @@ class _LiteRTNetwork(LoadedNetwork):
         self._shape: tuple[int, ...] | None = None
 
     def __call__(self, pixels):
-        """Invoke the interpreter; for 8-bit files, quantise the pixels and dequantise the output."""
+        """Invoke the interpreter; for 8-bit files, quantize the pixels and dequantize the output."""
         try:
             if pixels.shape != self._shape:
                 self._interpreter.resize_tensor_input(self._input["index"], pixels.shape)

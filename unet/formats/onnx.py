@@ -20,16 +20,16 @@ NO_TELEMETRY = {"ORT_DISABLE_TELEMETRY": "1"}
 
 
 class Onnx(Format):
-    """``.onnx``: one file, written by tf2onnx and quantised to int8 by ONNX Runtime."""
+    """``.onnx``: one file, written by tf2onnx and quantized to int8 by ONNX Runtime."""
 
     suffix = ".onnx"
     quantizations = ("int8",)
 
     def write(self, network, path, metadata, examples):
-        """Convert, quantise if requested, and add the metadata."""
+        """Convert, quantize if requested, and add the metadata."""
         onnx = runtime("onnx", "onnx", path)
         runtime("tf2onnx", "onnx", path, **NO_TELEMETRY)
-        logging.getLogger("tf2onnx").setLevel(logging.ERROR)  # it logs every optimisation pass
+        logging.getLogger("tf2onnx").setLevel(logging.ERROR)  # it logs every optimization pass
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of NumPy functions that Keras calls and that are deprecated
             network.export(path, format="onnx", verbose=False, input_signature=input_signature(metadata))
@@ -106,7 +106,7 @@ def _quantize(path: Path, examples: np.ndarray) -> None:
     root.setLevel(logging.ERROR)  # it recommends the preprocessing that is done here
     prepared = path.with_name(f"prepared-{path.name}")
     try:
-        with contextlib.suppress(Exception):  # an optimisation that not every graph supports
+        with contextlib.suppress(Exception):  # an optimization that not every graph supports
             quantization.quant_pre_process(path, prepared, skip_symbolic_shape=True)
         quantization.quantize_static(
             prepared if prepared.is_file() else path,

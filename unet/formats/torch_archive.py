@@ -1,6 +1,6 @@
 """Checks of a ``.pt2`` file before PyTorch opens it.
 
-``torch.export.load`` is not made for files of strangers: it unpickles objects, evaluates expressions and guards as
+``torch.export.load`` is not meant for untrusted files: it unpickles objects, evaluates expressions and guards as
 Python, and calls functions by name. A file is loaded only if it contains tensors and operations, and nothing else.
 """
 
@@ -108,4 +108,4 @@ def _check_pickle(path: Path, content: bytes) -> None:
     try:
         torch.load(io.BytesIO(content), weights_only=True)
     except Exception as error:  # of pickle, zip or torch
-        raise _refusal(path, f"a pickle of other objects than tensors ({records.cause(error)})") from None
+        raise _refusal(path, f"a pickle of objects other than tensors ({records.cause(error)})") from None

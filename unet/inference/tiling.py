@@ -65,7 +65,7 @@ def blended_bands(
 
     Args:
         run: The network, from uint8 ``(B, h, w, 3)`` to logits ``(B, h, w, classes)``.
-        image: uint8 ``(H, W, 3)``; it is continued by reflection where tiles reach beyond it.
+        image: uint8 ``(H, W, 3)``; it is padded by reflection where tiles extend beyond it.
         rows: Tiles along the height.
         columns: Tiles along the width.
         batch_size: Tiles that the network processes at a time.

@@ -1,6 +1,6 @@
 """The page as an ASGI application: the page itself, and an endpoint that segments the photograph in a request's body.
 
-A request names no file and no path, and nothing is written to disk: the photograph exists in memory, until the answer.
+A request names no file and no path, and nothing is written to disk: the photograph is in memory until it is segmented.
 """
 
 import asyncio
@@ -27,9 +27,9 @@ from unet.page.hosts import LOCAL
 from unet.page.photograph import describe, render, segment
 
 PLACES = 8
-"""Photographs at a time: one that is segmented, the others waiting or being sent. It bounds memory."""
+"""Photographs held at a time: one is being segmented, the others are waiting or being sent. This bounds memory."""
 UPLOAD_SECONDS = 60
-"""Time in which a photograph must have arrived."""
+"""Seconds within which a photograph must arrive."""
 
 
 def build(predictors, max_upload_mb: int = 20, hosts: Collection[str] = LOCAL) -> Guard:
@@ -75,9 +75,9 @@ async def _refuse(request: Request, error: Exception) -> Response:
 class Endpoint:
     """Segments the photograph in the body of a request, one photograph at a time, in the order of arrival.
 
-    The answer is one JSON object on each line: ``{"progress": text, "share": 0 to 1}`` any number of times, then
-    ``{"html": result}`` or ``{"message": text}``. A request that is refused, or whose body does not arrive, is answered
-    by ``{"message": text}`` with an HTTP status.
+    The response has one JSON object on each line: ``{"progress": text, "share": 0 to 1}`` any number of times, then
+    ``{"html": result}`` or ``{"message": text}``. For a request that is refused, or whose body does not arrive, it is
+    ``{"message": text}`` with an HTTP status.
     """
 
     def __init__(self, predictors: Sequence, max_upload_mb: int):
@@ -92,7 +92,7 @@ class Endpoint:
         if mode not in MODES or flip not in ("false", "true"):
             raise HTTPException(400, f"Expected mode={'|'.join(MODES)} and flip=false|true.")
         if self._places == 0:
-            await self._receive(request, keep=False)  # or the browser would not read the answer
+            await self._receive(request, keep=False)  # or the browser would not read the response
             message = f"The server is busy: {PLACES} photographs are waiting already. Try again in a moment."
             raise HTTPException(503, message, {"Retry-After": "10"})
         self._places -= 1

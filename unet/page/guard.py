@@ -1,4 +1,4 @@
-"""Which requests are answered at all, and the headers of every answer.
+"""Which requests are accepted, and the headers of every response.
 
 A browser sends requests to this machine on behalf of any website that its user visits. A website must neither use the
 page nor read from it: not by a form or a script (``Origin``, ``Sec-Fetch-Site``), and not under a name of its own that
@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEADERS = {
-    # Scripts and styles of the page alone, pictures of the page or within the answer, and nothing else.
+    # The page's own scripts and styles, pictures of the page or embedded in the response, and nothing else.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -27,7 +27,7 @@ HEADERS = {
 
 
 class Guard:
-    """ASGI middleware that answers no request for other hosts or from other sites.
+    """ASGI middleware that refuses requests for other hosts or from other sites.
 
     Args:
         app: The application.
@@ -48,15 +48,15 @@ class Guard:
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
-        answer = self._refusal(scope) or self.app
-        await answer(scope, receive, send_with_headers)
+        respond = self._refusal(scope) or self.app
+        await respond(scope, receive, send_with_headers)
 
     def _refusal(self, scope: Scope) -> JSONResponse | None:
-        """The answer to a request that is refused."""
+        """The response to a request that is refused; ``None`` for one that is accepted."""
         headers = Headers(scope=scope)
         host = headers.get("host", "").lower()
         if re.sub(r":\d*$", "", host) not in self.hosts:
-            message = "The page is not served under this host name. Its owner can add names by --allow-host."
+            message = "The page is not served under this host name. Its owner can add names with --allow-host."
             return JSONResponse({"message": message}, 421)
         own_origins = (None, f"http://{host}", f"https://{host}")
         followed_link = scope["method"] == "GET" and headers.get("sec-fetch-dest") == "document"

@@ -20,11 +20,11 @@ from unet.errors import InputError
 from unet.page.hosts import allowed_hosts
 
 CONNECTIONS = 64
-"""Connections at a time; further ones are closed at once."""
+"""Largest number of connections; further ones are closed at once."""
 REQUEST_SECONDS = 10
-"""Time in which a connection must have sent the header of its request."""
-ANSWER_SECONDS = 60
-"""Time in which a client must have read an answer once it falls behind."""
+"""Seconds within which a connection must send the header of its request."""
+RESPONSE_SECONDS = 60
+"""Seconds within which a client that has fallen behind must read the response."""
 
 
 def require_server() -> None:
@@ -101,7 +101,7 @@ def serve(
             server.should_exit = True
             thread.join(3)
             if thread.is_alive():  # a network is still busy with a photograph, and exiting would wait for it
-                os._exit(143 if isinstance(stop, SystemExit) else 130)
+                os._exit(int(stop.code or 1) if isinstance(stop, SystemExit) else 130)
             raise
 
 
@@ -129,7 +129,7 @@ def _server(app):
         def pause_writing(self):
             super().pause_writing()
             if self.deadline is None:
-                self.deadline = self.loop.call_later(ANSWER_SECONDS, self.transport.abort)
+                self.deadline = self.loop.call_later(RESPONSE_SECONDS, self.transport.abort)
 
         def connection_lost(self, error):
             if self.deadline is not None:

@@ -1,14 +1,17 @@
 """The upsamplers and the registry that YAML names them by.
 
 Adding one takes a layer (:class:`~unet.upsamplers.base.Upsampler`), a model of its options if it has any, and a line in
-``UPSAMPLERS``. Importing this package does not import Keras; a layer is imported when it is first used.
+``UPSAMPLERS``. A program can register a layer of its own: ``UPSAMPLERS["mine"] = MyLayer``. Importing this package does
+not import Keras; a layer is imported when it is first used.
 """
 
 import importlib
+import inspect
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pydantic import create_model
 from pydantic.fields import FieldInfo
 
 from unet.upsamplers import settings
@@ -23,8 +26,8 @@ if TYPE_CHECKING:
 class Entry:
     """What the registry knows about an upsampler without importing Keras."""
 
-    layer: str
-    """Module in this package and class, as ``"interpolation:Bilinear"``."""
+    layer: "str | type[Upsampler]"
+    """The layer, or its module in this package and class, as ``"interpolation:Bilinear"``."""
     rule: str
     """What it does, in one sentence."""
     options: type[settings.Options] = settings.Options
@@ -46,48 +49,79 @@ class Entry:
         warnings.warn(message, DeprecationWarning, stacklevel=3)
         return _imported(self.layer)
 
+    @classmethod
+    def of(cls, layer: "type[Upsampler]") -> "Entry":
+        """Make the entry of a layer: the rule is the first line of its docstring, options are its own arguments."""
+        shared = inspect.signature(_imported("base:Upsampler")).parameters
+        fields: dict[str, Any] = {
+            one.name: (
+                type(one.default) if one.annotation is one.empty else one.annotation,
+                ... if one.default is one.empty else one.default,
+            )
+            for one in inspect.signature(layer, eval_str=True).parameters.values()
+            if one.name not in shared and one.kind is one.POSITIONAL_OR_KEYWORD
+        }
+        rule = (inspect.getdoc(layer) or layer.__name__).partition("\n")[0]
+        return cls(
+            layer,
+            rule,
+            create_model(f"{layer.__name__}Options", __base__=settings.Options, **fields),
+            layer.needs_argmax,
+        )
 
-UPSAMPLERS: dict[str, Entry] = {
-    "nearest": Entry("interpolation:Nearest", "Copies each pixel into a 2×2 cell."),
-    "bilinear": Entry(
-        "interpolation:Bilinear", "Interpolates linearly between two pixels per axis.", settings.BilinearOptions
-    ),
-    "bicubic": Entry(
-        "interpolation:Bicubic",
-        "Interpolates between four pixels per axis by cubic convolution.",
-        settings.BicubicOptions,
-    ),
-    "bed_of_nails": Entry("unpooling:BedOfNails", "Puts each pixel at the top left of its cell, zeros elsewhere."),
-    "max_unpool": Entry(
-        "unpooling:MaxUnpool",
-        "Puts each value where the pooling found its maximum, zeros elsewhere (SegNet).",
-        unpools=True,
-    ),
-    "conv_transpose": Entry(
-        "convolution:ConvTranspose",
-        "Transposed convolution: projection and rule in one.",
-        settings.ConvTransposeOptions,
-    ),
-    "resize_conv": Entry(
-        "convolution:ResizeConv", "Nearest neighbour, then a 3×3 convolution.", settings.ResizeConvOptions
-    ),
-    "pixel_shuffle": Entry(
-        "sub_pixel:PixelShuffle",
-        "Sub-pixel convolution, initialized without a checkerboard (ICNR).",
-        settings.PixelShuffleOptions,
-    ),
-    "bilinear_additive": Entry("sub_pixel:BilinearAdditive", "Sums groups of four bilinearly interpolated channels."),
-    "carafe": Entry(
-        "reassembly:Carafe", "Gathers with kernels predicted from the feature map.", settings.CarafeOptions
-    ),
-    "dysample": Entry("sampling:DySample", "Samples bilinearly at predicted positions.", settings.DySampleOptions),
-    "sapa": Entry("reassembly:Sapa", "Gathers by the similarity of skip and feature map.", settings.SapaOptions),
-    "fade": Entry(
-        "reassembly:Fade",
-        "Gathers with kernels predicted from skip and feature map, and gates in the skip.",
-        settings.FadeOptions,
-    ),
-}
+
+class Registry(dict[str, Entry]):
+    """Entries by name; a layer is accepted in place of its entry."""
+
+    def __setitem__(self, name: str, entry: "Entry | type[Upsampler]") -> None:
+        super().__setitem__(name, entry if isinstance(entry, Entry) else Entry.of(entry))
+
+
+UPSAMPLERS = Registry(
+    {
+        "nearest": Entry("interpolation:Nearest", "Copies each pixel into a 2×2 cell."),
+        "bilinear": Entry(
+            "interpolation:Bilinear", "Interpolates linearly between two pixels per axis.", settings.BilinearOptions
+        ),
+        "bicubic": Entry(
+            "interpolation:Bicubic",
+            "Interpolates between four pixels per axis by cubic convolution.",
+            settings.BicubicOptions,
+        ),
+        "bed_of_nails": Entry("unpooling:BedOfNails", "Puts each pixel at the top left of its cell, zeros elsewhere."),
+        "max_unpool": Entry(
+            "unpooling:MaxUnpool",
+            "Puts each value where the pooling found its maximum, zeros elsewhere (SegNet).",
+            unpools=True,
+        ),
+        "conv_transpose": Entry(
+            "convolution:ConvTranspose",
+            "Transposed convolution: projection and rule in one.",
+            settings.ConvTransposeOptions,
+        ),
+        "resize_conv": Entry(
+            "convolution:ResizeConv", "Nearest neighbour, then a 3×3 convolution.", settings.ResizeConvOptions
+        ),
+        "pixel_shuffle": Entry(
+            "sub_pixel:PixelShuffle",
+            "Sub-pixel convolution, initialized without a checkerboard (ICNR).",
+            settings.PixelShuffleOptions,
+        ),
+        "bilinear_additive": Entry(
+            "sub_pixel:BilinearAdditive", "Sums groups of four bilinearly interpolated channels."
+        ),
+        "carafe": Entry(
+            "reassembly:Carafe", "Gathers with kernels predicted from the feature map.", settings.CarafeOptions
+        ),
+        "dysample": Entry("sampling:DySample", "Samples bilinearly at predicted positions.", settings.DySampleOptions),
+        "sapa": Entry("reassembly:Sapa", "Gathers by the similarity of skip and feature map.", settings.SapaOptions),
+        "fade": Entry(
+            "reassembly:Fade",
+            "Gathers with kernels predicted from skip and feature map, and gates in the skip.",
+            settings.FadeOptions,
+        ),
+    }
+)
 
 
 def build(name: str, /, filters: int | None = None, **options) -> "Upsampler":
@@ -129,12 +163,15 @@ def register() -> None:
 _ALSO = {"Upsampler": "base:Upsampler", "MaxPoolWithArgmax": "unpooling:MaxPoolWithArgmax", "ICNR": "sub_pixel:ICNR"}
 
 
-def _layers() -> dict[str, str]:
-    """Module and name of every public class, by its name."""
-    return _ALSO | {entry.layer.split(":")[1]: entry.layer for entry in UPSAMPLERS.values()}
+def _layers() -> "dict[str, str | type[Upsampler]]":
+    """Every public class, or its module and name, by its name."""
+    layers = (entry.layer for entry in UPSAMPLERS.values())
+    return _ALSO | {layer.split(":")[1] if isinstance(layer, str) else layer.__name__: layer for layer in layers}
 
 
-def _imported(layer: str):
+def _imported(layer: "str | type[Upsampler]"):
+    if not isinstance(layer, str):
+        return layer
     module, name = layer.split(":")
     return getattr(importlib.import_module(f"{__name__}.{module}"), name)
 

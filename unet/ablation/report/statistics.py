@@ -481,9 +481,9 @@ def _describe(names, scores, significant, confidence):
 def _equal_spread(residuals):
     """P value of the largest share of one variant in the squared residuals (Cochran 1941).
 
-    The residuals of a table are not independent, so Levene's test is wrong for them: with three seeds it finds nothing
-    when based on the median, and too much when based on the mean. The share has no unit, so its distribution can be
-    simulated with normally distributed tables.
+    The residuals of a table are not independent, so Levene's test is wrong for them: with three seeds it almost never
+    rejects when based on the median, and too often when based on the mean. The share has no unit, so its distribution
+    can be simulated with normally distributed tables.
     """
     variants, seeds = residuals.shape
     if variants < 3 or seeds < 3 or abs(residuals).max() < ROUNDING:

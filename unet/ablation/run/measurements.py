@@ -1,6 +1,6 @@
 """Measurements of trained networks that a report needs, stored in the directory of the report.
 
-latency.json   inference times, taken in turns
+latency.json   inference times
 spectra.npz    spectra of the checkerboard patterns
 scenes.npz     test images and their segmentations
 

@@ -1,4 +1,4 @@
-"""Times of networks on this process's device: training steps, and inference in turns."""
+"""Times of networks on this process's device: training steps, and inference."""
 
 import time
 
@@ -24,7 +24,7 @@ STEP_SECONDS = 5.0
 
 
 def latency(runs: dict[str, Run]) -> dict:
-    """Measure the inference time of trained networks in turns, so that a slow minute affects all of them.
+    """Measure the inference time of trained networks alternately, so that a slow minute affects all of them.
 
     Args:
         runs: A finished run by variant.

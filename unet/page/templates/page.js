@@ -48,7 +48,7 @@ async function segment() {
   }
 }
 
-// The objects of an answer, which has one in JSON on each line.
+// The objects of a response, which has one in JSON on each line.
 async function* lines(answer) {
   let rest = "";
   for await (const text of chunks(answer.body.pipeThrough(new TextDecoderStream()))) {

@@ -1,4 +1,4 @@
-"""Noticing a loss that has become NaN or infinite."""
+"""Detecting a loss that has become NaN or infinite."""
 
 import math
 import time
@@ -9,7 +9,7 @@ from unet.errors import RunError
 from unet.training.callbacks.checkpoint import Checkpoint
 
 INTERVAL = 0.3
-"""Seconds between two looks at the loss within an epoch: reading it waits for the device."""
+"""Seconds between two checks of the loss within an epoch; reading it waits for the device."""
 
 
 class DivergenceGuard(keras.callbacks.Callback):
@@ -54,5 +54,5 @@ class DivergenceGuard(keras.callbacks.Callback):
         raise RunError(
             f"the loss became NaN or infinite at step {step} (epoch {(step - 1) // self.steps_per_epoch + 1}). "
             f"Try {', or '.join(advice)}, under a new name=... "
-            f"The {self.checkpoint.saved_epochs} epochs before are saved in {self.checkpoint.run.path}"
+            f"Epochs saved in {self.checkpoint.run.path}: {self.checkpoint.saved_epochs}"
         )

@@ -24,12 +24,12 @@ class EarlyStopping(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         if patience_exhausted(self.rows, self.config):
-            log.info("no better validation mean IoU for %d epochs", self.config.early_stopping)
+            log.info("stopping early: no better validation mean IoU for %d epochs", self.config.early_stopping)
             self.model.stop_training = True
 
 
 def patience_exhausted(rows: list[dict[str, float]], config: TrainingConfig) -> bool:
-    """Whether the last ``early_stopping`` epochs brought no better validation mean IoU."""
+    """Whether validation mean IoU has not improved in the last ``early_stopping`` epochs."""
     scores = [row["val_mean_iou"] for row in rows if "val_mean_iou" in row]
     if config.early_stopping is None or not scores:
         return False

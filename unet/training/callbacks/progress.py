@@ -11,11 +11,11 @@ from unet.console import bar, console
 log = logging.getLogger("unet")
 
 INTERVAL = 0.3
-"""Seconds between two updates of the bar: reading the loss waits for the device."""
+"""Seconds between two updates of the bar; reading the loss waits for the device."""
 
 
 class Progress(keras.callbacks.Callback):
-    """Shows the steps of the whole run, so that the bar gives the time left. A context manager, which removes the bar.
+    """Shows the steps of the whole run and the time left. A context manager, which removes the bar at the end.
 
     Args:
         epochs: Number of epochs of the run.

@@ -1,4 +1,4 @@
-"""Stopping between two steps, when Ctrl-C, SIGTERM or SIGHUP asks for it."""
+"""Stopping between two steps after Ctrl-C, SIGTERM or SIGHUP."""
 
 import logging
 
@@ -21,7 +21,7 @@ class StopRequest(keras.callbacks.Callback):
         self.signal: int | None = None
 
     def request(self, number: int) -> None:
-        """Ask for the stop; ``number`` is the signal."""
+        """Request a stop; ``number`` is the signal."""
         self.signal = number
         log.warning("stopping after this step; %s again stops at once", interrupts.name(number))
 
