@@ -42,7 +42,8 @@ def _as_classes(value):
         if len({str(mark) for mark in entries.values()}) < len(entries):
             raise ValueError("two classes have the same value in the masks")
     else:
-        raise ValueError("must be a list of names, or a mapping from names to grey values or [r, g, b] colours")
+        accepted = "a list of names, or a mapping from names to grey values or [r, g, b] colours"
+        raise ValueError(f"must be {accepted}, received {shown(value)}")
     for name, mark in entries.items():
         if not re.fullmatch(PLAIN, name) or not 1 <= len(name) <= MAX_CLASS_NAME:
             raise ValueError(f"a class name must be {_CLASS_NAME}, received {shown(name)}")
@@ -78,14 +79,19 @@ MAX_TEXT = 4096
 """Most characters of a path or a file name."""
 MAX_CLASS_NAME = 100
 """Most characters of a class name."""
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""Name of a run or an ablation, and of its directory."""
 MAX_NAME = 200
-"""Most characters of a run's name, which is the name of a directory."""
+"""Most characters of such a name."""
+NAME_RULE = f"letters, digits, '.', '_' and '-', beginning with a letter or digit, at most {MAX_NAME} characters"
 MAX_CHANNELS = 2**14
 """Most channels of a stage."""
 MAX_COUNT = 10**6
 """Most epochs, or images."""
 LARGEST = 1e30
 """Largest value of a setting without another bound; float32 holds it and its products with small numbers."""
+SMALLEST = 1e-3
+"""Smallest area of a crop, and smallest factor of its aspect ratio; float32 holds their products and quotients."""
 _TEXT = f"text without control characters, at most {MAX_TEXT:,} characters"
 _CLASS_NAME = f"text of 1 to {MAX_CLASS_NAME} characters without control characters"
 
@@ -101,11 +107,7 @@ Size = Annotated[tuple[Pixels, Pixels], BeforeValidator(_as_pair), Expected("one
 Range = Annotated[tuple[float, float], BeforeValidator(_as_tuple), Expected("two numbers, [low, high]")]
 LenientPath = Annotated[Path, BeforeValidator(_as_path)]
 Mark = Byte | tuple[Byte, Byte, Byte]
-Name = Annotated[
-    str,
-    Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=MAX_NAME),
-    Expected(f"letters, digits, '.', '_' and '-', beginning with a letter or digit, at most {MAX_NAME} characters"),
-]
+Name = Annotated[str, Field(pattern=NAME, max_length=MAX_NAME), Expected(NAME_RULE)]
 Activation = Literal["relu", "leaky_relu", "elu", "selu", "gelu", "silu", "mish", "tanh"]
 AnyActivation = Literal[
     Activation, "celu", "exponential", "hard_shrink", "hard_sigmoid", "hard_silu", "hard_swish", "hard_tanh", "linear",
@@ -216,10 +218,10 @@ class AugmentationConfig(Settings):
 
     @model_validator(mode="after")
     def _ranges(self):
-        if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise ValueError(f"scale must be [low, high] with 0 < low <= high <= 1, received {list(self.scale)}")
-        if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise ValueError(f"ratio must be [low, high] with 0 < low <= high, received {list(self.ratio)}")
+        for name, (low, high), largest in (("scale", self.scale, 1), ("ratio", self.ratio, 1 / SMALLEST)):
+            if not SMALLEST <= low <= high <= largest:
+                bounds = f"{SMALLEST:g} ≤ low ≤ high ≤ {largest:g}"
+                raise Mistakes.of(name, f"must be [low, high] with {bounds}, received {shown((low, high))}")
         return self
 
 
