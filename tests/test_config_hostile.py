@@ -80,7 +80,11 @@ TEXTS = {
     "a long key": ("x" * 900 + ": 1", "x … x"),
     "a file of a megabyte": ("#" * 2**20, "larger than 262,144 bytes"),
     "a huge width": ("model: {width: 1000000000}", "model.width: must be ≤ 16384"),
-    "a huge bottleneck": ("model: {width: 256, depth: 8}", "the last has 65,536; at most 16,384 are accepted"),
+    "a huge network": ("model: {width: 256, depth: 8}", "weights; at most 1,000,000,000 are accepted"),
+    "a network of large kernels": (
+        "model: {width: 64, depth: 4, upsampler: {name: conv_transpose, kernel_size: 64}}",
+        "model.width: [64, 128, 256, 512, 1024] channels and the upsampler conv_transpose give a network of",
+    ),
     "a deep network": ("model: {depth: 40}", "model.depth: must be ≤ 8"),
     "a huge image": ("data: {size: 1000000000}", "data.size: must be ≤ 16384"),
     "a huge batch": ("training: {batch_size: 1000000000}", "training.batch_size: must be ≤ 1e+06"),
@@ -251,6 +255,13 @@ def test_runs_of_long_variants_have_names_that_load_again(tmp_path):
 def test_text_that_looks_like_another_value_reads_back_as_text(name):
     found = Config.model_validate({"data": {"folder": {"classes": {name: 0, "b": 1}, "images": name}}})
     check_round_trips(found)
+
+
+@pytest.mark.parametrize("text", ["\ud800", ["\ud800"]])
+@pytest.mark.parametrize("key", ["data.data_dir", "data.folder.classes", "data.folder.images", "name", "model.width"])
+def test_half_a_character_is_refused_and_written_out(key, text):
+    with pytest.raises(InputError, match=r"\\ud800"):
+        Draft(ROOT / "x.yaml", {}, {}).checked([Setting(key, text, "here")])
 
 
 PROPERTY = settings(derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
