@@ -1,5 +1,7 @@
 """The U-Net: sizes, seeds, precision, and the network of the first seed document."""
 
+import math
+
 import keras
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from keras import layers, ops
 
 from benchmarks.gradients import gradients, values
 from tests.helpers import BACKEND
+from unet.config import ModelConfig
 from unet.cost import multiply_adds, stages, surplus, total
 from unet.model import build_unet
 from unet.upsamplers import UPSAMPLERS
@@ -102,6 +105,27 @@ def test_every_stage_has_its_width(rng, upsampler):
     assert [model.get_layer(f"decoder_{i}_up").output.shape[-1] for i in (1, 2)] == [7, 3]
     if BACKEND != "jax":  # which would compile each of these networks
         assert tuple(model(pixels(rng, 13, 22)).shape) == (2, 13, 22, 3)
+
+
+OPTIONS = {
+    "conv_transpose": {"kernel_size": 4},
+    "resize_conv": {"kernel_size": 5},
+    "carafe": {"k_up": 3, "groups": 2, "compressed": 6, "k_encoder": 5},
+    "sapa": {"embedding": 6},
+    "fade": {"k_up": 3, "compressed": 6},
+    "dysample": {"style": "pl", "groups": 2, "dynamic_scope": True},
+}
+"""Options of each upsampler that change the number of its weights."""
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize("upsampler", list(UPSAMPLERS))
+def test_the_configuration_knows_the_number_of_weights(upsampler):
+    for options in ({}, OPTIONS.get(upsampler, {})):
+        config = ModelConfig(width=4, depth=2, upsampler={"name": upsampler} | options)
+        model = build_unet(3, width=4, depth=2, upsampler=upsampler, upsampler_options=options)
+        kernels = [kernel.shape for kernel in model.trainable_variables if len(kernel.shape) > 1]
+        assert config.parameters == sum(map(math.prod, kernels)) - 4 * 3  # those of the logits
 
 
 @pytest.mark.backend_free

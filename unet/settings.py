@@ -81,7 +81,8 @@ def mistakes(error: ValidationError, model: type[Settings]) -> list[Mistake]:
 
 def shown(value: Any) -> str:
     """A value from YAML, as YAML on one line, for a message."""
-    return shortened(json.dumps(value, ensure_ascii=False, default=str))
+    text = shortened(json.dumps(value, ensure_ascii=False, default=str))
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _explain(details, model: type[Settings]) -> Iterator[Mistake]:

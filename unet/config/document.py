@@ -9,11 +9,17 @@ import yaml
 from unet.errors import shortened
 
 MAX_BYTES = 2**18
-"""Largest size of a YAML file."""
+"""Largest size of a YAML file, and of its keys and values with those that aliases repeat."""
 MAX_VALUES = 10_000
 """Most keys and values in a document, those that aliases repeat included."""
 MAX_DEPTH = 20
 """Most levels of mappings and lists."""
+MAX_DIGITS = 100
+"""Most characters of a number."""
+
+_TAG = "tag:yaml.org,2002:"
+_NUMBERS = (f"{_TAG}int", f"{_TAG}float")
+_SCALARS = (*_NUMBERS, f"{_TAG}str", f"{_TAG}bool", f"{_TAG}null")
 
 Lines = dict[tuple[str, ...], int]
 """Line of each key, from 1."""
@@ -33,7 +39,10 @@ class Malformed(ValueError):
 
 
 def parse(text: str) -> tuple[Any, Lines]:
-    """Read a text as YAML 1.1 like PyYAML, except that ``1e-3`` is a number, as in YAML 1.2, and a date is text.
+    """Read a text as YAML 1.1 like PyYAML, except that ``1e-3`` is a number, as in YAML 1.2.
+
+    Values are text, numbers, booleans, null, mappings and lists. What PyYAML would read as anything else is text, such
+    as a date and the merge key ``<<``, or not accepted if a tag demands it.
 
     Returns:
         The value, ``None`` for an empty text, and the lines of the keys of mappings outside of lists.
@@ -54,7 +63,8 @@ def parse(text: str) -> tuple[Any, Lines]:
         raise Malformed(error.reason, error.line) from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise Malformed(f"not valid YAML: {error.problem or error.context}", mark.line + 1 if mark else 1) from None
+        problem = shortened(error.problem or error.context or "")
+        raise Malformed(f"not valid YAML: {problem}", mark.line + 1 if mark else 1) from None
     finally:
         loader.dispose()
 
@@ -96,9 +106,9 @@ class _Dumper(yaml.SafeDumper):
 
 _EXPONENT = re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$")
 for kind in (_Loader, _Dumper):
-    kind.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
+    kind.add_implicit_resolver(f"{_TAG}float", _EXPONENT, list("-+0123456789"))
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag in _SCALARS]
     for first, resolvers in _Loader.yaml_implicit_resolvers.items()
 }
 
@@ -110,16 +120,17 @@ class _Constructor:
         self.loader = loader
         self.lines = lines
         self.count = 0
+        self.characters = 0
 
     def construct(self, node: yaml.Node, keys: tuple[str, ...] | None, depth: int) -> Any:
         """Value of a node; ``keys`` lead to it, ``None`` inside a list."""
         self.count += 1
         _check_limits(self.count, depth, node)
         if isinstance(node, yaml.MappingNode):
-            self._check_tag(node, "tag:yaml.org,2002:map")
+            _check_tag(node, f"{_TAG}map")
             return dict(self._items(node, keys, depth))
         if isinstance(node, yaml.SequenceNode):
-            self._check_tag(node, "tag:yaml.org,2002:seq")
+            _check_tag(node, f"{_TAG}seq")
             return [self.construct(item, None, depth + 1) for item in node.value]
         return self._scalar(node)
 
@@ -139,22 +150,27 @@ class _Constructor:
             yield key, self.construct(value_node, here, depth + 1)
 
     def _scalar(self, node: yaml.Node) -> Any:
+        _check_tag(node, *_SCALARS)
+        self.characters += len(node.value)
+        if self.characters > MAX_BYTES:
+            raise _Refused(f"more than {MAX_BYTES:,} characters, counting those that aliases repeat", node)
+        text = shortened(node.value, 40)
+        if node.tag in _NUMBERS and len(node.value) > MAX_DIGITS:
+            raise _Refused(f"the number {text} has more than {MAX_DIGITS} characters", node)
         try:
             value = self.loader.construct_object(node)
-        except yaml.YAMLError:
-            raise
-        except Exception:  # PyYAML's constructors raise any kind of error for text that does not match the tag
-            kind = node.tag.rpartition(":")[2]
-            raise _Refused(f"{shortened(node.value, 40)!r} cannot be read as {kind}", node) from None
+        except (ValueError, LookupError):  # text that does not suit its tag
+            raise _Refused(f"{text!r} cannot be read as {node.tag.removeprefix(_TAG)}", node) from None
         if isinstance(value, str) and re.search("[\ud800-\udfff]", value):
-            raise _Refused("an escape that is not a character", node)
+            raise _Refused("an escape sequence that is not a character", node)
         if isinstance(value, int) and abs(value) >= 2**63:
-            raise _Refused(f"the number {shortened(node.value, 40)} is too large", node)
+            raise _Refused(f"the number {text} is too large", node)
         return value
 
-    def _check_tag(self, node: yaml.Node, expected: str) -> None:
-        if node.tag != expected:
-            raise _Refused(f"the tag {shortened(node.tag)} is not accepted", node)
+
+def _check_tag(node: yaml.Node, *accepted: str) -> None:
+    if node.tag not in accepted:
+        raise _Refused(f"the tag {shortened(node.tag)} is not accepted", node)
 
 
 def _check_limits(count: int, depth: int, at) -> None:

@@ -14,9 +14,9 @@ from unet.config.explain import Places, explain
 from unet.config.schema import Config, UpsamplerConfig
 from unet.errors import InputError, nearest, shortened
 from unet.files import read_text
-from unet.settings import Settings, is_section
+from unet.settings import Settings, is_section, shown
 
-MAX_BASES = 10
+MAX_BASES = 5
 """Most files in a chain of bases."""
 
 
@@ -132,8 +132,7 @@ def find_base(base: Any, folder: Path, origin: str) -> Path:
     """
     if not isinstance(base, str):
         raise InputError(
-            f"{origin}: base: must be the path of another YAML file, such as ../pets.yaml, "
-            f"received {shortened(repr(base))}"
+            f"{origin}: base: must be the path of another YAML file, such as ../pets.yaml, received {shown(base)}"
         )
     path = folder / base
     if os.path.isfile(path):

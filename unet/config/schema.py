@@ -44,9 +44,10 @@ def _as_classes(value):
         if len({str(mark) for mark in entries.values()}) < len(entries):
             raise ValueError("two classes have the same value in the masks")
     else:
-        raise ValueError("must be a list of names, or a mapping from names to grey values or [r, g, b] colours")
+        accepted = "a list of names, or a mapping from names to grey values or [r, g, b] colours"
+        raise ValueError(f"must be {accepted}, received {shown(value)}")
     for name, mark in entries.items():
-        if not re.fullmatch(PLAIN, name) or not 1 <= len(name) <= MAX_CLASS_NAME:
+        if not is_plain(name) or not 1 <= len(name) <= MAX_CLASS_NAME:
             raise ValueError(f"a class name must be {_CLASS_NAME}, received {shown(name)}")
         channels = mark if isinstance(mark, tuple) else (mark,)
         if len(channels) not in (1, 3) or not all(type(c) is int and 0 <= c <= 255 for c in channels):
@@ -64,7 +65,7 @@ def _as_path(value):
     """Refuse what no file can be called, before it reaches the operating system."""
     if isinstance(value, Path):
         return value
-    if not isinstance(value, str) or not re.fullmatch(PLAIN, value) or len(value) > MAX_TEXT:
+    if not isinstance(value, str) or not is_plain(value) or len(value) > MAX_TEXT:
         raise ValueError(f"must be a path, {_TEXT}, received {shown(value)}")
     return Path(value)
 
@@ -83,6 +84,11 @@ def _default_depth(model: dict[str, Any]) -> int:
     return default_depth(model.get("encoder", "plain"))
 
 
+def is_plain(text: str) -> bool:
+    """Whether text is on one line, without control characters, and can be encoded as UTF-8."""
+    return bool(re.fullmatch(PLAIN, text)) and not re.search("[\ud800-\udfff]", text)
+
+
 def _as_upsampler(value):
     """Read ``bilinear`` as ``{name: bilinear}``."""
     return {"name": value} if isinstance(value, str) else value
@@ -94,12 +100,19 @@ MAX_TEXT = 4096
 """Most characters of a path or a file name."""
 MAX_CLASS_NAME = 100
 """Most characters of a class name."""
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""Name of a run or an ablation, and of its directory."""
 MAX_NAME = 200
-"""Most characters of a run's name, which is the name of a directory."""
+"""Most characters of such a name."""
+NAME_RULE = f"letters, digits, '.', '_' and '-', beginning with a letter or digit, at most {MAX_NAME} characters"
+MAX_WEIGHTS = 10**9
+"""Most weights of a network: 4 GB, and several times as much in training."""
 MAX_COUNT = 10**6
 """Most epochs, or images."""
 LARGEST = 1e30
 """Largest value of a setting without another bound; float32 holds it and its products with small numbers."""
+SMALLEST = 1e-3
+"""Smallest area of a crop, and smallest factor of its aspect ratio; float32 holds their products and quotients."""
 _TEXT = f"text without control characters, at most {MAX_TEXT:,} characters"
 _CLASS_NAME = f"text of 1 to {MAX_CLASS_NAME} characters without control characters"
 
@@ -115,11 +128,7 @@ Size = Annotated[tuple[Pixels, Pixels], BeforeValidator(_as_pair), Expected("one
 Range = Annotated[tuple[float, float], BeforeValidator(_as_tuple), Expected("two numbers, [low, high]")]
 LenientPath = Annotated[Path, BeforeValidator(_as_path)]
 Mark = Byte | tuple[Byte, Byte, Byte]
-Name = Annotated[
-    str,
-    Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=MAX_NAME),
-    Expected(f"letters, digits, '.', '_' and '-', beginning with a letter or digit, at most {MAX_NAME} characters"),
-]
+Name = Annotated[str, Field(pattern=NAME, max_length=MAX_NAME), Expected(NAME_RULE)]
 Activation = Literal["relu", "leaky_relu", "elu", "selu", "gelu", "silu", "mish", "tanh"]
 AnyActivation = Literal[
     Activation, "celu", "exponential", "hard_shrink", "hard_sigmoid", "hard_silu", "hard_swish", "hard_tanh", "linear",
@@ -230,10 +239,10 @@ class AugmentationConfig(Settings):
 
     @model_validator(mode="after")
     def _ranges(self):
-        if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise ValueError(f"scale must be [low, high] with 0 < low <= high <= 1, received {list(self.scale)}")
-        if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise ValueError(f"ratio must be [low, high] with 0 < low <= high, received {list(self.ratio)}")
+        for name, (low, high), largest in (("scale", self.scale, 1), ("ratio", self.ratio, 1 / SMALLEST)):
+            if not SMALLEST <= low <= high <= largest:
+                bounds = f"{SMALLEST:g} ≤ low ≤ high ≤ {largest:g}"
+                raise Mistakes.of(name, f"must be [low, high] with {bounds}, received {shown((low, high))}")
         return self
 
 
@@ -335,6 +344,18 @@ class ModelConfig(Settings):
         """Channels of every stage of encoder and decoder."""
         return Plan.of(self.encoder, self.depth, self.width, self.widths, self.decoder_widths, self.upsampler.name)
 
+    @property
+    def parameters(self) -> int:
+        """Number of weights of the 3×3 convolutions of all stages and of the upsamplers, nearly all of a network."""
+        plan = self.plan
+        own = () if ENCODERS[self.encoder].pretrained else plan.encoder
+        encoder = sum(9 * (inputs + c) * c for inputs, c in zip((3, *own), own))
+        decoder = sum(
+            self.upsampler.settings.weights(below, c) + 9 * (skip + c + c) * c
+            for below, skip, c in zip((*plan.decoder[1:], plan.encoder[-1]), plan.encoder, plan.decoder)
+        )
+        return encoder + decoder
+
     @model_validator(mode="after")
     def _can_be_built(self):
         if self.weights == "imagenet" and not ENCODERS[self.encoder].pretrained:
@@ -347,6 +368,12 @@ class ModelConfig(Settings):
                 self.upsampler.settings.check_channels(channels)
             except Mistakes as mistakes:
                 raise mistakes.below("upsampler") from None
+        if self.parameters > MAX_WEIGHTS:
+            raise Mistakes.of(
+                "width" if self.widths is None else "widths",
+                f"{shown(self.plan.encoder)} channels and the upsampler {self.upsampler.name} give a network of "
+                f"{self.parameters:,} weights; at most {MAX_WEIGHTS:,} are accepted",
+            )
         return self
 
 

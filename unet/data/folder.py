@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unet.config import FolderConfig
-from unet.config.schema import PLAIN
+from unet.config.schema import is_plain
 from unet.data.images import IMAGE_ENDINGS, load_image, read_image
 from unet.data.masks import MaskReader
 from unet.data.pets import CLASSES as PETS_CLASSES
@@ -141,7 +140,7 @@ class FolderSource:
             if os.path.isdir(path) or path.name.startswith("."):
                 continue
             name = str(path.relative_to(root).with_suffix(""))
-            if not re.fullmatch(PLAIN, name) or re.search("[\ud800-\udfff]", name):
+            if not is_plain(name):
                 message = "has a name with control characters, or that is not UTF-8: rename it"
                 self._problems.append(Problem("bad name", str(path), message))
             elif path.suffix.lower() not in IMAGE_ENDINGS:

@@ -38,6 +38,10 @@ class Options(Settings):
     def check_channels(self, channels: int) -> None:
         """Raise :class:`~unet.settings.Mistakes` if the rule cannot be applied to this number of channels."""
 
+    def weights(self, inputs: int, filters: int) -> int:
+        """Number of weights from ``inputs`` channels to ``filters``, with a skip of as many; biases do not count."""
+        return 4 * inputs * filters
+
 
 class BilinearOptions(Options):
     """Options of ``bilinear``."""
@@ -69,12 +73,18 @@ class ConvTransposeOptions(Options):
         check_paddings(self.kernel_size, self.padding, self.output_padding)
         check_transposed_doubles(self.kernel_size, self.padding, self.output_padding)
 
+    def weights(self, inputs, filters):
+        return self.kernel_size**2 * inputs * filters
+
 
 class ResizeConvOptions(Options):
     """Options of ``resize_conv``."""
 
     kernel_size: Odd = 3
     """Side of the convolution's kernel in pixels, odd."""
+
+    def weights(self, inputs, filters):
+        return super().weights(inputs, filters) + self.kernel_size**2 * filters**2
 
 
 class PixelShuffleOptions(Options):
@@ -104,6 +114,10 @@ class CarafeOptions(ReassemblyOptions):
     def check_channels(self, channels):
         check_groups(self.groups, channels)
 
+    def weights(self, inputs, filters):
+        encoder = self.k_encoder**2 * self.compressed * 4 * self.groups * self.k_up**2
+        return super().weights(inputs, filters) + filters * self.compressed + encoder
+
 
 class SapaOptions(ReassemblyOptions):
     """Options of ``sapa``."""
@@ -111,12 +125,19 @@ class SapaOptions(ReassemblyOptions):
     embedding: Channels = 64
     """Length of the vectors that are compared."""
 
+    def weights(self, inputs, filters):
+        return super().weights(inputs, filters) + 2 * filters * self.embedding
+
 
 class FadeOptions(ReassemblyOptions):
     """Options of ``fade``."""
 
     compressed: Channels = 64
     """Channels of both maps before the kernels are predicted."""
+
+    def weights(self, inputs, filters):
+        encoder = 9 * self.compressed * self.k_up**2
+        return super().weights(inputs, filters) + 2 * filters * self.compressed + encoder + filters
 
 
 class DySampleOptions(Options):
@@ -133,6 +154,10 @@ class DySampleOptions(Options):
         check_groups(self.groups, channels)
         if self.style == "pl" and channels % 4:
             raise Mistakes.of("style", f"pl shuffles four channels into one: {channels} channels do not divide by 4")
+
+    def weights(self, inputs, filters):
+        predictor = 8 * self.groups * filters if self.style == "lp" else self.groups * filters // 2
+        return super().weights(inputs, filters) + (1 + self.dynamic_scope) * predictor
 
 
 # === Rules that a layer and its options share ===

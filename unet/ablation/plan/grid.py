@@ -23,6 +23,7 @@ from typing import Any
 from unet import config as configuration
 from unet.ablation.plan.labels import label_configs, run_name
 from unet.config import Config, Draft, Setting, shipped
+from unet.config.schema import MAX_NAME, NAME, NAME_RULE
 from unet.errors import InputError, nearest, shortened
 from unet.settings import shown
 
@@ -135,10 +136,8 @@ class _Document:
     def name(self) -> str:
         """Name of the ablation and of its directory; by default the name of the file."""
         name = self.values.get("name", re.sub(r"[^A-Za-z0-9._-]", "-", self.path.stem))
-        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-            raise InputError(
-                f"{self.place('name')}: name: must consist of letters, digits, '.', '_' and '-', received {shown(name)}"
-            )
+        if not isinstance(name, str) or len(name) > MAX_NAME or not re.fullmatch(NAME, name):
+            raise InputError(f"{self.place('name')}: name: must be {NAME_RULE}, received {shown(name)}")
         return name
 
     def baseline(self, variants: list[str]) -> str:
@@ -146,7 +145,7 @@ class _Document:
         baseline = self.values.get("baseline", variants[0])
         if baseline not in variants:
             raise InputError(
-                f"{self.place('baseline')}: baseline: {shortened(repr(baseline))} is not one of {', '.join(variants)}"
+                f"{self.place('baseline')}: baseline: {shown(baseline)} is not one of {', '.join(variants)}"
                 f"{nearest(str(baseline), variants)}"
             )
         return baseline
