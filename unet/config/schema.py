@@ -421,6 +421,10 @@ class TrainingConfig(Settings):
     """AdamW, Adam, or SGD with Nesterov momentum."""
     learning_rate: Annotated[float, Field(gt=0, le=LARGEST)] = 1e-3
     """Peak learning rate."""
+    encoder_learning_rate: Annotated[float, Field(gt=0, le=LARGEST)] = 1.0
+    """Factor of the encoder's learning rate; less than 1, such as 0.1, changes pretrained weights less."""
+    freeze_epochs: Annotated[int, Field(ge=0, le=MAX_COUNT)] = 0
+    """Number of epochs, at the beginning, in which the encoder keeps its weights and batch statistics."""
     weight_decay: Weight = 1e-2
     """Decoupled weight decay of the kernels (not of biases and normalization), for AdamW."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9

@@ -16,6 +16,11 @@ def is_encoder(layer: keras.Layer) -> bool:
     return layer.name.startswith(OWN)
 
 
+def is_encoder_variable(variable: keras.Variable) -> bool:
+    """Whether a variable of a network, or of a model that contains it, belongs to the network's encoder."""
+    return variable.path.startswith(OWN)
+
+
 def load_pretrained(network: keras.Model, encoder: str, source: str | Path) -> None:
     """Replace the weights of the network's encoder by pretrained ones.
 

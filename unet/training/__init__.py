@@ -107,7 +107,7 @@ def train(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> None:
                     initial_epoch=done,
                     callbacks=[
                         stop,
-                        EpochSetup(batches, config.seed),
+                        EpochSetup(batches, config.seed, config.training.freeze_epochs),
                         DivergenceGuard(checkpoint, len(batches)),
                         History(batches, rows),
                         validation,

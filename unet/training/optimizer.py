@@ -1,8 +1,13 @@
 """The optimizer and its learning-rate schedule."""
 
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
 import keras
 
 from unet.config import TrainingConfig
+from unet.encoders.weights import is_encoder_variable
 
 
 def make_optimizer(config: TrainingConfig, steps_per_epoch: int) -> keras.optimizers.Optimizer:
@@ -13,11 +18,15 @@ def make_optimizer(config: TrainingConfig, steps_per_epoch: int) -> keras.optimi
         "use_ema": config.ema is not None,
         "ema_momentum": config.ema or 0.99,
     }
+    sgd, adam, adamw = keras.optimizers.SGD, keras.optimizers.Adam, keras.optimizers.AdamW
+    if config.encoder_learning_rate != 1 or config.freeze_epochs:
+        sgd, adam, adamw = FineTuningSGD, FineTuningAdam, FineTuningAdamW
+        shared["encoder_factor"] = config.encoder_learning_rate
     if config.optimizer == "sgd":
-        return keras.optimizers.SGD(momentum=config.momentum, nesterov=config.momentum > 0, **shared)
+        return sgd(momentum=config.momentum, nesterov=config.momentum > 0, **shared)
     if config.optimizer == "adam":
-        return keras.optimizers.Adam(**shared)
-    optimizer = keras.optimizers.AdamW(weight_decay=config.weight_decay, **shared)
+        return adam(**shared)
+    optimizer = adamw(weight_decay=config.weight_decay, **shared)
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     return optimizer
 
@@ -35,3 +44,111 @@ def make_schedule(config: TrainingConfig, steps_per_epoch: int):
     return keras.optimizers.schedules.CosineDecay(
         0.0, remaining, warmup_target=config.learning_rate, warmup_steps=warmup
     )
+
+
+class FineTuning(keras.optimizers.Optimizer):
+    """Mixin for optimizers of Keras that treats the weights of an encoder differently from all others.
+
+    They are the weights for which :func:`unet.encoders.weights.is_encoder_variable` is true. Their learning rate, and
+    with it their weight decay, is multiplied by a factor. While they are frozen they do not change, and neither do
+    their moments; the number of their own updates corrects the bias of the moments. All this is what PyTorch does with
+    parameter groups and with parameters without a gradient.
+
+    Args:
+        encoder_factor: Factor of the encoder's learning rate.
+        **kwargs: Arguments of the optimizer.
+
+    Attributes:
+        frozen: Whether the encoder's weights keep their values. It takes effect when a step is traced, so a model's
+            train function must be made again after a change.
+    """
+
+    weight_decay: float | None
+
+    def __init__(self, *args, encoder_factor: float = 1.0, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.encoder_factor = encoder_factor
+        self.frozen = False
+        self._counts_encoder = False
+
+    def build(self, variables):
+        if self.built:
+            return
+        super().build(variables)
+        self._encoder_iterations = self.add_variable((), dtype="int", name="encoder_iteration")
+
+    @property
+    def iterations(self):
+        return self._encoder_iterations if self._counts_encoder else super().iterations
+
+    def _filter_empty_gradients(self, grads, variables):
+        if self.frozen:
+            rest = [(grad, variable) for grad, variable in zip(grads, variables) if not is_encoder_variable(variable)]
+            grads, variables = zip(*rest)
+        return super()._filter_empty_gradients(grads, variables)
+
+    def _apply_weight_decay(self, variables):
+        weight_decay = self.weight_decay
+        for encoder in (False, True):
+            group = [v for v in variables if is_encoder_variable(v) == encoder and self._use_weight_decay(v)]
+            if weight_decay is not None and group:
+                self.weight_decay = weight_decay * (self.encoder_factor if encoder else 1)
+                super()._apply_weight_decay(group)
+        self.weight_decay = weight_decay
+
+    def _backend_update_step(self, grads, variables, learning_rate):
+        for encoder in (False, True):
+            pairs = [(grad, v) for grad, v in zip(grads, variables) if is_encoder_variable(v) == encoder]
+            if not pairs:
+                continue
+            group_grads, group = map(list, zip(*pairs))
+            if not encoder:
+                super()._backend_update_step(group_grads, group, learning_rate)
+                continue
+            with self._counting_encoder():
+                super()._backend_update_step(group_grads, group, learning_rate * self.encoder_factor)
+            self._encoder_iterations.assign_add(1)
+
+    @contextlib.contextmanager
+    def _counting_encoder(self) -> Iterator[None]:
+        """Let ``iterations`` be the number of updates of the encoder."""
+        self._counts_encoder = True
+        try:
+            yield
+        finally:
+            self._counts_encoder = False
+
+    def _update_model_variables_moving_average(self, variables):
+        super()._update_model_variables_moving_average(variables)
+        if self.use_ema and self.frozen:  # exactly their values, without rounding
+            for variable, average in zip(variables, self._model_variables_moving_average):
+                if is_encoder_variable(variable):
+                    average.assign(variable)
+
+    def get_config(self):
+        return super().get_config() | {"encoder_factor": self.encoder_factor}
+
+
+def _of_backend(optimizer: Any) -> Any:
+    """The class that Keras makes an instance of: on PyTorch, a faster subclass."""
+    return type(optimizer.__new__(optimizer))
+
+
+SGD: Any = _of_backend(keras.optimizers.SGD)
+Adam: Any = _of_backend(keras.optimizers.Adam)
+AdamW: Any = _of_backend(keras.optimizers.AdamW)
+
+
+@keras.saving.register_keras_serializable("unet")
+class FineTuningSGD(FineTuning, SGD):
+    """SGD with a learning rate of its own for the encoder."""
+
+
+@keras.saving.register_keras_serializable("unet")
+class FineTuningAdam(FineTuning, Adam):
+    """Adam with a learning rate of its own for the encoder."""
+
+
+@keras.saving.register_keras_serializable("unet")
+class FineTuningAdamW(FineTuning, AdamW):
+    """AdamW with a learning rate of its own for the encoder."""

@@ -1,6 +1,8 @@
 """The compiled training step: augmentation, network, loss and training metrics in one Keras model."""
 
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import keras
 from keras import ops
@@ -10,6 +12,7 @@ from unet.data.augmentation import Augmentation
 from unet.data.sources import IGNORE
 from unet.losses import SegmentationLoss
 from unet.model import from_config
+from unet.training.freezing import with_frozen_encoder
 
 
 def make_trainer(config: Config, classes: tuple[str, ...]) -> "SegmentationTrainer":
@@ -55,6 +58,7 @@ class SegmentationTrainer(keras.Model):
         self.augmentation = augmentation
         self.segmentation_loss = segmentation_loss
         self.classes = classes
+        self._frozen_call: Callable | None = None
         self.mean_iou = keras.metrics.MeanIoU(
             classes, sparse_y_pred=False, ignore_class=IGNORE, name="mean_iou", dtype="float32"
         )
@@ -65,9 +69,30 @@ class SegmentationTrainer(keras.Model):
 
     def call(self, inputs, training=False):
         image, mask = inputs["image"], ops.cast(inputs["mask"], "int32")
+        network = self.network
         if training:
             image, mask = self.augmentation(image, mask)
-        return {"logits": self.network(image, training=training), "mask": mask}
+            network = self._frozen_call or network
+        return {"logits": network(image, training=training), "mask": mask}
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the network's encoder keeps its weights and batch statistics in training."""
+        return self._frozen_call is not None
+
+    def freeze_encoder(self, frozen: bool) -> None:
+        """Freeze the encoder, or let it be trained again, from the next step on.
+
+        Args:
+            frozen: Whether it is frozen; requires an optimizer of :func:`~unet.training.optimizer.make_optimizer` for
+                a configuration with ``freeze_epochs``.
+        """
+        if frozen == self.frozen:
+            return
+        self._frozen_call = with_frozen_encoder(self.network) if frozen else None
+        optimizer: Any = self.optimizer
+        getattr(optimizer, "inner_optimizer", optimizer).frozen = frozen
+        self.make_train_function(force=True)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Compute the loss of the batch; in training also count steps, so that a diverged run can name the step."""

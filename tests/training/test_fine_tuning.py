@@ -1,0 +1,262 @@
+"""Fine-tuning: the encoder's learning rate and its frozen epochs, compared with what PyTorch and Keras do."""
+
+import itertools
+import signal
+
+import keras
+import numpy as np
+import pytest
+import torch
+from keras import ops
+
+from tests.helpers import BACKEND, JIT
+from tests.helpers.weights import weights
+from unet import config, data
+from unet.data.batches import Batches
+from unet.encoders.weights import is_encoder
+from unet.runs import Run
+from unet.training import make_optimizer, make_trainer, train
+from unet.training.callbacks import EpochSetup, StopRequest
+
+TINY = f"""
+data: {{source: shapes, size: [9, 12], shapes: {{train: 20, test: 2}}, validation: 0.2}}
+model: {{width: 2, depth: 1}}
+training: {{epochs: 4, batch_size: 4, warmup: 0, jit: {JIT}, checkpoint_seconds: 0, learning_rate: 0.01}}
+"""
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Load the tiny configuration with overrides."""
+
+    def load(*overrides):
+        (tmp_path / "tiny.yaml").write_text(TINY)
+        return config.load(tmp_path / "tiny.yaml", overrides)
+
+    return load
+
+
+def arrays(variables):
+    return [np.array(ops.convert_to_numpy(variable)) for variable in variables]
+
+
+def compiled(optimizer, variables):
+    """Apply gradients in a compiled step where the backend compiles."""
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(lambda grads: optimizer.apply(grads, variables), jit_compile=True)
+    if BACKEND == "torch":
+        return lambda grads: optimizer.apply([torch.tensor(grad) for grad in grads], variables)
+
+    import jax
+
+    step = jax.jit(optimizer.stateless_apply)
+
+    def apply(grads):
+        state = [v.value for v in optimizer.variables], list(grads), [v.value for v in variables]
+        for group, values in zip((variables, optimizer.variables), step(*state)):
+            for variable, value in zip(group, values):
+                variable.assign(value)
+
+    return apply
+
+
+# === The encoder's learning rate ===
+
+
+class Layers:
+    """Variables of an encoder, a stem and a decoder, with the same ones in PyTorch in two parameter groups."""
+
+    def __init__(self):
+        layers = [keras.layers.Dense(3, name=n) for n in ("encoder_1_conv", "bottleneck_conv", "stem_conv", "decoder")]
+        for layer in layers:
+            layer.build((None, 4))
+        rng = np.random.default_rng(0)
+        self.variables = [variable for layer in layers for variable in layer.trainable_variables]
+        for variable in self.variables:
+            variable.assign(rng.normal(size=variable.shape))
+        self.encoder = [True] * 4 + [False] * 4
+        self.parameters = [torch.nn.Parameter(torch.tensor(array)) for array in arrays(self.variables)]
+
+    def groups(self, rate, factor, decay):
+        """Parameter groups of PyTorch: encoder or not, kernels or biases."""
+        return [
+            {
+                "params": [p for p, own in zip(self.parameters, self.encoder) if own == encoder and p.ndim == ndim],
+                "lr": rate * (factor if encoder else 1),
+                "weight_decay": decay if ndim == 2 else 0.0,
+            }
+            for encoder, ndim in itertools.product((True, False), (1, 2))
+        ]
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+def test_updates_are_those_of_parameter_groups_in_pytorch(load, name):
+    """With a frozen encoder in the first three of seven steps, clipping, weight decay and averaging."""
+    training = load(
+        *(f"training.optimizer={name}", "training.encoder_learning_rate=0.3", "training.freeze_epochs=1"),
+        *("training.schedule=constant", "training.weight_decay=0.5", "training.clip_norm=2.0", "training.ema=0.8"),
+    ).training
+    layers = Layers()
+    optimizer = make_optimizer(training, 3)
+    optimizer.epsilon = 1e-12  # Keras and PyTorch add it in different places
+    optimizer.build(layers.variables)
+    torch_optimizer = {
+        "adamw": lambda: torch.optim.AdamW(layers.groups(0.01, 0.3, 0.5), eps=1e-12),
+        "adam": lambda: torch.optim.Adam(layers.groups(0.01, 0.3, 0.0), eps=1e-12),
+        "sgd": lambda: torch.optim.SGD(layers.groups(0.01, 0.3, 0.0), momentum=0.9, nesterov=True),
+    }[name]()
+    rng = np.random.default_rng(1)
+    averages = None
+    for step in range(7):
+        frozen = step < 3
+        if step in (0, 3):
+            optimizer.frozen = frozen
+            apply = compiled(optimizer, layers.variables)
+        grads = [rng.normal(size=v.shape).astype("float32") for v in layers.variables]
+        for parameter, grad, own in zip(layers.parameters, grads, layers.encoder):
+            parameter.grad = None if frozen and own else torch.tensor(grad)
+        torch.nn.utils.clip_grad_norm_(layers.parameters, 2.0)
+        torch_optimizer.step()
+        before = arrays(layers.variables)
+        apply(grads)
+        expected = [parameter.detach().numpy().copy() for parameter in layers.parameters]
+        averages = expected if step == 0 else [0.8 * a + 0.2 * w for a, w in zip(averages, expected)]
+        actual = arrays(layers.variables)
+        for a, b, old, own in zip(actual, expected, before, layers.encoder):
+            np.testing.assert_allclose(a, b, atol=3e-6)
+            assert np.array_equal(a, old) == (frozen and own)
+    optimizer.finalize_variable_values(layers.variables)
+    for a, b in zip(arrays(layers.variables), averages):
+        np.testing.assert_allclose(a, b, atol=3e-6)
+
+
+def test_plain_runs_have_the_optimizers_of_keras(load):
+    """Their last.keras is what it was, and an older one can be resumed."""
+    for name, kind in (
+        ("adamw", keras.optimizers.AdamW),
+        ("adam", keras.optimizers.Adam),
+        ("sgd", keras.optimizers.SGD),
+    ):
+        assert type(make_optimizer(load(f"training.optimizer={name}").training, 3)) is type(kind())
+
+
+def test_a_factor_of_one_gives_the_bits_of_the_plain_optimizer(load):
+    values = []
+    for kind in ("training.freeze_epochs=0", "training.freeze_epochs=1"):
+        layers = Layers()
+        optimizer = make_optimizer(load(kind, "training.ema=0.8").training, 3)
+        optimizer.build(layers.variables)
+        rng = np.random.default_rng(1)
+        for _ in range(3):
+            optimizer.apply(
+                [ops.convert_to_tensor(rng.normal(size=v.shape).astype("float32")) for v in layers.variables]
+            )
+        values.append(arrays(layers.variables))
+    for a, b in zip(*values):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_optimizer_survives_saving(load, tmp_path):
+    settings = load("training.encoder_learning_rate=0.3", "training.schedule=constant")
+    trainer = make_trainer(settings, ("a", "b", "c"))
+    trainer.compile(optimizer=make_optimizer(settings.training, 3))
+    trainer.optimizer.build(trainer.trainable_variables)
+    trainer.save(tmp_path / "last.keras")
+    optimizer = keras.saving.load_model(tmp_path / "last.keras").optimizer
+    assert type(optimizer) is type(trainer.optimizer)
+    assert optimizer.get_config() == trainer.optimizer.get_config()
+    assert optimizer.get_config()["encoder_factor"] == 0.3
+
+
+# === Frozen epochs ===
+
+
+def trained(settings, *, freeze_epochs=0, epochs=2):
+    """Train the network of a configuration; return the trainer and a snapshot of its network after every epoch."""
+    dataset = data.prepare(settings.data)
+    trainer = make_trainer(settings, dataset.classes)
+    batches = Batches(dataset.train, settings.training.batch_size, settings.seed)
+    if not freeze_epochs:  # Keras' own way
+        for layer in trainer.network.layers:
+            layer.trainable = not is_encoder(layer)
+    trainer.compile(
+        optimizer=make_optimizer(settings.training, len(batches)),
+        jit_compile=settings.training.jit and BACKEND != "torch",
+    )
+    trainer.optimizer.build(trainer.trainable_variables)
+    snapshots = [{v.path: a for v, a in zip(trainer.network.weights, arrays(trainer.network.weights))}]
+
+    class Snapshot(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            snapshots.append({v.path: a for v, a in zip(trainer.network.weights, arrays(trainer.network.weights))})
+
+    setup = EpochSetup(batches, settings.seed, freeze_epochs)
+    trainer.fit(batches, epochs=epochs, shuffle=False, verbose=0, callbacks=[setup, Snapshot()])
+    return trainer, snapshots
+
+
+ENCODERS = [
+    pytest.param(("model.upsampler=max_unpool", "model.block=residual"), id="plain"),
+    pytest.param(
+        ("model.encoder=mobilenet_v2", "model.weights=none", "model.depth=2"), id="mobilenet_v2", marks=pytest.mark.slow
+    ),
+]
+
+
+@pytest.mark.parametrize("model", ENCODERS)
+def test_frozen_epochs_are_those_of_layers_that_keras_does_not_train(load, model):
+    """Weights, batch statistics and the clipping of what remains equal those after ``layer.trainable = False``."""
+    settings = load(*model, "training.ema=0.9", "training.freeze_epochs=2", "training.clip_norm=0.1")
+    trainer, snapshots = trained(settings, freeze_epochs=2, epochs=3)
+    keras_way = settings.model_copy(update={"training": settings.training.model_copy(update={"freeze_epochs": 0})})
+    _, expected = trained(keras_way)
+    own = {w.path for layer in trainer.network.layers if is_encoder(layer) for w in layer.weights}
+    for path, start in snapshots[0].items():
+        for epoch in (1, 2):
+            np.testing.assert_allclose(snapshots[epoch][path], expected[epoch][path], atol=1e-5, err_msg=path)
+            assert np.array_equal(snapshots[epoch][path], start) == (path in own), path
+        assert not np.array_equal(snapshots[3][path], snapshots[2][path]), f"{path} is trained after the freeze"
+
+
+@pytest.mark.parametrize("epochs", [(2,), pytest.param((1, 2, 3), marks=pytest.mark.slow)])
+def test_interrupted_in_at_and_after_the_freeze_a_run_ends_with_the_same_bits(tmp_path, monkeypatch, epochs):
+    """The freeze ends after epoch 1, counted from 0; an interrupted epoch is repeated when the run resumes."""
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    settings = (
+        "training.encoder_learning_rate=0.3",
+        "training.freeze_epochs=2",
+        "training.ema=0.8",
+        "model.dropout=0.1",
+    )
+    whole, interrupted = (
+        Run.create(config.load(tmp_path / "tiny.yaml", (*settings, f"name={name}")), tmp_path) for name in ("a", "b")
+    )
+    train(whole)
+    for epoch in epochs:
+        with monkeypatch.context() as patched:
+            interrupt_in_epoch(patched, epoch)
+            with pytest.raises(KeyboardInterrupt):
+                train(interrupted)
+        assert len(interrupted.history()) == epoch
+    train(interrupted)
+    for file in ("best_file", "last_file"):
+        a, b = (weights(getattr(run, file)) for run in (whole, interrupted))
+        assert a.keys() == b.keys()
+        assert [key for key in a if not np.array_equal(a[key], b[key])] == []
+    assert "from epoch 3 on, the encoder is trained too" in (whole.path / "log.txt").read_text()
+
+
+def interrupt_in_epoch(monkeypatch, epoch):
+    """Let Ctrl-C arrive after the second batch of an epoch, counted from 0."""
+    epochs = []
+    monkeypatch.setattr(StopRequest, "on_epoch_begin", lambda self, index, logs=None: epochs.append(index))
+    original = StopRequest.on_train_batch_end
+
+    def interrupt(self, index, logs=None):
+        if epochs[-1] == epoch and index == 1:
+            signal.raise_signal(signal.SIGINT)
+        original(self, index, logs)
+
+    monkeypatch.setattr(StopRequest, "on_train_batch_end", interrupt)
