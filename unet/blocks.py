@@ -10,8 +10,8 @@ from keras import layers
 BLOCKS = ("plain", "residual")
 NORMALIZATIONS = ("batch", "group", "none")
 ATTENTIONS = ("none", "gate", "scse")
-REDUCTION = 16
-"""Channels per hidden channel in :func:`squeeze_and_excitation`."""
+REDUCTION, LEAST_HIDDEN = 16, 8
+"""Channels per hidden channel in :func:`squeeze_and_excitation`, and least number of hidden channels."""
 MOMENTUM = 0.9
 """Momentum of the moving statistics of every batch normalization."""
 
@@ -115,8 +115,9 @@ def attention_gate(skip, up, stage: StageBlock, name: str):
 def squeeze_and_excitation(x, stage: StageBlock, name: str):
     """Concurrent spatial and channel squeeze and excitation, scSE (Roy et al. 2018, arXiv:1803.02579).
 
-    ``x · σ(W_2 · relu(W_1 · mean(x))) + x · σ(w · x)``: a factor for each channel, from the mean over all pixels with
-    one hidden channel per 16, and a factor for each pixel.
+    ``x · σ(W_2 · relu(W_1 · mean(x))) + x · σ(w · x)``: a factor for each channel, from the mean over all pixels, and a
+    factor for each pixel. There is one hidden channel per 16, as in segmentation_models.pytorch, but at least 8: of
+    one or two, ReLU often leaves none that is ever positive.
 
     Args:
         x: Symbolic tensor ``(B, H, W, C)``.
@@ -128,7 +129,7 @@ def squeeze_and_excitation(x, stage: StageBlock, name: str):
     """
     channels = x.shape[-1]
     mean = layers.GlobalAveragePooling2D("channels_last", keepdims=True, dtype=stage.dtype, name=f"{name}_mean")(x)
-    hidden = stage.pointwise(mean, max(1, channels // REDUCTION), f"{name}_hidden")
+    hidden = stage.pointwise(mean, max(LEAST_HIDDEN, channels // REDUCTION), f"{name}_hidden")
     hidden = layers.Activation("relu", dtype=stage.dtype, name=f"{name}_relu")(hidden)
     by_channel = _scaled(x, stage.pointwise(hidden, channels, f"{name}_excite"), stage, f"{name}_channel")
     by_pixel = _scaled(x, stage.pointwise(x, 1, f"{name}_squeeze"), stage, f"{name}_pixel")
