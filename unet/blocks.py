@@ -1,4 +1,4 @@
-"""What encoder and decoder are built from: the convolutions of a stage, and weights that a name decides."""
+"""What encoder and decoder are built from: the convolutions of a stage, attention, and weights that a name decides."""
 
 import math
 import zlib
@@ -9,6 +9,9 @@ from keras import layers
 
 BLOCKS = ("plain", "residual")
 NORMALIZATIONS = ("batch", "group", "none")
+ATTENTIONS = ("none", "gate", "scse")
+REDUCTION, LEAST_HIDDEN = 16, 8
+"""Channels per hidden channel in :func:`squeeze_and_excitation`, and least number of hidden channels."""
 MOMENTUM = 0.9
 """Momentum of the moving statistics of every batch normalization."""
 
@@ -61,6 +64,18 @@ class StageBlock:
             x = layers.GroupNormalization(math.gcd(filters, 8), dtype=self.dtype, name=f"{name}_norm")(x)
         return x
 
+    def pointwise(self, x, filters: int, name: str, use_bias: bool = True):
+        """Apply a 1×1 convolution without normalization: ``(B, h, w, C)`` to ``(B, h, w, filters)``."""
+        return layers.Conv2D(
+            filters,
+            1,
+            data_format="channels_last",
+            use_bias=use_bias,
+            kernel_initializer=self.initializer(name),
+            dtype=self.dtype,
+            name=name,
+        )(x)
+
     def activate(self, x, name: str):
         """Apply the activation."""
         return layers.Activation(self.activation, dtype=self.dtype, name=name)(x)
@@ -68,6 +83,63 @@ class StageBlock:
     def initializer(self, layer_name: str) -> keras.initializers.Initializer:
         """Kernel initializer of the layer called ``layer_name``, with its own seed."""
         return seeded(keras.initializers.get(self.kernel_initializer), seed_of(self.seed, layer_name))
+
+
+def attention_gate(skip, up, stage: StageBlock, name: str):
+    """Additive attention gate on a skip connection (Oktay et al. 2018, arXiv:1804.03999).
+
+    ``skip · σ(ψ(relu(W_x · skip + W_g · up)))`` with 1×1 convolutions ``W_x``, ``W_g`` (to half the channels of the
+    skip) and ``ψ`` (to one factor for each pixel).
+
+    In the paper the coarse map is the gating signal: the skip is reduced to its size, and the factors are interpolated
+    back. Here it is the upsampled map, which already has the size of the skip, so that gates work at any size and with
+    any upsampler.
+
+    Args:
+        skip: Symbolic tensor ``(B, H, W, C_skip)``.
+        up: Upsampled decoder map ``(B, H, W, C)``.
+        stage: Block whose dtype, initializer and seeds the layers have.
+        name: Name of the gate; those of its layers begin with it.
+
+    Returns:
+        Gated skip ``(B, H, W, C_skip)``.
+    """
+    inner = max(1, skip.shape[-1] // 2)
+    of_skip = stage.pointwise(skip, inner, f"{name}_skip", use_bias=False)
+    of_signal = stage.pointwise(up, inner, f"{name}_signal")
+    x = layers.Add(dtype=stage.dtype, name=f"{name}_add")([of_skip, of_signal])
+    x = layers.Activation("relu", dtype=stage.dtype, name=f"{name}_relu")(x)
+    return _scaled(skip, stage.pointwise(x, 1, f"{name}_psi"), stage, name)
+
+
+def squeeze_and_excitation(x, stage: StageBlock, name: str):
+    """Concurrent spatial and channel squeeze and excitation, scSE (Roy et al. 2018, arXiv:1803.02579).
+
+    ``x · σ(W_2 · relu(W_1 · mean(x))) + x · σ(w · x)``: a factor for each channel, from the mean over all pixels, and a
+    factor for each pixel. There is one hidden channel per 16, as in segmentation_models.pytorch, but at least 8: of
+    one or two, ReLU often leaves none that is ever positive.
+
+    Args:
+        x: Symbolic tensor ``(B, H, W, C)``.
+        stage: Block whose dtype, initializer and seeds the layers have.
+        name: Name of the result; those of the other layers begin with it.
+
+    Returns:
+        Recalibrated map ``(B, H, W, C)``.
+    """
+    channels = x.shape[-1]
+    mean = layers.GlobalAveragePooling2D("channels_last", keepdims=True, dtype=stage.dtype, name=f"{name}_mean")(x)
+    hidden = stage.pointwise(mean, max(LEAST_HIDDEN, channels // REDUCTION), f"{name}_hidden")
+    hidden = layers.Activation("relu", dtype=stage.dtype, name=f"{name}_relu")(hidden)
+    by_channel = _scaled(x, stage.pointwise(hidden, channels, f"{name}_excite"), stage, f"{name}_channel")
+    by_pixel = _scaled(x, stage.pointwise(x, 1, f"{name}_squeeze"), stage, f"{name}_pixel")
+    return layers.Add(dtype=stage.dtype, name=name)([by_channel, by_pixel])
+
+
+def _scaled(x, factors, stage: StageBlock, name: str):
+    """``x · σ(factors)``."""
+    factors = layers.Activation("sigmoid", dtype=stage.dtype, name=f"{name}_sigmoid")(factors)
+    return layers.Multiply(dtype=stage.dtype, name=name)([x, factors])
 
 
 def seeded(initializer: keras.initializers.Initializer, seed: int) -> keras.initializers.Initializer:

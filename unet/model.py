@@ -6,7 +6,15 @@ import keras
 from keras import layers
 
 from unet import encoders, keras_file, upsamplers
-from unet.blocks import BLOCKS, NORMALIZATIONS, StageBlock, seed_of
+from unet.blocks import (
+    ATTENTIONS,
+    BLOCKS,
+    NORMALIZATIONS,
+    StageBlock,
+    attention_gate,
+    seed_of,
+    squeeze_and_excitation,
+)
 from unet.config import Config
 from unet.encoders.plan import Plan
 
@@ -19,6 +27,7 @@ def build_unet(
     widths: tuple[int, ...] | None = None,
     depth: int | None = None,
     decoder_widths: tuple[int, ...] | None = None,
+    decoder_attention: str = "none",
     block: str = "plain",
     normalization: str = "batch",
     dropout: float = 0.0,
@@ -44,6 +53,10 @@ def build_unet(
             encoder.
         decoder_widths: Channels of every decoder stage, ``depth`` numbers beginning at full resolution; ``None`` for
             those of ``width`` or ``widths`` (with ``max_unpool``, for those of the encoder).
+        decoder_attention: Attention in the decoder: ``"none"``; ``"gate"``, an attention gate on every skip that is
+            concatenated (:func:`unet.blocks.attention_gate`), while upsamplers that use the skip get it ungated; or
+            ``"scse"``, squeeze and excitation before and after the convolutions of every stage
+            (:func:`unet.blocks.squeeze_and_excitation`), as in segmentation_models.pytorch.
         block: Stages of plain encoder and decoder: ``"plain"`` (two 3×3 convolutions) or ``"residual"`` (the same with
             a shortcut, He et al. 2016).
         normalization: Normalization after each of their convolutions: ``"batch"``, ``"group"`` (8 groups, or fewer if
@@ -69,6 +82,8 @@ def build_unet(
         raise ValueError(f"block must be one of {', '.join(BLOCKS)}, received {block!r}")
     if normalization not in NORMALIZATIONS:
         raise ValueError(f"normalization must be one of {', '.join(NORMALIZATIONS)}, received {normalization!r}")
+    if decoder_attention not in ATTENTIONS:
+        raise ValueError(f"decoder_attention must be one of {', '.join(ATTENTIONS)}, received {decoder_attention!r}")
     features = encoders.create(encoder)
     layer = upsamplers.layer_class(upsampler)
     plan = Plan.of(encoder, depth, width, widths, decoder_widths, upsampler)
@@ -98,9 +113,16 @@ def build_unet(
     # === Decoder ===
     x = bottom.features
     for i, filters in reversed(list(enumerate(plan.decoder))):
-        x = upsample(x, skips[i], filters, f"decoder_{i + 1}_up")
-        x = layers.Concatenate(dtype=dtype, name=f"decoder_{i + 1}_concat")([skips[i].features, x])
-        x = stage(x, filters, f"decoder_{i + 1}")
+        decoder, skip = f"decoder_{i + 1}", skips[i].features
+        x = upsample(x, skips[i], filters, f"{decoder}_up")
+        if decoder_attention == "gate":
+            skip = attention_gate(skip, x, stage, f"{decoder}_gate")
+        x = layers.Concatenate(dtype=dtype, name=f"{decoder}_concat")([skip, x])
+        if decoder_attention == "scse":
+            x = squeeze_and_excitation(x, stage, f"{decoder}_scse_1")
+        x = stage(x, filters, decoder)
+        if decoder_attention == "scse":
+            x = squeeze_and_excitation(x, stage, f"{decoder}_scse_2")
     logits = layers.Conv2D(
         classes,
         1,
@@ -122,6 +144,7 @@ def from_config(config: Config, classes: int, fixed_size: bool = False) -> keras
         widths=model.widths,
         depth=model.depth,
         decoder_widths=model.decoder_widths,
+        decoder_attention=model.decoder.attention,
         block=model.block,
         normalization=model.normalization,
         dropout=model.dropout,

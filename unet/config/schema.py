@@ -296,6 +296,10 @@ class DecoderConfig(Settings):
     """Channels of its stage at full resolution; each deeper stage has twice as many; null: those of the model."""
     widths: Annotated[tuple[Channels, ...], BeforeValidator(_as_tuple)] | None = None
     """Channels of every stage, as many as the depth, beginning at full resolution; overrides width."""
+    attention: Literal["none", "gate", "scse"] = "none"
+    """gate: attention gates on the skips (Oktay et al. 2018). scse: squeeze and excitation (Roy et al. 2018)."""
+    deep_supervision: Weight = 0.0
+    """Weight of the losses of its coarser stages, in training only (Lee et al. 2015); 0: none."""
 
 
 class ModelConfig(Settings):
@@ -363,6 +367,10 @@ class ModelConfig(Settings):
             raise Mistakes.of(
                 "weights", f"there are no ImageNet weights for {self.encoder}; encoders with them: {able}"
             )
+        if self.decoder.deep_supervision and self.depth == 1:
+            raise Mistakes.of(
+                "deep_supervision", "needs a decoder with coarser stages, so a depth of at least 2; received 1"
+            ).below("decoder")
         for channels in self.plan.decoder:
             try:
                 self.upsampler.settings.check_channels(channels)

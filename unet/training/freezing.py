@@ -12,10 +12,10 @@ def with_frozen_encoder(network: keras.Model) -> Callable:
     """Make the training call of a network whose encoder is not trained.
 
     Args:
-        network: Network from :func:`unet.model.build_unet`.
+        network: Network from :func:`unet.model.build_unet`, also with the logits of its coarser stages.
 
     Returns:
-        Function from pixels to logits, called like the network, of whose layers it consists. The encoder always works
+        Function from pixels to the network's outputs, called like the network, of whose layers it consists. The encoder always works
         as in inference, with its batch statistics and without dropout, and no gradient flows into it.
     """
     own = [layer for layer in network.layers if is_encoder(layer)]
@@ -26,8 +26,8 @@ def with_frozen_encoder(network: keras.Model) -> Callable:
     encoder = keras.Model(network.inputs, features)
     decoder = keras.Model([*network.inputs, *features], network.output)
 
-    def logits(pixels, training=False):
+    def call(pixels, training=False):
         frozen = [ops.stop_gradient(feature) for feature in encoder(pixels, training=False)]
         return decoder([pixels, *frozen], training=training)
 
-    return logits
+    return call

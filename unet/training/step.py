@@ -13,6 +13,7 @@ from unet.data.sources import IGNORE
 from unet.losses import SegmentationLoss
 from unet.model import from_config
 from unet.training.freezing import with_frozen_encoder
+from unet.training.deep_supervision import stage_loss, with_stage_logits
 
 
 def make_trainer(config: Config, classes: tuple[str, ...]) -> "SegmentationTrainer":
@@ -22,6 +23,7 @@ def make_trainer(config: Config, classes: tuple[str, ...]) -> "SegmentationTrain
         Augmentation.from_settings(config.augmentation, config.seed),
         SegmentationLoss.from_settings(config.loss, classes),
         len(classes),
+        config.model.decoder.deep_supervision,
         dtype=config.training.precision,
     )
 
@@ -30,13 +32,16 @@ def make_trainer(config: Config, classes: tuple[str, ...]) -> "SegmentationTrain
 class SegmentationTrainer(keras.Model):
     """Model for ``fit`` and ``evaluate``: maps ``{"image", "mask"}`` batches to ``{"logits", "mask"}``.
 
-    In training the batch is augmented first. Loss and mean IoU compare the logits with the (augmented) mask.
+    In training the batch is augmented first. Loss and mean IoU compare the logits with the (augmented) mask. With deep
+    supervision the training loss also has that of the coarser decoder stages; mean IoU and validation loss have not.
 
     Args:
         network: Maps pixels to logits.
         augmentation: Layer that transforms image and mask together.
         segmentation_loss: Loss of (mask, logits).
         classes: Number of classes.
+        deep_supervision: Weight of :func:`unet.training.deep_supervision.stage_loss`; 0 for none. The trainer then has
+            1×1 convolutions that the network has not.
         **kwargs: Arguments of ``keras.Model``; ``dtype`` should be the network's policy, so that ``compile`` scales
             the loss under mixed_float16.
 
@@ -51,6 +56,7 @@ class SegmentationTrainer(keras.Model):
         augmentation: Augmentation,
         segmentation_loss: SegmentationLoss,
         classes: int,
+        deep_supervision: float = 0.0,
         **kwargs,
     ):
         super().__init__(**{"name": "segmentation_trainer"} | kwargs)
@@ -59,6 +65,9 @@ class SegmentationTrainer(keras.Model):
         self.segmentation_loss = segmentation_loss
         self.classes = classes
         self._frozen_call: Callable | None = None
+        self.deep_supervision = deep_supervision
+        if deep_supervision:  # after `network`, under which Keras then saves the layers that both have
+            self.supervised_network = with_stage_logits(network)
         self.mean_iou = keras.metrics.MeanIoU(
             classes, sparse_y_pred=False, ignore_class=IGNORE, name="mean_iou", dtype="float32"
         )
@@ -69,11 +78,17 @@ class SegmentationTrainer(keras.Model):
 
     def call(self, inputs, training=False):
         image, mask = inputs["image"], ops.cast(inputs["mask"], "int32")
-        network = self.network
-        if training:
-            image, mask = self.augmentation(image, mask)
-            network = self._frozen_call or network
-        return {"logits": network(image, training=training), "mask": mask}
+        if not training:
+            return {"logits": self.network(image, training=False), "mask": mask}
+        image, mask = self.augmentation(image, mask)
+        trained = self._frozen_call or self._trained_network
+        logits, *stage_logits = keras.tree.flatten(trained(image, training=True))
+        return {"logits": logits, "mask": mask} | ({"stage_logits": stage_logits} if stage_logits else {})
+
+    @property
+    def _trained_network(self) -> keras.Model:
+        """The network, with the logits of its coarser stages if they are supervised."""
+        return self.supervised_network if self.deep_supervision else self.network
 
     @property
     def frozen(self) -> bool:
@@ -89,7 +104,7 @@ class SegmentationTrainer(keras.Model):
         """
         if frozen == self.frozen:
             return
-        self._frozen_call = with_frozen_encoder(self.network) if frozen else None
+        self._frozen_call = with_frozen_encoder(self._trained_network) if frozen else None
         optimizer: Any = self.optimizer
         getattr(optimizer, "inner_optimizer", optimizer).frozen = frozen
         self.make_train_function(force=True)
@@ -97,6 +112,9 @@ class SegmentationTrainer(keras.Model):
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Compute the loss of the batch; in training also count steps, so that a diverged run can name the step."""
         loss = self.segmentation_loss(y_pred["mask"], y_pred["logits"])
+        if "stage_logits" in y_pred:
+            of_stages = stage_loss(self.segmentation_loss, y_pred["mask"], y_pred["stage_logits"])
+            loss = loss + self.deep_supervision * of_stages
         if training:
             so_far = ops.equal(self.steps, self.finite_steps)
             finite = ops.logical_and(so_far, ops.isfinite(loss))
@@ -126,6 +144,7 @@ class SegmentationTrainer(keras.Model):
             "augmentation": keras.saving.serialize_keras_object(self.augmentation),
             "segmentation_loss": keras.saving.serialize_keras_object(self.segmentation_loss),
             "classes": self.classes,
+            "deep_supervision": self.deep_supervision,
         }
 
     @classmethod
