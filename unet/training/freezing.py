@@ -15,8 +15,8 @@ def with_frozen_encoder(network: keras.Model) -> Callable:
         network: Network from :func:`unet.model.build_unet`, also with the logits of its coarser stages.
 
     Returns:
-        Function from pixels to the network's outputs, called like the network, of whose layers it consists. The encoder always works
-        as in inference, with its batch statistics and without dropout, and no gradient flows into it.
+        Function from pixels to the network's outputs, called like the network, of whose layers it consists. The encoder
+        always works as in inference, with its batch statistics and without dropout, and no gradient flows into it.
     """
     own = [layer for layer in network.layers if is_encoder(layer)]
     others = [layer for layer in network.layers if not is_encoder(layer)]

@@ -12,8 +12,8 @@ from unet.data.augmentation import Augmentation
 from unet.data.sources import IGNORE
 from unet.losses import SegmentationLoss
 from unet.model import from_config
-from unet.training.freezing import with_frozen_encoder
 from unet.training.deep_supervision import stage_loss, with_stage_logits
+from unet.training.freezing import with_frozen_encoder
 
 
 def make_trainer(config: Config, classes: tuple[str, ...]) -> "SegmentationTrainer":
