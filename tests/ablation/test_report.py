@@ -143,7 +143,7 @@ def test_measurements_are_taken_once_and_again_when_a_run_changes(directory, sum
     assert measured == []
     assert page.write(runs, found, tmp_path, "again").variants == summary.variants
     (tmp_path / "spectra.npz").unlink()  # as in a report of an earlier version
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(InputError, match=r"spectra\.npz: cannot be read: No such file"):
         measurements.measure(runs, tmp_path, {})
     assert measured.pop() == ["spectra"]
     shutil.copy(directory / "spectra.npz", tmp_path)
