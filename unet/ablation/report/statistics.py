@@ -164,7 +164,7 @@ def analyse(
     from_images = _variance_from_images(confusion, draws, seed)
     variance = from_seeds + from_images
     variance[variance < ROUNDING**2] = 0
-    seed_share = np.divide(from_seeds, variance, where=variance > 0, out=np.full(variance.shape, float(seeds > 1)))
+    seed_share = _divide(from_seeds, variance, seeds > 1)
     error = np.sqrt(variance)
     margin = _Distribution(seed_share, seed_degrees, images - 1).quantile(1 - alpha / 2) * error
     t = np.divide(abs(difference), error, where=error > 0, out=np.where(abs(difference) < ROUNDING, 0, np.inf))
@@ -292,7 +292,7 @@ def detectable_difference(
     means = scores.mean(2)
     found, degrees = (values[:, 0, 1:] for values in seed_variance(scores, pooled))
     total = found + image_variance
-    share = np.divide(found, total, where=total > 0, out=np.ones(total.shape))
+    share = _divide(found, total, 1)
     margin = _Distribution(share, degrees, images - 1).quantile(1 - level / 2) * np.sqrt(total)
     error = means[:, 1:] - means[:, :1] + np.sqrt(image_variance) * rng.normal(size=found.shape)
     return float(np.quantile(margin - error, POWER))
@@ -423,31 +423,33 @@ def _from_difference_and_sum(residuals, i, j):
     """Variance and degrees of freedom ``(..., P)`` for P pairs (i, j), as :func:`seed_variance` describes."""
     variants, seeds = residuals.shape[-2:]
     squares = _mean_square(residuals)
-    centre = squares.mean(-1, keepdims=True)
+    average = squares.mean(-1, keepdims=True)
     # Subtracting the mean of a seed removes 2/V of a variance and adds 1/V of the mean variance of all variants.
-    own = variants / (variants - 2) * (squares - centre / (variants - 1))
-    weights = 1 / (1 + np.divide(squares, centre, where=centre > 0, out=np.zeros_like(squares)))
+    unbiased = variants / (variants - 2) * (squares - average / (variants - 1))
+    weights = 1 / (1 + _divide(squares, average, 0))
 
     def over_others(values, axis):
         return values.sum(axis, keepdims=True) - values.take(i, axis) - values.take(j, axis)
 
     weight = over_others(weights, -1)
     others = over_others(weights[..., None] * residuals, -2) / weight[..., None]
-    of_others = 4 * over_others(weights**2 * own, -1) / weight**2
+    excess = 4 * over_others(weights**2 * unbiased, -1) / weight**2
     difference = residuals[..., i, :] - residuals[..., j, :]
     total = residuals[..., i, :] + residuals[..., j, :] - 2 * others
 
-    first, second = _mean_square(difference), np.maximum(_mean_square(total) - of_others, 0)
+    first, second = _mean_square(difference), np.maximum(_mean_square(total) - excess, 0)
     covariance = (difference * total).sum(-1) / (seeds - 1)
-    of_others = np.maximum(of_others, 0)  # the estimate can be negative
-    precision = first**2 + (first + of_others) ** 2
-    share = np.divide(first**2, precision, where=precision > 0, out=np.zeros_like(first))
+    excess = np.maximum(excess, 0)  # as an unbiased estimate, it can be negative
+    share = _divide(first**2, first**2 + (first + excess) ** 2, 0)  # of the second estimate
     variance = (1 - share) * first + share * second
-    uncertainty = ((1 - share) * variance) ** 2 + (share * (variance + of_others)) ** 2
+    uncertainty = ((1 - share) * variance) ** 2 + (share * (variance + excess)) ** 2
     uncertainty += 2 * share * (1 - share) * np.minimum(covariance**2, variance**2)
-    degrees = np.ones_like(variance)
-    np.divide(variance**2, uncertainty, where=uncertainty > 0, out=degrees)
-    return variance, (seeds - 1) * np.clip(degrees, 1, 2)
+    return variance, (seeds - 1) * np.clip(_divide(variance**2, uncertainty, 1), 1, 2)
+
+
+def _divide(numerator, denominator, otherwise):
+    """Quotient where the denominator is positive, and the number ``otherwise`` elsewhere."""
+    return np.divide(numerator, denominator, where=denominator > 0, out=np.full(numerator.shape, float(otherwise)))
 
 
 def _variance_from_images(confusion, draws, seed):
