@@ -61,7 +61,7 @@ figures: $(VENV)/.$(EXTRA) ## Redraw charts and gallery and rewrite the generate
 	$(VENV)/bin/python docs/generate.py
 
 docs: $(VENV)/.docs ## Build the documentation into site/, without the network.
-	$(VENV)/bin/python -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict  # Material announces its successor
 
 schema: $(VENV)/.$(EXTRA) ## Write the JSON schema with which editors check the YAML files: configs/schema.json.
 	$(VENV)/bin/python -m unet.config > configs/schema.json
