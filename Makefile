@@ -32,7 +32,7 @@ test-tensorflow: $(VENV)/.test ## Run all tests on TensorFlow.
 
 # Without TensorFlow installed, except for the tests that read data through TensorFlow Datasets.
 test-jax: $(VENV)/.test $(BARE)/.test ## Run the tests that depend on the backend on JAX.
-	KERAS_BACKEND=jax $(VENV)/$(PYTEST) -m "($(SELECT)) and not backend_free" -k pets tests/data/test_pets.py tests/test_chain.py
+	KERAS_BACKEND=jax $(VENV)/bin/python -m pytest -m "($(SELECT)) and not backend_free" -k pets tests/data/test_pets.py tests/test_chain.py
 	KERAS_BACKEND=jax $(BARE)/$(PYTEST) -m "($(SELECT)) and not backend_free"
 
 test-torch: $(BARE)/.test ## Run the tests that depend on the backend on PyTorch.
@@ -61,7 +61,7 @@ figures: $(VENV)/.$(EXTRA) ## Redraw charts and gallery and rewrite the generate
 	$(VENV)/bin/python docs/generate.py
 
 docs: $(VENV)/.docs ## Build the documentation into site/, without the network.
-	$(VENV)/bin/python -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict  # Material announces its successor
 
 schema: $(VENV)/.$(EXTRA) ## Write the JSON schema with which editors check the YAML files: configs/schema.json.
 	$(VENV)/bin/python -m unet.config > configs/schema.json

@@ -139,8 +139,7 @@ def as_markdown(found: dict) -> str:
     def table(columns, show):
         head = f"| upsampler | {' | '.join(columns)} |\n| --- |{' ---: |' * len(columns)}"
         rows = (
-            f"| `{upsampler}` | {' | '.join(show(cells.get(upsampler, {}).get(c)) for c in columns)} |"
-            for upsampler in UPSAMPLERS
+            f"| `{upsampler}` | {' | '.join(show(cells[upsampler].get(c)) for c in columns)} |" for upsampler in cells
         )
         return "\n".join([head, *rows])
 

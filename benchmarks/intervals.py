@@ -2,8 +2,8 @@
 
 Tables of scores are simulated with known means: an effect of the seed, and normal noise whose standard deviation
 differs between variants. Test images are left out; ``tests/ablation/test_statistics.py`` simulates both. Designs that
-docs/results/intervals.json already contains are not simulated again; delete the file to start over. Six minutes on
-one core.
+docs/results/intervals.json already contains are not simulated again; delete the file to start over. About ten
+minutes of one core.
 """
 
 import itertools
@@ -61,22 +61,38 @@ def paired(scores):
     return (scores[..., None, :] - scores[..., None, :, :]).var(-1, ddof=1) / seeds, seeds - 1
 
 
+def own_variances(scores):
+    """Mean square of each variant's residuals, and its variance without bias, which can be negative (Grubbs 1948)."""
+    variants = scores.shape[-2]
+    residuals = scores - scores.mean(-1, keepdims=True)
+    squares = (residuals - residuals.mean(-2, keepdims=True)).var(-1, ddof=1)
+    return squares, variants / (variants - 2) * (squares - squares.mean(-1, keepdims=True) / (variants - 1))
+
+
+def welch(scores):
+    """Welch's test with own variances, which are at least the mean square of the residuals."""
+    *_, variants, seeds = scores.shape
+    if variants == 2:
+        return paired(scores)
+    own = np.maximum(*own_variances(scores))
+    one, other = own[..., None], own[..., None, :]
+    return (one + other) / seeds, (seeds - 1) * (one + other) ** 2 / (one**2 + other**2)
+
+
 def shrunken(scores):
     """Variances shrunk towards a common one with estimated prior degrees of freedom (Smyth 2004), and Welch's test."""
     *_, variants, seeds = scores.shape
     if variants == 2:
         return paired(scores)
-    of_pairs, degrees = seeds * seed_variance(scores)[0], seeds - 1
-    first = (of_pairs[..., :1, 1] + of_pairs[..., :1, 2] - of_pairs[..., 1:2, 2]) / 2
-    own = np.concatenate([first, of_pairs[..., 0, 1:] - first], -1)
+    own, degrees = np.maximum(*own_variances(scores)), seeds - 1
     logs = np.log(own) - special.digamma(degrees / 2) + np.log(degrees / 2)
     excess = logs.var(-1, ddof=1, keepdims=True) - special.polygamma(1, degrees / 2)
     prior = 2 * inverse_trigamma(np.maximum(excess, 1e-6))
     centre = np.exp(logs.mean(-1, keepdims=True) + special.digamma(prior / 2) - np.log(prior / 2))
     own = (prior * centre + degrees * own) / (prior + degrees)
     one, other = own[..., None], own[..., None, :]
-    welch = (prior + degrees)[..., None] * (one + other) ** 2 / (one**2 + other**2)
-    return (one + other) / seeds, np.minimum(welch, (variants - 1) * degrees)
+    of_pairs = (prior + degrees)[..., None] * (one + other) ** 2 / (one**2 + other**2)
+    return (one + other) / seeds, np.minimum(of_pairs, (variants - 1) * degrees)
 
 
 def inverse_trigamma(values):
@@ -86,7 +102,13 @@ def inverse_trigamma(values):
     return np.exp(np.interp(-np.log(values), -np.log(trigamma), np.log(grid)))
 
 
-METHODS: dict[str, Callable] = {"report": seed_variance, "paired": paired, "pooled": pooled, "shrunken": shrunken}
+METHODS: dict[str, Callable] = {
+    "report": seed_variance,
+    "paired": paired,
+    "welch": welch,
+    "shrunken": shrunken,
+    "pooled": pooled,
+}
 """Variance ``(..., V, V)`` of mean differences and degrees of freedom from scores ``(..., V, S)``."""
 
 
@@ -96,8 +118,8 @@ def simulate(variants: int, seeds: int, spread: np.ndarray, tables: int) -> dict
     ``lowest`` and ``highest`` are the coverage of the pairs that are covered least and most, where pairs of the same
     two standard deviations count together. ``false_claims`` is the share of tables with a p value below 0.05 after
     Holm's correction over all pairs although all means are equal, and ``of_half`` the same if every second variant is
-    so much better that all comparisons with the others are rejected first. ``width`` is relative to intervals for known
-    variances.
+    so much better that all comparisons with the others are rejected first. ``width`` is the mean over pairs, relative
+    to intervals for known variances, and ``widest`` that of the pairs with the widest intervals.
     """
     rng = np.random.default_rng([variants, seeds, zlib.crc32(spread.tobytes())])
     pairs = np.array(list(itertools.combinations(range(variants), 2)))
@@ -126,9 +148,9 @@ def simulate(variants: int, seeds: int, spread: np.ndarray, tables: int) -> dict
     summary = {}
     for name, values in found.items():
         averages = {key: np.mean(value, 0) for key, value in values.items()}
-        covered = np.bincount(kinds, averages.pop("covered")) / np.bincount(kinds)
-        summary[name] = {"lowest": covered.min(), "highest": covered.max()}
-        summary[name] |= {key: value.mean() for key, value in averages.items()}
+        covered, width = (np.bincount(kinds, averages[key]) / np.bincount(kinds) for key in ("covered", "width"))
+        summary[name] = {"lowest": covered.min(), "highest": covered.max(), "widest": width.max()}
+        summary[name] |= {key: value.mean() for key, value in averages.items() if key != "covered"}
     return {name: {key: round(float(value), 4) for key, value in one.items()} for name, one in summary.items()}
 
 
@@ -197,41 +219,50 @@ def as_markdown(found: dict) -> str:
     def span(method, **wanted):
         return f"{percent(min(select(method, 'lowest', **wanted)))}–{percent(max(select(method, 'highest', **wanted)))}"
 
+    def most(method, key, **wanted):
+        return max(select(method, key, **wanted), default=None)
+
     def claims(method, **wanted):
-        return [max(select(method, key, **wanted), default=float("nan")) for key in ("false_claims", "of_half")]
+        found = (most(method, key, **wanted) for key in ("false_claims", "of_half"))
+        return ["–" if value is None else percent(value) for value in found]
+
+    def width(method, **wanted):
+        return f"{np.mean(select(method, 'width', ratio=1, **wanted)):.2f}"
 
     def table(titles, rows):
         lines = [titles, ["---"] + ["---:"] * (len(titles) - 1), *rows]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
     names = {
-        "report": "own variances, Welch (the report)",
+        "report": "difference and sum (the report)",
         "paired": "paired t test of each pair",
-        "pooled": "one pooled variance",
+        "welch": "own variances, Welch",
         "shrunken": "variances shrunk towards a common one",
+        "pooled": "one pooled variance",
     }
     methods = [
         [
             label,
-            span(method),
-            percent(max(claims(method))),
-            *(f"{np.mean(select(method, 'width', seeds=seeds, ratio=1)):.2f}" for seeds in SEEDS),
+            span(name),
+            *claims(name),
+            *(width(name, seeds=seeds) for seeds in SEEDS),
+            f"{most(name, 'widest'):.2f}",
         ]
-        for method, label in names.items()
+        for name, label in names.items()
     ]
-    bound = ["least possible", "", "", *(f"{found['least_width'][str(seeds)]:.2f}" for seeds in SEEDS)]
+    bound = ["least possible", "", "", "", *(f"{found['least_width'][str(seeds)]:.2f}" for seeds in SEEDS), ""]
     example = [
-        [str(ratio), *(percent(value) for name in names for value in select(name, "lowest", **noisy))]
-        for ratio in RATIOS
-        for noisy in [{"variants": 6, "seeds": 3, "ratio": ratio, "spread": "equal" if ratio == 1 else "one noisy"}]
+        [str(ratio), *(span(name, variants=6, seeds=3, ratio=ratio, spread=spread) for name in names)]
+        for ratio, spread in zip(RATIOS, ["equal", *["one noisy"] * (len(RATIOS) - 1)])
     ]
-    details = []
-    for seeds, variants in itertools.product(SEEDS, VARIANTS):
-        here = {"seeds": seeds, "variants": variants}
-        all_equal, of_half = claims("report", **here)
-        widths = [np.mean(select(name, "width", ratio=1, **here)) for name in ("report", "paired", "pooled")]
-        cells = [span("report", **here), percent(all_equal), "–" if np.isnan(of_half) else percent(of_half)]
-        details.append([str(seeds), str(variants), *cells, *(f"{width:.2f}" for width in widths)])
+    details = [
+        [
+            *(str(seeds), str(variants)),
+            *(span("report", seeds=seeds, variants=variants), *claims("report", seeds=seeds, variants=variants)),
+            *(width(name, seeds=seeds, variants=variants) for name in ("report", "paired", "pooled")),
+        ]
+        for seeds, variants in itertools.product(SEEDS, VARIANTS)
+    ]
     return f"""# Intervals if variants differ in spread
 
 Written by `make intervals`. The score of a run is simulated as the sum of its variant's mean, an effect of its seed,
@@ -242,27 +273,35 @@ scores for each. Test images are left out.
 
 ## Methods
 
-*Coverage* of 95 % intervals in %: of the pair that is covered least in any design, and of the one covered most. *False
-claims* in %: share of studies with any significant difference that does not exist, after Holm's correction over all
-pairs; the largest of all designs. *Width*: mean width at equal spread, averaged over numbers of variants, relative to
-intervals for known variances.
+- *Coverage* of 95 % intervals in %: of the pair that is covered least in any design, and of the one covered most.
+- *False claims* in %: share of studies with any significant difference after Holm's correction over all pairs, although
+  all variants are equal; the largest of all designs. *Of half*: every second variant is so much better that its
+  comparisons with the others are all significant, which leaves fewer comparisons for the correction.
+- *Width*: mean width at equal spread, averaged over numbers of variants, relative to intervals for known variances.
+  *Widest*: the same for the pair with the widest intervals in any design.
 
-{table(["method", "coverage", "false claims", *(f"width, {seeds} seeds" for seeds in SEEDS)], [*methods, bound])}
+{
+        table(
+            ["method", "coverage", "false claims", "of half", *(f"width, {seeds} seeds" for seeds in SEEDS), "widest"],
+            [*methods, bound],
+        )
+    }
 
-The last row is a limit: no method that covers 95 % for every ratio up to 5 can be narrower at equal spread, even if all
-variances but one are known. Methods that borrow more from other variants are narrower because they cover less: with
-three seeds, a variant that varies more than the others often does not look like it.
+The last row is a limit: no method that covers 95 % for every ratio up to 5 can be narrower at equal
+spread, even if all variances but one are known. Methods that borrow more from other variants are narrower because they
+cover less: with three seeds, a variant that varies more than the others often does not look like it. Own variances
+cover enough, but the mean of a seed, which is subtracted from all variants, carries the noise of the others, so that
+intervals of quiet variants are up to three times as wide as for known variances.
 
 ## Six variants, three seeds, one noisy variant
 
-Coverage of the pairs that are covered least, in %, by the ratio of the standard deviations:
+Coverage in % of the pairs that are covered least and most, by the ratio of the standard deviations:
 
 {table(["ratio", *names.values()], example)}
 
 ## The method of the report by design
 
-Ranges and largest values over ratios and patterns. *Of half*: every second variant is so much better that its
-comparisons with the others are all significant, which leaves fewer comparisons for Holm's correction.
+Ranges and largest values over ratios and patterns:
 
 {
         table(
@@ -271,10 +310,8 @@ comparisons with the others are all significant, which leaves fewer comparisons 
         )
     }
 
-Coverage above 97 % is that of pairs of quiet variants: the mean of a seed, which is subtracted from all, carries the
-noise of the others, so that the intervals of quiet variants are too wide. The least coverage is that of pairs with a
-noisy variant. Where only such a pair is left to test, as with three variants of which one is far better, the share of
-false claims is 100 % minus its coverage, and more than 5 %.
+The least coverage is that of pairs with one noisy variant. Where such a pair alone is left to test, as with three
+variants of which one is far better, the share of false claims is 100 % minus its coverage, and more than 5 %.
 """
 
 

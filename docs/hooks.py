@@ -14,7 +14,7 @@ from urllib.parse import unquote
 from latex2mathml.converter import convert
 from markdown.extensions.toc import slugify
 from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
+from mkdocs.structure.files import File, Files, InclusionLevel
 
 ROOT = Path(__file__).parent.parent
 PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md", "SECURITY.md": "security.md"}
@@ -35,7 +35,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         files.append(File.generated(config, target, content=relinked(text, f"notebooks/{path.name}", target)))
     # report.md becomes report.html, so the report for the browser needs another name.
     report = "results/upsamplers_cpu/report"
-    files.append(File(f"{report}.html", config.docs_dir, config.site_dir, False, dest_uri=f"{report}-interactive.html"))
+    page = File(f"{report}.html", config.docs_dir, config.site_dir, False, dest_uri=f"{report}-interactive.html")
+    page.inclusion = InclusionLevel.INCLUDED
+    files.append(page)
     return files
 
 

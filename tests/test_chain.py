@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.helpers import JIT
+from tests.helpers import JIT, slow_beyond_tensorflow
 from unet.evaluation import evaluate
 from unet.runs import Run
 from unet.training import train
@@ -43,6 +43,7 @@ def settings(source, tmp_path, pets):
     return [f"data.data_dir={pets() / 'tfds'}", "data.download=false", "data.size=16", "training.batch_size=64"]
 
 
+@slow_beyond_tensorflow
 @pytest.mark.parametrize(
     "source", ["folder", *(pytest.param(name, marks=pytest.mark.slow) for name in ("shapes", "archive", "pets"))]
 )

@@ -8,7 +8,7 @@ import pytest
 from keras import layers, ops
 
 from benchmarks.gradients import gradients, values
-from tests.helpers import BACKEND
+from tests.helpers import BACKEND, on_every_backend, slow_beyond_tensorflow
 from unet.config import ModelConfig
 from unet.cost import multiply_adds, stages, surplus, total
 from unet.model import build_unet
@@ -25,7 +25,7 @@ def pixels(rng, *size):
     return rng.integers(0, 256, (2, *size, 3)).astype("uint8")
 
 
-@pytest.mark.parametrize("upsampler", list(UPSAMPLERS))
+@pytest.mark.parametrize("upsampler", on_every_backend(UPSAMPLERS, ["conv_transpose", "max_unpool", "fade"]))
 def test_any_size_gives_float32_logits_of_that_size(rng, upsampler):
     model = build_unet(5, upsampler=upsampler, dtype="mixed_bfloat16", **TINY)
     for size in SIZES:
@@ -94,6 +94,7 @@ def test_widths_that_double_are_the_same_network_as_a_width():
         np.testing.assert_array_equal(*map(ops.convert_to_numpy, (a, b)), err_msg=a.path)
 
 
+@slow_beyond_tensorflow
 @pytest.mark.parametrize("upsampler", list(UPSAMPLERS))
 def test_every_stage_has_its_width(rng, upsampler):
     """Including odd and decreasing ones, at an odd size."""

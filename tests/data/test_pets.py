@@ -66,6 +66,7 @@ def test_tfds_and_the_archive_layout_give_the_same_masks(pets, settings):
         assert np.abs(a.images[:50].astype(int) - b.images[rows[:50]]).mean() < 2  # two JPEG decoders
 
 
+@pytest.mark.backend_free
 def test_photographs_at_their_own_size_are_read_whole(pets, settings):
     source = data.make_source(settings("data.source=folder", f"data.data_dir={pets / 'pets_original'}"))
     sizes = [sample.image.shape for sample in native_samples(source, "test")]
@@ -80,6 +81,7 @@ def test_without_data_and_without_download_it_says_what_to_do(settings, tmp_path
         data.prepare(settings(f"data.data_dir={tmp_path / 'nothing'}"))
 
 
+@pytest.mark.backend_free
 @needs_tfds
 @pytest.mark.parametrize("unknown_host", [False, True])
 def test_without_network_it_says_what_to_do(settings, tmp_path, monkeypatch, unknown_host):
@@ -101,6 +103,7 @@ def test_without_network_it_says_what_to_do(settings, tmp_path, monkeypatch, unk
         assert part in message
 
 
+@pytest.mark.backend_free
 def test_without_tfds_it_says_what_to_install(settings, monkeypatch):
     import builtins
 

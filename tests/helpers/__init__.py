@@ -18,3 +18,13 @@ TINY = (
 """Overrides that turn the configuration `demo` into a training of a second."""
 SLOW_BEYOND_TENSORFLOW = [] if BACKEND == "tensorflow" else [pytest.mark.slow]
 """Marks of tests that `make test` runs on TensorFlow alone and `make test-all` on every backend."""
+
+
+def slow_beyond_tensorflow(test):
+    """Decorator with these marks."""
+    return test if BACKEND == "tensorflow" else pytest.mark.slow(test)
+
+
+def on_every_backend(names, quick):
+    """Parameters of which `make test` runs all on TensorFlow, but only those in ``quick`` on the other backends."""
+    return [pytest.param(name, marks=[] if name in quick else SLOW_BEYOND_TENSORFLOW) for name in names]

@@ -1,14 +1,12 @@
 """The compiled step: upsamplers of every kind under XLA in three precisions, its metrics, its counters."""
 
-import itertools
-
 import keras
 import numpy as np
 import pytest
 from keras import ops
 from sklearn.metrics import jaccard_score
 
-from tests.helpers import BACKEND, JIT
+from tests.helpers import BACKEND, JIT, on_every_backend
 from unet import config
 from unet.data.batches import Batches
 from unet.data.cache import Split
@@ -62,10 +60,14 @@ def fit(trainer, split, epochs=1):
     ("upsampler", "precision"),
     [
         # Each upsampler alone compiles in all three precisions: the contract test.
-        *itertools.product(["conv_transpose", "max_unpool"], ["float32", "mixed_bfloat16", "mixed_float16"]),
+        *(("max_unpool", precision) for precision in ("float32", "mixed_bfloat16", "mixed_float16")),
         *(
             pytest.param(name, "mixed_bfloat16", marks=pytest.mark.slow)
-            for name in ("pixel_shuffle", "dysample", "sapa")
+            for name in ("conv_transpose", "pixel_shuffle", "dysample", "sapa")
+        ),
+        *(
+            pytest.param("conv_transpose", precision, marks=pytest.mark.slow)
+            for precision in ("float32", "mixed_float16")
         ),
     ],
 )
@@ -99,7 +101,7 @@ def test_every_loss_compiles(build, split):
     assert min(moved) > 0
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
+@pytest.mark.parametrize("optimizer", on_every_backend(["adamw", "adam", "sgd"], ["adamw"]))
 def test_every_optimizer_learns_eagerly_compiled_or_not(build, split, optimizer):
     rate = 0.05 if optimizer == "sgd" else 0.01
     trainer = build(f"training.optimizer={optimizer}", f"training.learning_rate={rate}", "training.schedule=constant")

