@@ -43,7 +43,7 @@ def build_unet(
         depth: Number of times the resolution is halved; ``None`` for 4 with the plain encoder, otherwise for the whole
             encoder.
         decoder_widths: Channels of every decoder stage, ``depth`` numbers beginning at full resolution; ``None`` for
-            those of ``width`` or ``widths`` (with ``max_unpool``, for those of the encoder).
+            those of ``width`` or ``widths`` (with ``max_unpool`` and ``fade``, for those of the encoder).
         block: Stages of plain encoder and decoder: ``"plain"`` (two 3×3 convolutions) or ``"residual"`` (the same with
             a shortcut, He et al. 2016).
         normalization: Normalization after each of their convolutions: ``"batch"``, ``"group"`` (8 groups, or fewer if

@@ -31,6 +31,8 @@ class Entry:
     """Model of its options."""
     unpools: bool = False
     """Whether it needs the positions of the maxima that the encoder pooled."""
+    keeps_channels: bool = False
+    """Whether a decoder stage needs the channels of the encoder's, because it combines the two channel by channel."""
 
     def __call__(self, *args, **kwargs) -> "Upsampler":
         """Create the layer. Deprecated, as are its attributes: use :func:`build` and :func:`layer_class`."""
@@ -62,6 +64,7 @@ UPSAMPLERS: dict[str, Entry] = {
         "unpooling:MaxUnpool",
         "Puts each value where the pooling found its maximum, zeros elsewhere (SegNet).",
         unpools=True,
+        keeps_channels=True,
     ),
     "conv_transpose": Entry(
         "convolution:ConvTranspose",
@@ -86,6 +89,7 @@ UPSAMPLERS: dict[str, Entry] = {
         "reassembly:Fade",
         "Gathers with kernels predicted from skip and feature map, and gates in the skip.",
         settings.FadeOptions,
+        keeps_channels=True,
     ),
 }
 
