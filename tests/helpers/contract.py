@@ -176,7 +176,7 @@ def check_xla(name: str, policy: str, rng) -> None:
     tolerance = {"float32": 1e-4, "mixed_bfloat16": 0.15, "mixed_float16": 0.02}[policy]
     expected = gradient(_energy(reference, skip, argmax), x)
     np.testing.assert_allclose(
-        _compiled_gradient(_energy(layer, skip, argmax), x), expected, atol=tolerance * np.abs(expected).max()
+        compiled_gradient(_energy(layer, skip, argmax), x), expected, atol=tolerance * np.abs(expected).max()
     )
 
 
@@ -184,7 +184,8 @@ def _energy(layer, skip, argmax):
     return lambda x: ops.sum(ops.square(ops.cast(layer(x, skip, argmax), "float32")))
 
 
-def _compiled_gradient(function, x) -> np.ndarray:
+def compiled_gradient(function, x) -> np.ndarray:
+    """Gradient of ``function``, from a tensor to a scalar, at ``x``, compiled by XLA."""
     if BACKEND == "jax":
         return gradient(function, x)
     import tensorflow as tf
