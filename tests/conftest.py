@@ -18,7 +18,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 import numpy as np
 import pytest
 
-from tests.helpers import JIT, PETS, ROOT
+from tests.helpers import JIT, PETS, ROOT, WEIGHTS
 
 # A process started in the background, as by nohup, ignores SIGINT, and so do its children; some tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -59,6 +59,15 @@ def pets():
     if not (PETS / "pets128").is_dir():
         pytest.skip(f"real Oxford-IIIT Pets are not in {PETS} (set PETS_DATA)")
     return PETS
+
+
+@pytest.fixture
+def mobilenet_weights():
+    """File of MobileNetV2's ImageNet weights; without it the test is skipped."""
+    path = WEIGHTS / "mobilenet_v2_notop.weights.h5"
+    if not path.is_file():
+        pytest.skip(f"{path.name} is not in {WEIGHTS} (set ENCODER_WEIGHTS)")
+    return path
 
 
 @pytest.fixture

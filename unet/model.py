@@ -52,7 +52,7 @@ def build_unet(
         depth: Number of times the resolution is halved; ``None`` for 4 with the plain encoder, otherwise for the whole
             encoder.
         decoder_widths: Channels of every decoder stage, ``depth`` numbers beginning at full resolution; ``None`` for
-            those of ``width`` or ``widths`` (with ``max_unpool``, for those of the encoder).
+            those of ``width`` or ``widths`` (with ``max_unpool`` and ``fade``, for those of the encoder).
         decoder_attention: Attention in the decoder: ``"none"``; ``"gate"``, an attention gate on every skip that is
             concatenated (:func:`unet.blocks.attention_gate`), while upsamplers that use the skip get it ungated; or
             ``"scse"``, squeeze and excitation before and after the convolutions of every stage

@@ -155,4 +155,4 @@ def arrays_of(path: Path) -> dict[str, Any]:
 
 def cause(error: Exception) -> str:
     """First line of an error's message, or its class if it has none."""
-    return next((line.strip()[:200] for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return next((line.strip()[:300] for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -414,10 +414,15 @@ def _commit() -> str | None:
 
 
 def _with_absolute_paths(config: Config) -> Config:
-    """Make the paths of the data absolute, so that the run finds them from any directory."""
+    """Make the paths of data and weights absolute, so that the run finds them from any directory."""
     paths = {key: getattr(config.data, key) for key in ("data_dir", "cache_dir")}
-    absolute = {key: expanded(path).absolute() for key, path in paths.items() if path is not None}
-    return config.with_data(**absolute)
+    config = config.with_data(**{key: _absolute(path) for key, path in paths.items() if path is not None})
+    weights = config.model.weights_file
+    return config if weights is None else config.with_model(weights=str(_absolute(weights)))
+
+
+def _absolute(path: Path) -> Path:
+    return expanded(path).absolute()
 
 
 def _differences(old: dict, new: dict, prefix: str = "") -> list[tuple]:

@@ -11,6 +11,8 @@ JIT = "true" if BACKEND == "jax" else "false"
 """Value of training.jit that takes the least time for a few steps on a CPU."""
 PETS = Path(os.environ.get("PETS_DATA", ROOT.parent / "shared" / "data"))
 """Folder of the prepared Oxford-IIIT Pets: tfds/, pets128/ and pets_original/. PETS_DATA overrides it."""
+WEIGHTS = Path(os.environ.get("ENCODER_WEIGHTS", ROOT.parent / "shared" / "weights"))
+"""Folder of pretrained weights: mobilenet_v2_notop.weights.h5. ENCODER_WEIGHTS overrides it."""
 TINY = (
     *("data.size=16", "data.shapes.train=12", "data.shapes.test=4", "model.width=2", "model.depth=1"),
     *("training.epochs=1", "training.batch_size=4", "training.warmup=0", f"training.jit={JIT}"),

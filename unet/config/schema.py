@@ -337,6 +337,11 @@ class ModelConfig(Settings):
     """Upsampler of the decoder: its name, or a mapping {name: ..., option: ...}."""
 
     @property
+    def weights_file(self) -> Path | None:
+        """File of the encoder's initial weights, if they are in a file of one's own."""
+        return None if self.weights in ("imagenet", "none") else Path(self.weights)
+
+    @property
     def decoder_widths(self) -> tuple[int, ...] | None:
         """Channels of every decoder stage as configured; ``None`` if the encoder's stages decide them."""
         if self.decoder.widths is not None or self.decoder.width is None:
@@ -362,10 +367,10 @@ class ModelConfig(Settings):
 
     @model_validator(mode="after")
     def _can_be_built(self):
-        if self.weights == "imagenet" and not ENCODERS[self.encoder].pretrained:
+        if self.weights != "none" and not ENCODERS[self.encoder].pretrained:
             able = ", ".join(name for name, entry in ENCODERS.items() if entry.pretrained)
             raise Mistakes.of(
-                "weights", f"there are no ImageNet weights for {self.encoder}; encoders with them: {able}"
+                "weights", f"{self.encoder} is trained from scratch; encoders with pretrained weights: {able}"
             )
         if self.decoder.deep_supervision and self.depth == 1:
             raise Mistakes.of(
@@ -493,6 +498,15 @@ class Config(Settings):
     def with_data(self, **changes) -> "Config":
         """Copy the configuration with other values in its data section; they are not checked."""
         return self.model_copy(update={"data": self.data.model_copy(update=changes)})
+
+    def with_model(self, **changes) -> "Config":
+        """Copy the configuration with other values in its model section; they are not checked."""
+        return self.model_copy(update={"model": self.model.model_copy(update=changes)})
+
+    def without_paths(self) -> dict[str, Any]:
+        """The configuration as JSON values for files that are handed on: paths stay private."""
+        config = self if self.model.weights_file is None else self.with_model(weights="file")
+        return config.model_dump(mode="json", exclude={"data": {"data_dir", "cache_dir"}})
 
     def to_yaml(self) -> str:
         """The resolved configuration, every key written out."""

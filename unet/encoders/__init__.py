@@ -24,6 +24,8 @@ class Entry:
     """Channels of the feature map at each stride that it halves to; empty if the configuration decides them."""
     pools: bool = False
     """Whether it halves by max-pooling, whose positions ``max_unpool`` needs; others use strided convolutions."""
+    licence: str = "see keras.applications"
+    """Licence of its ImageNet weights, as far as it is known."""
     arguments: dict[str, Any] = field(default_factory=dict)
     """Arguments of the class."""
 
@@ -49,18 +51,21 @@ ENCODERS: dict[str, Entry] = {
         "efficientnet_lite:EfficientNetLite",
         "EfficientNet-B0 without squeeze-and-excitation and with ReLU6, made for int8.",
         (16, 24, 40, 112, 320),
+        licence="Apache-2.0",
         arguments={"variant": 0},
     ),
     "efficientnet_lite1": Entry(
         "efficientnet_lite:EfficientNetLite",
         "The same, deeper.",
         (16, 24, 40, 112, 320),
+        licence="Apache-2.0",
         arguments={"variant": 1},
     ),
     "efficientnet_lite2": Entry(
         "efficientnet_lite:EfficientNetLite",
         "The same, deeper and wider.",
         (16, 24, 48, 120, 352),
+        licence="Apache-2.0",
         arguments={"variant": 2},
     ),
     "mobilenet_v2": Entry(

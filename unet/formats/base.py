@@ -51,6 +51,8 @@ class Metadata:
     """``"softmax"``: the output is probabilities; ``"none"``: logits."""
     quantization: Annotated[str, Field(pattern="^(none|float16|int8)$")] = "none"
     """``"none"``, ``"float16"`` or ``"int8"``."""
+    encoder: str = "plain"
+    """Name of the encoder."""
     upsampler: str = "unknown"
     """Name of the decoder's upsampler."""
     normalization: str = PIXELS

@@ -10,7 +10,7 @@ from unet import config as configuration
 from unet import data, interrupts
 from unet.config import Config
 from unet.data.batches import Batches
-from unet.encoders.weights import load_pretrained
+from unet.encoders.weights import assign_pretrained, read_pretrained
 from unet.errors import InputError
 from unet.runs import Run
 from unet.training import checkpoints
@@ -54,8 +54,11 @@ def train(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> None:
     with run.locked(), run.logging(), interrupts.sigterm_as_exit():
         # === Data ===
         run.record_environment(jit=compiles(config))
-        dataset = data.prepare(config.data, verify=True)
         resumes = run.last_file.exists()
+        pretrained = None
+        if not resumes and config.model.weights != "none":  # before the data, which may take long to prepare
+            pretrained = read_pretrained(config.model.encoder, config.model.weights)
+        dataset = data.prepare(config.data, verify=True)
         if resumes:
             checkpoints.check_data(run, dataset)
         if config != run.config:
@@ -72,8 +75,8 @@ def train(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> None:
         trainer.optimizer.build(trainer.trainable_variables)
 
         # === Resume ===
-        if not resumes and config.model.weights != "none":
-            load_pretrained(trainer.network, config.model.encoder, config.model.weights)
+        if pretrained is not None:
+            assign_pretrained(trainer.network, pretrained)
         done = checkpoints.restore(run, trainer, len(batches))
         rows = [row for row in run.history() if row["epoch"] <= done]
         if len(rows) < done:

@@ -34,6 +34,8 @@ class Entry:
     """Model of its options."""
     unpools: bool = False
     """Whether it needs the positions of the maxima that the encoder pooled."""
+    keeps_channels: bool = False
+    """Whether a decoder stage needs the channels of the encoder's, because it combines the two channel by channel."""
 
     def __call__(self, *args, **kwargs) -> "Upsampler":
         """Create the layer. Deprecated, as are its attributes: use :func:`build` and :func:`layer_class`."""
@@ -66,7 +68,8 @@ class Entry:
             layer,
             rule,
             create_model(f"{layer.__name__}Options", __base__=settings.Options, **fields),
-            layer.needs_argmax,
+            unpools=layer.needs_argmax,
+            keeps_channels=layer.needs_argmax,
         )
 
 
@@ -93,6 +96,7 @@ UPSAMPLERS = Registry(
             "unpooling:MaxUnpool",
             "Puts each value where the pooling found its maximum, zeros elsewhere (SegNet).",
             unpools=True,
+            keeps_channels=True,
         ),
         "conv_transpose": Entry(
             "convolution:ConvTranspose",
@@ -119,6 +123,7 @@ UPSAMPLERS = Registry(
             "reassembly:Fade",
             "Gathers with kernels predicted from skip and feature map, and gates in the skip.",
             settings.FadeOptions,
+            keeps_channels=True,
         ),
     }
 )

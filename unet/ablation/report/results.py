@@ -254,9 +254,7 @@ def _warnings(runs: RunsByVariant, analysis: statistics.Analysis, failures: dict
 def _made(runs: RunsByVariant, latency: dict) -> dict[str, Any]:
     starts = [start for run in runs.runs.values() for start in run.starts()]
     run = next(iter(runs.runs.values()))
-    config = run.config.model_dump(mode="json")
-    for key in ("data_dir", "cache_dir"):
-        config["data"].pop(key)
+    config = run.config.without_paths()
     config.pop("name")
     return {
         "runs": len(runs.runs),

@@ -102,6 +102,19 @@ def _wait_for_earlier_cells(runs: Iterable[Run]) -> None:
                 time.sleep(POLL_SECONDS)
 
 
+def check_weights(grid: Grid, root: Path) -> None:
+    """Read the pretrained weights that cells will start from, and download them once, before several processes do.
+
+    Raises:
+        InputError: They cannot be had, or are those of another network.
+    """
+    from unet.encoders.weights import read_pretrained  # not needed by Ray's workers, which import this module
+
+    new = (cell.config.model for cell in grid.cells if not Run(root / cell.config.name).last_file.exists())
+    for encoder, weights in dict.fromkeys((model.encoder, model.weights) for model in new if model.weights != "none"):
+        read_pretrained(encoder, weights)
+
+
 def prepare_data(grid: Grid) -> None:
     """Prepare the data of all cells, before several processes need them at the same time."""
     from unet import data  # not needed by Ray's workers, which import this module

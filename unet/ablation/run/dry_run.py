@@ -9,7 +9,7 @@ from pathlib import Path
 from unet import cost, data
 from unet.ablation.plan.grid import Cell, Grid
 from unet.ablation.run import measurements
-from unet.ablation.run.cells import prepare_data
+from unet.ablation.run.cells import check_weights, prepare_data
 from unet.ablation.run.finished import is_finished
 from unet.config import Config
 from unet.model import from_config
@@ -85,7 +85,8 @@ def seconds_left(
     """
     if all(_state(cell, root) == "finished" for cell in grid.cells):
         return {cell.config.name: 0.0 for cell in grid.cells}
-    prepare_data(grid)  # before steps are timed, so that missing data are reported at once
+    check_weights(grid, root)  # before steps are timed, so that what is missing is reported at once
+    prepare_data(grid)
     first = {cell.variant: cell.config for cell in reversed(grid.cells)}
     per_step: dict[str, float] = {}
     for cell in grid.cells:
