@@ -390,6 +390,9 @@ class TrainingConfig(Settings):
     """Number of passes over the training images."""
     batch_size: Count = 32
     """Images per step; an incomplete last batch is dropped."""
+    accumulate: Count = 1
+    """Number of batches whose gradients are averaged for one update of the weights, as of one larger batch; an
+    incomplete last group is dropped. Batch statistics are still those of each batch."""
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     """AdamW, Adam, or SGD with Nesterov momentum."""
     learning_rate: Annotated[float, Field(gt=0, le=LARGEST)] = 1e-3
