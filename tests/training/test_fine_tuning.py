@@ -9,10 +9,11 @@ import pytest
 import torch
 from keras import ops
 
-from tests.helpers import BACKEND, JIT
+from tests.helpers import BACKEND, JIT, SLOW_BEYOND_TENSORFLOW
 from tests.helpers.weights import weights
 from unet import config, data
 from unet.data.batches import Batches
+from unet.encoders import ENCODERS
 from unet.encoders.weights import is_encoder
 from unet.errors import InputError
 from unet.runs import Run
@@ -70,7 +71,7 @@ class Layers:
     """Variables of an encoder, a stem and a decoder, with the same ones in PyTorch in two parameter groups."""
 
     def __init__(self):
-        layers = [keras.layers.Dense(3, name=n) for n in ("encoder_1_conv", "bottleneck_conv", "stem_conv", "decoder")]
+        layers = [keras.layers.Dense(50, name=n) for n in ("encoder_1_conv", "bottleneck_conv", "stem_conv", "decoder")]
         for layer in layers:
             layer.build((None, 4))
         rng = np.random.default_rng(0)
@@ -173,6 +174,37 @@ def test_the_optimizer_survives_saving(load, tmp_path):
     assert optimizer.get_config()["encoder_factor"] == 0.3
 
 
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        pytest.param(name, marks=SLOW_BEYOND_TENSORFLOW if name == "mobilenet_v2" else pytest.mark.slow)
+        for name in ENCODERS
+    ],
+)
+def test_kernels_decay_in_every_encoder_and_nothing_else_does(load, encoder):
+    """Without a gradient, AdamW moves a weight by decay alone; kernels are the arrays of four dimensions."""
+    settings = load(
+        *(f"model.encoder={encoder}", "model.weights=none", "training.weight_decay=0.5", "training.schedule=constant"),
+        *("training.encoder_learning_rate=0.2", f"model.depth={max(ENCODERS[encoder].depth, 1)}"),
+    )
+    network = make_trainer(settings, ("a", "b", "c")).network
+    variables = network.trainable_variables
+    optimizer = make_optimizer(settings.training, 3)
+    optimizer.build(variables)
+    depthwise = 0
+    for layer in network.layers:
+        for variable in layer.trainable_variables:
+            variable.assign(ops.ones(variable.shape))
+    optimizer.apply([ops.zeros(v.shape) for v in variables], variables)
+    for layer in network.layers:
+        for variable in layer.trainable_variables:
+            rate = 0.01 * (0.2 if is_encoder(layer) else 1)
+            expected = 1 - rate * 0.5 if len(variable.shape) == 4 else 1.0
+            np.testing.assert_allclose(ops.convert_to_numpy(variable), expected, rtol=1e-6, err_msg=variable.path)
+            depthwise += isinstance(layer, keras.layers.DepthwiseConv2D)
+    assert bool(depthwise) == (encoder not in ("plain", "resnet50", "vgg16"))
+
+
 # === Frozen epochs ===
 
 
@@ -199,7 +231,7 @@ def trained(settings, *, epochs, trainable=lambda layer: True):
     return trainer, snapshots
 
 
-ENCODERS = [
+MODELS = [
     pytest.param(("model.upsampler=max_unpool", "model.block=residual"), id="plain"),
     pytest.param(
         ("model.encoder=mobilenet_v2", "model.weights=none", "model.depth=2"), id="mobilenet_v2", marks=pytest.mark.slow
@@ -207,7 +239,7 @@ ENCODERS = [
 ]
 
 
-@pytest.mark.parametrize("model", ENCODERS)
+@pytest.mark.parametrize("model", MODELS)
 def test_frozen_epochs_are_those_of_layers_that_keras_does_not_train(load, model):
     """Weights, batch statistics and the clipping of what remains equal those after ``layer.trainable = False``."""
     settings = load(*model, "training.ema=0.9", "training.freeze_epochs=2", "training.clip_norm=0.1")

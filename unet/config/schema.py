@@ -402,7 +402,8 @@ class TrainingConfig(Settings):
     freeze_epochs: Annotated[int, Field(ge=0, le=MAX_COUNT)] = 0
     """Number of epochs, at the beginning, in which the encoder keeps its weights and batch statistics."""
     weight_decay: Weight = 1e-2
-    """Decoupled weight decay of the kernels (not of biases and normalization), for AdamW."""
+    """Decoupled weight decay, for AdamW, of every kernel, of depthwise convolutions and encoder too; biases and
+    normalization do not decay."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Momentum of SGD."""
     schedule: Literal["cosine", "constant"] = "cosine"
