@@ -9,11 +9,13 @@ import pytest
 import torch
 from keras import ops
 
-from tests.helpers import BACKEND, JIT
+from tests.helpers import BACKEND, JIT, SLOW_BEYOND_TENSORFLOW
 from tests.helpers.weights import weights
 from unet import config, data
 from unet.data.batches import Batches
+from unet.encoders import ENCODERS
 from unet.encoders.weights import is_encoder
+from unet.errors import InputError
 from unet.runs import Run
 from unet.training import make_optimizer, make_trainer, train
 from unet.training.callbacks import EpochSetup, StopRequest
@@ -69,7 +71,7 @@ class Layers:
     """Variables of an encoder, a stem and a decoder, with the same ones in PyTorch in two parameter groups."""
 
     def __init__(self):
-        layers = [keras.layers.Dense(3, name=n) for n in ("encoder_1_conv", "bottleneck_conv", "stem_conv", "decoder")]
+        layers = [keras.layers.Dense(50, name=n) for n in ("encoder_1_conv", "bottleneck_conv", "stem_conv", "decoder")]
         for layer in layers:
             layer.build((None, 4))
         rng = np.random.default_rng(0)
@@ -127,6 +129,8 @@ def test_updates_are_those_of_parameter_groups_in_pytorch(load, name):
         for a, b, old, own in zip(actual, expected, before, layers.encoder):
             np.testing.assert_allclose(a, b, atol=3e-6)
             assert np.array_equal(a, old) == (frozen and own)
+        for a, weight, own in zip(arrays(optimizer._model_variables_moving_average), actual, layers.encoder):
+            assert not (frozen and own) or np.array_equal(a, weight), "averages of frozen weights are these, unrounded"
     optimizer.finalize_variable_values(layers.variables)
     for a, b in zip(arrays(layers.variables), averages):
         np.testing.assert_allclose(a, b, atol=3e-6)
@@ -170,17 +174,47 @@ def test_the_optimizer_survives_saving(load, tmp_path):
     assert optimizer.get_config()["encoder_factor"] == 0.3
 
 
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        pytest.param(name, marks=SLOW_BEYOND_TENSORFLOW if name == "mobilenet_v2" else pytest.mark.slow)
+        for name in ENCODERS
+    ],
+)
+def test_kernels_decay_in_every_encoder_and_nothing_else_does(load, encoder):
+    """Without a gradient, AdamW moves a weight by decay alone; kernels are the arrays of four dimensions."""
+    settings = load(
+        *(f"model.encoder={encoder}", "model.weights=none", "training.weight_decay=0.5", "training.schedule=constant"),
+        *("training.encoder_learning_rate=0.2", f"model.depth={max(ENCODERS[encoder].depth, 1)}"),
+    )
+    network = make_trainer(settings, ("a", "b", "c")).network
+    variables = network.trainable_variables
+    optimizer = make_optimizer(settings.training, 3)
+    optimizer.build(variables)
+    depthwise = 0
+    for layer in network.layers:
+        for variable in layer.trainable_variables:
+            variable.assign(ops.ones(variable.shape))
+    optimizer.apply([ops.zeros(v.shape) for v in variables], variables)
+    for layer in network.layers:
+        for variable in layer.trainable_variables:
+            rate = 0.01 * (0.2 if is_encoder(layer) else 1)
+            expected = 1 - rate * 0.5 if len(variable.shape) == 4 else 1.0
+            np.testing.assert_allclose(ops.convert_to_numpy(variable), expected, rtol=1e-6, err_msg=variable.path)
+            depthwise += isinstance(layer, keras.layers.DepthwiseConv2D)
+    assert bool(depthwise) == (encoder not in ("plain", "resnet50", "vgg16"))
+
+
 # === Frozen epochs ===
 
 
-def trained(settings, *, freeze_epochs=0, epochs=2):
+def trained(settings, *, epochs, trainable=lambda layer: True):
     """Train the network of a configuration; return the trainer and a snapshot of its network after every epoch."""
     dataset = data.prepare(settings.data)
     trainer = make_trainer(settings, dataset.classes)
-    batches = Batches(dataset.train, settings.training.batch_size, settings.seed)
-    if not freeze_epochs:  # Keras' own way
-        for layer in trainer.network.layers:
-            layer.trainable = not is_encoder(layer)
+    batches = Batches(dataset.train, settings.training.batch_size, settings.seed, settings.training.accumulate)
+    for layer in trainer.network.layers:
+        layer.trainable = trainable(layer)
     trainer.compile(
         optimizer=make_optimizer(settings.training, len(batches)),
         jit_compile=settings.training.jit and BACKEND != "torch",
@@ -192,12 +226,12 @@ def trained(settings, *, freeze_epochs=0, epochs=2):
         def on_epoch_end(self, epoch, logs=None):
             snapshots.append({v.path: a for v, a in zip(trainer.network.weights, arrays(trainer.network.weights))})
 
-    setup = EpochSetup(batches, settings.seed, freeze_epochs)
+    setup = EpochSetup(batches, settings.seed, settings.training.freeze_epochs)
     trainer.fit(batches, epochs=epochs, shuffle=False, verbose=0, callbacks=[setup, Snapshot()])
     return trainer, snapshots
 
 
-ENCODERS = [
+MODELS = [
     pytest.param(("model.upsampler=max_unpool", "model.block=residual"), id="plain"),
     pytest.param(
         ("model.encoder=mobilenet_v2", "model.weights=none", "model.depth=2"), id="mobilenet_v2", marks=pytest.mark.slow
@@ -205,13 +239,13 @@ ENCODERS = [
 ]
 
 
-@pytest.mark.parametrize("model", ENCODERS)
+@pytest.mark.parametrize("model", MODELS)
 def test_frozen_epochs_are_those_of_layers_that_keras_does_not_train(load, model):
     """Weights, batch statistics and the clipping of what remains equal those after ``layer.trainable = False``."""
     settings = load(*model, "training.ema=0.9", "training.freeze_epochs=2", "training.clip_norm=0.1")
-    trainer, snapshots = trained(settings, freeze_epochs=2, epochs=3)
-    keras_way = settings.model_copy(update={"training": settings.training.model_copy(update={"freeze_epochs": 0})})
-    _, expected = trained(keras_way)
+    trainer, snapshots = trained(settings, epochs=3)
+    settings = load(*model, "training.ema=0.9", "training.clip_norm=0.1")
+    _, expected = trained(settings, epochs=2, trainable=lambda layer: not is_encoder(layer))
     own = {w.path for layer in trainer.network.layers if is_encoder(layer) for w in layer.weights}
     for path, start in snapshots[0].items():
         for epoch in (1, 2):
@@ -260,3 +294,48 @@ def interrupt_in_epoch(monkeypatch, epoch):
         original(self, index, logs)
 
     monkeypatch.setattr(StopRequest, "on_train_batch_end", interrupt)
+
+
+# === Accumulated gradients ===
+
+PLAIN_MEANS = (
+    *("model.normalization=none", "loss.cross_entropy=1", "augmentation.flip=0", "augmentation.scale=[1, 1]"),
+    *("augmentation.ratio=[1, 1]", "augmentation.brightness=0", "augmentation.contrast=0", "augmentation.saturation=0"),
+)
+"""Settings with which the gradient of a large batch is the mean of those of its parts."""
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_accumulated_batches_train_as_one_large_batch(load, name):
+    """With warm-up, cosine schedule, clipping, decay and averaging: all of them count updates."""
+    shared = (
+        *PLAIN_MEANS,
+        *(f"training.optimizer={name}", "training.ema=0.6", "training.warmup=0.4", "training.clip_norm=0.3"),
+        *("training.epochs=2", "training.weight_decay=0.5"),
+    )
+    large, parts = (
+        trained(load(*shared, *sizes), epochs=2)
+        for sizes in (("training.batch_size=6",), ("training.batch_size=2", "training.accumulate=3"))
+    )
+    moved = 0.0
+    for path, expected in large[1][-1].items():
+        np.testing.assert_allclose(parts[1][-1][path], expected, atol=2e-5, err_msg=path)
+        moved = max(moved, np.abs(expected - large[1][0][path]).max())
+    assert moved > 1e-3
+    for (trainer, _), updates in ((large, 4), (parts, 4)):
+        assert int(trainer.optimizer.iterations) == updates
+        trainer.optimizer.finalize_variable_values(trainer.trainable_variables)
+    for a, b in zip(arrays(parts[0].trainable_variables), arrays(large[0].trainable_variables)):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_an_incomplete_group_of_batches_is_left_out(load):
+    split = data.prepare(load().data).train  # 16 images
+    batches = Batches(split, 2, 0, accumulate=3)
+    assert len(batches) == 6
+    large = Batches(split, 6, 0)
+    assert len(large) == 2
+    parts = np.concatenate([batches[i]["image"] for i in range(6)])
+    np.testing.assert_array_equal(parts, np.concatenate([large[i]["image"] for i in range(2)]))
+    with pytest.raises(InputError, match=r"training\.accumulate: 9 batches of 2 .* 16 training images; .* at most 8"):
+        Batches(split, 2, 0, accumulate=9)

@@ -430,6 +430,9 @@ class TrainingConfig(Settings):
     """Number of passes over the training images."""
     batch_size: Count = 32
     """Images per step; an incomplete last batch is dropped."""
+    accumulate: Count = 1
+    """Number of batches whose gradients are averaged for one update of the weights, as of one larger batch; an
+    incomplete last group is dropped. Batch statistics are still those of each batch."""
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     """AdamW, Adam, or SGD with Nesterov momentum."""
     learning_rate: Annotated[float, Field(gt=0, le=LARGEST)] = 1e-3
@@ -439,7 +442,8 @@ class TrainingConfig(Settings):
     freeze_epochs: Annotated[int, Field(ge=0, le=MAX_COUNT)] = 0
     """Number of epochs, at the beginning, in which the encoder keeps its weights and batch statistics."""
     weight_decay: Weight = 1e-2
-    """Decoupled weight decay of the kernels (not of biases and normalization), for AdamW."""
+    """Decoupled weight decay, for AdamW, of every kernel, of depthwise convolutions and encoder too; biases and
+    normalization do not decay."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Momentum of SGD."""
     schedule: Literal["cosine", "constant"] = "cosine"

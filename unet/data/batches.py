@@ -20,18 +20,25 @@ class Batches(keras.utils.PyDataset):
         batch_size: Images per batch.
         shuffle_seed: Determines the order of every epoch; ``None`` keeps the order of the split, with a smaller last
             batch.
+        accumulate: Number of training batches of one update; batches that do not fill such a group are left out too.
     """
 
-    def __init__(self, split: Split, batch_size: int, shuffle_seed: int | None = None):
+    def __init__(self, split: Split, batch_size: int, shuffle_seed: int | None = None, accumulate: int = 1):
         super().__init__()
         if shuffle_seed is not None and len(split) < batch_size:
             raise InputError(
                 f"training.batch_size: {batch_size} is more than the {len(split)} training images; "
                 f"it may be at most {len(split)}"
             )
+        if shuffle_seed is not None and len(split) < batch_size * accumulate:
+            raise InputError(
+                f"training.accumulate: {accumulate} batches of {batch_size} are more than the {len(split)} training "
+                f"images; it may be at most {len(split) // batch_size}"
+            )
         self.split = split
         self.batch_size = batch_size
         self.shuffle_seed = shuffle_seed
+        self.accumulate = accumulate
         self.start_epoch(0)
 
     def start_epoch(self, epoch: int) -> None:
@@ -42,8 +49,9 @@ class Batches(keras.utils.PyDataset):
             self._order = np.random.default_rng((self.shuffle_seed, epoch)).permutation(len(self.split))
 
     def __len__(self):
-        count = len(self.split) / self.batch_size
-        return math.ceil(count) if self.shuffle_seed is None else int(count)
+        if self.shuffle_seed is None:
+            return math.ceil(len(self.split) / self.batch_size)
+        return len(self.split) // (self.batch_size * self.accumulate) * self.accumulate
 
     def __getitem__(self, index):
         chosen = self._order[index * self.batch_size : (index + 1) * self.batch_size]

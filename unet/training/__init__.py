@@ -67,9 +67,10 @@ def train(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> None:
         # === The step ===
         random.seed(config.seed)  # Keras draws from it the seed of whatever is not seeded by name
         trainer = make_trainer(config, dataset.classes)
-        batches = Batches(dataset.train, config.training.batch_size, shuffle_seed=config.seed)
+        training = config.training
+        batches = Batches(dataset.train, training.batch_size, config.seed, training.accumulate)
         trainer.compile(
-            optimizer=make_optimizer(config.training, steps_per_epoch=len(batches)),
+            optimizer=make_optimizer(training, steps_per_epoch=len(batches)),
             jit_compile=compiles(config),
         )
         trainer.optimizer.build(trainer.trainable_variables)

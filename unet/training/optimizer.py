@@ -5,23 +5,30 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+from keras import ops
 
 from unet.config import TrainingConfig
 from unet.encoders.weights import is_encoder_variable
 
 
 def make_optimizer(config: TrainingConfig, steps_per_epoch: int) -> keras.optimizers.Optimizer:
-    """Build the optimizer with its learning-rate schedule, gradient clipping and weight averaging."""
+    """Build the optimizer with its learning-rate schedule, gradient clipping and weight averaging.
+
+    Args:
+        config: Training section of the configuration.
+        steps_per_epoch: Number of batches; several of them make an update if gradients are accumulated.
+    """
     shared = {
-        "learning_rate": make_schedule(config, steps_per_epoch),
+        "learning_rate": make_schedule(config, steps_per_epoch // config.accumulate),
         "global_clipnorm": config.clip_norm,
         "use_ema": config.ema is not None,
         "ema_momentum": config.ema or 0.99,
     }
     sgd, adam, adamw = keras.optimizers.SGD, keras.optimizers.Adam, keras.optimizers.AdamW
-    if config.encoder_learning_rate != 1 or config.freeze_epochs:
+    if config.encoder_learning_rate != 1 or config.freeze_epochs or config.accumulate > 1:
         sgd, adam, adamw = FineTuningSGD, FineTuningAdam, FineTuningAdamW
         shared["encoder_factor"] = config.encoder_learning_rate
+        shared["gradient_accumulation_steps"] = config.accumulate if config.accumulate > 1 else None
     if config.optimizer == "sgd":
         return sgd(momentum=config.momentum, nesterov=config.momentum > 0, **shared)
     if config.optimizer == "adam":
@@ -32,7 +39,7 @@ def make_optimizer(config: TrainingConfig, steps_per_epoch: int) -> keras.optimi
 
 
 def make_schedule(config: TrainingConfig, steps_per_epoch: int):
-    """Build the learning rate by step: linear warm-up from 0, then cosine decay to 0, or constant."""
+    """Build the learning rate by update: linear warm-up from 0, then cosine decay to 0, or constant."""
     warmup = round(config.warmup * config.epochs * steps_per_epoch)
     if config.schedule == "constant":
         if not warmup:
@@ -47,12 +54,14 @@ def make_schedule(config: TrainingConfig, steps_per_epoch: int):
 
 
 class FineTuning(keras.optimizers.Optimizer):
-    """Mixin for optimizers of Keras that treats the weights of an encoder differently from all others.
+    """Mixin for optimizers of Keras with what the training of large pretrained networks needs.
 
-    They are the weights for which :func:`unet.encoders.weights.is_encoder_variable` is true. Their learning rate, and
-    with it their weight decay, is multiplied by a factor. While they are frozen they do not change, and neither do
-    their moments; the number of their own updates corrects the bias of the moments. All this is what PyTorch does with
-    parameter groups and with parameters without a gradient.
+    The weights of the encoder, for which :func:`unet.encoders.weights.is_encoder_variable` is true, are treated
+    differently. Their learning rate, and with it their weight decay, is multiplied by a factor. While they are frozen
+    they do not change, and neither do their moments; the number of their own updates corrects the bias of the moments.
+    All this is what PyTorch does with parameter groups and with parameters without a gradient.
+
+    If gradients are accumulated, learning-rate schedule and moving averages count updates; in Keras they count batches.
 
     Args:
         encoder_factor: Factor of the encoder's learning rate.
@@ -80,6 +89,11 @@ class FineTuning(keras.optimizers.Optimizer):
     @property
     def iterations(self):
         return self._encoder_iterations if self._counts_encoder else super().iterations
+
+    def _get_current_learning_rate(self):
+        if isinstance(self._learning_rate, keras.optimizers.schedules.LearningRateSchedule):
+            return self._learning_rate(self.iterations)
+        return super()._get_current_learning_rate()
 
     def _filter_empty_gradients(self, grads, variables):
         if self.frozen:
@@ -119,11 +133,16 @@ class FineTuning(keras.optimizers.Optimizer):
             self._counts_encoder = False
 
     def _update_model_variables_moving_average(self, variables):
-        super()._update_model_variables_moving_average(variables)
-        if self.use_ema and self.frozen:  # exactly their values, without rounding
-            for variable, average in zip(variables, self._model_variables_moving_average):
-                if is_encoder_variable(variable):
-                    average.assign(variable)
+        """Average as Keras does, but at updates only, and keep the averages of frozen weights equal to these."""
+        if not self.use_ema:
+            return
+        momentum = ops.multiply(ops.cast(ops.not_equal(self.iterations, 0), "float32"), self.ema_momentum)
+        if self.gradient_accumulation_steps:
+            updated = ops.equal((self._iterations + 1) % self.gradient_accumulation_steps, 0)
+            momentum = ops.where(updated, momentum, 1.0)
+        for variable, average in zip(variables, self._model_variables_moving_average):
+            keep = ops.zeros_like(momentum) if self.frozen and is_encoder_variable(variable) else momentum
+            average.assign(ops.add(ops.multiply(keep, average), ops.multiply(ops.subtract(1, keep), variable)))
 
     def get_config(self):
         return super().get_config() | {"encoder_factor": self.encoder_factor}
