@@ -414,9 +414,11 @@ def _commit() -> str | None:
 
 
 def _with_absolute_paths(config: Config) -> Config:
-    """Make the paths of the data absolute, so that the run finds them from any directory."""
+    """Make the paths of data and initial weights absolute, so that the run finds them from any directory."""
     paths = {key: getattr(config.data, key) for key in ("data_dir", "cache_dir")}
     absolute = {key: expanded(path).absolute() for key, path in paths.items() if path is not None}
+    if config.init_from is not None:
+        config = config.model_copy(update={"init_from": expanded(config.init_from).absolute()})
     return config.with_data(**absolute)
 
 

@@ -10,7 +10,6 @@ from unet import config as configuration
 from unet import data, interrupts
 from unet.config import Config
 from unet.data.batches import Batches
-from unet.encoders.weights import load_pretrained
 from unet.errors import InputError
 from unet.runs import Run
 from unet.training import checkpoints
@@ -26,6 +25,7 @@ from unet.training.callbacks import (
     Validation,
     patience_exhausted,
 )
+from unet.training.initial_weights import load_initial_weights
 from unet.training.optimizer import make_optimizer, make_schedule
 from unet.training.step import SegmentationTrainer, make_trainer
 
@@ -73,8 +73,8 @@ def train(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> None:
         trainer.optimizer.build(trainer.trainable_variables)
 
         # === Resume ===
-        if not resumes and config.model.weights != "none":
-            load_pretrained(trainer.network, config.model.encoder, config.model.weights)
+        if not resumes:
+            load_initial_weights(trainer.network, config)
         done = checkpoints.restore(run, trainer, len(batches))
         rows = [row for row in run.history() if row["epoch"] <= done]
         if len(rows) < done:
