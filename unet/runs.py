@@ -414,9 +414,11 @@ def _commit() -> str | None:
 
 
 def _with_absolute_paths(config: Config) -> Config:
-    """Make the paths of data and weights absolute, so that the run finds them from any directory."""
+    """Make the paths of data and initial weights absolute, so that the run finds them from any directory."""
     paths = {key: getattr(config.data, key) for key in ("data_dir", "cache_dir")}
     config = config.with_data(**{key: _absolute(path) for key, path in paths.items() if path is not None})
+    if config.init_from is not None:
+        config = config.model_copy(update={"init_from": _absolute(config.init_from)})
     weights = config.model.weights_file
     return config if weights is None else config.with_model(weights=str(_absolute(weights)))
 

@@ -1,7 +1,9 @@
 """Fine-tuning: the encoder's learning rate and its frozen epochs, compared with what PyTorch and Keras do."""
 
 import itertools
+import shutil
 import signal
+import zipfile
 
 import keras
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 import torch
 from keras import ops
 
-from tests.helpers import BACKEND, JIT, SLOW_BEYOND_TENSORFLOW
+from tests.helpers import BACKEND, JIT
 from tests.helpers.weights import weights
 from unet import config, data
 from unet.data.batches import Batches
@@ -17,8 +19,9 @@ from unet.encoders import ENCODERS
 from unet.encoders.weights import is_encoder
 from unet.errors import InputError
 from unet.runs import Run
-from unet.training import make_optimizer, make_trainer, train
+from unet.training import initial_weights, make_optimizer, make_trainer, train
 from unet.training.callbacks import EpochSetup, StopRequest
+from unet.training.initial_weights import load_initial_weights
 
 TINY = f"""
 data: {{source: shapes, size: [9, 12], shapes: {{train: 20, test: 2}}, validation: 0.2}}
@@ -40,6 +43,19 @@ def load(tmp_path):
 
 def arrays(variables):
     return [np.array(ops.convert_to_numpy(variable)) for variable in variables]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A network of two stages and three classes with weights of its own, and the same as a run."""
+    root = tmp_path_factory.mktemp("source")
+    (root / "tiny.yaml").write_text(TINY)
+    run = Run.create(config.load(root / "tiny.yaml", ["seed=5", "name=source"]), root)
+    network = make_trainer(run.config, ("a", "b", "c")).network
+    rng = np.random.default_rng(0)
+    network.set_weights([rng.uniform(0.1, 0.5, weight.shape) for weight in network.weights])
+    network.save(run.best_file)
+    return run, {weight.path: array for weight, array in zip(network.weights, arrays(network.weights))}
 
 
 def compiled(optimizer, variables):
@@ -174,13 +190,8 @@ def test_the_optimizer_survives_saving(load, tmp_path):
     assert optimizer.get_config()["encoder_factor"] == 0.3
 
 
-@pytest.mark.parametrize(
-    "encoder",
-    [
-        pytest.param(name, marks=SLOW_BEYOND_TENSORFLOW if name == "mobilenet_v2" else pytest.mark.slow)
-        for name in ENCODERS
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("encoder", ENCODERS)
 def test_kernels_decay_in_every_encoder_and_nothing_else_does(load, encoder):
     """Without a gradient, AdamW moves a weight by decay alone; kernels are the arrays of four dimensions."""
     settings = load(
@@ -255,18 +266,23 @@ def test_frozen_epochs_are_those_of_layers_that_keras_does_not_train(load, model
 
 
 @pytest.mark.parametrize("epochs", [(2,), pytest.param((1, 2, 3), marks=pytest.mark.slow)])
-def test_interrupted_in_at_and_after_the_freeze_a_run_ends_with_the_same_bits(tmp_path, monkeypatch, epochs):
-    """The freeze ends after epoch 1, counted from 0; an interrupted epoch is repeated when the run resumes."""
+def test_interrupted_in_at_and_after_the_freeze_a_run_ends_with_the_same_bits(tmp_path, monkeypatch, source, epochs):
+    """The freeze ends after epoch 1, counted from 0; an interrupted epoch is repeated when the run resumes.
+
+    The source of the initial weights may be gone by then.
+    """
+    shutil.copy(source[0].best_file, tmp_path / "there.keras")
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.yaml").write_text(TINY)
     settings = (
-        "training.encoder_learning_rate=0.3",
-        "training.freeze_epochs=2",
-        "training.ema=0.8",
-        "model.dropout=0.1",
+        *("training.encoder_learning_rate=0.3", "training.freeze_epochs=2", "training.accumulate=2"),
+        *("training.ema=0.8", "model.dropout=0.1", "init_from=there.keras", "data.validation=0"),
+        *(f"training.epochs={epochs[-1] + 1}", "training.pictures_every=0"),
     )
     whole, interrupted = (
         Run.create(config.load(tmp_path / "tiny.yaml", (*settings, f"name={name}")), tmp_path) for name in ("a", "b")
     )
+    assert whole.config.init_from == tmp_path / "there.keras"
     train(whole)
     for epoch in epochs:
         with monkeypatch.context() as patched:
@@ -274,12 +290,14 @@ def test_interrupted_in_at_and_after_the_freeze_a_run_ends_with_the_same_bits(tm
             with pytest.raises(KeyboardInterrupt):
                 train(interrupted)
         assert len(interrupted.history()) == epoch
+        (tmp_path / "there.keras").unlink(missing_ok=True)
     train(interrupted)
     for file in ("best_file", "last_file"):
         a, b = (weights(getattr(run, file)) for run in (whole, interrupted))
         assert a.keys() == b.keys()
         assert [key for key in a if not np.array_equal(a[key], b[key])] == []
     assert "from epoch 3 on, the encoder is trained too" in (whole.path / "log.txt").read_text()
+    assert (interrupted.path / "log.txt").read_text().count("initial weights from") == 1
 
 
 def interrupt_in_epoch(monkeypatch, epoch):
@@ -305,7 +323,7 @@ PLAIN_MEANS = (
 """Settings with which the gradient of a large batch is the mean of those of its parts."""
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd"])
+@pytest.mark.parametrize("name", ["adamw", pytest.param("sgd", marks=pytest.mark.slow)])
 def test_accumulated_batches_train_as_one_large_batch(load, name):
     """With warm-up, cosine schedule, clipping, decay and averaging: all of them count updates."""
     shared = (
@@ -339,3 +357,92 @@ def test_an_incomplete_group_of_batches_is_left_out(load):
     np.testing.assert_array_equal(parts, np.concatenate([large[i]["image"] for i in range(2)]))
     with pytest.raises(InputError, match=r"training\.accumulate: 9 batches of 2 .* 16 training images; .* at most 8"):
         Batches(split, 2, 0, accumulate=9)
+
+
+# === Starting from another network ===
+
+
+def started(settings, classes=("a", "b", "c")):
+    """Initial weights of a configuration, and those that it would have without ``init_from``."""
+    network = make_trainer(settings, classes).network
+    before = dict(zip((w.path for w in network.weights), arrays(network.weights)))
+    load_initial_weights(network, settings)
+    return dict(zip((w.path for w in network.weights), arrays(network.weights))), before
+
+
+@pytest.mark.parametrize(
+    ("overrides", "classes", "fresh", "report"),
+    [
+        (("data.size=20",), 3, set(), "14 of 14 layers, 521 of 521 weights\n"),
+        ((), 5, {"logits"}, "13 of 14 layers, 512 of 527 weights; other shapes: 1 (logits)\n"),
+        (("model.upsampler=resize_conv",), 3, {"decoder_1_up"}, "13 of 14 layers, 487 of 559"),
+        (
+            ("model.depth=2",),
+            3,
+            {"bottleneck_conv_1", "encoder_2_conv_1", "decoder_2_up"},
+            "not in it: 9 (",
+        ),
+        (("model.normalization=group",), 3, {"encoder_1_conv_1_norm"}, "other shapes: 6 (encoder_1_conv_1_norm, "),
+        (("model.normalization=none",), 3, {"encoder_1_conv_1"}, "not needed: 6 (encoder_1_conv_1_norm, "),
+    ],
+)
+def test_what_fits_is_loaded_and_the_rest_is_listed(load, source, caplog, overrides, classes, fresh, report):
+    """From a run with three classes, of 9×12 pixels, depth 1 and batch normalization."""
+    run, weights_there = source
+    with caplog.at_level("INFO", "unet"):
+        after, before = started(load(*overrides, f"init_from={run.path}"), [str(i) for i in range(classes)])
+    assert sum(record.message.startswith(f"initial weights from {run.path}") for record in caplog.records) == 1
+    assert report in caplog.text
+    loaded = 0
+    for path, array in after.items():
+        there = weights_there.get(path)
+        if there is not None and there.shape == array.shape and np.array_equal(array, there):
+            loaded += 1
+        else:
+            np.testing.assert_array_equal(array, before[path], err_msg=path)
+    assert loaded
+    for layer in fresh:
+        paths = [path for path in after if path.split("/")[0] == layer]
+        assert paths
+        assert all(np.array_equal(after[path], before[path]) for path in paths)
+
+
+def test_init_from_takes_precedence_over_pretrained_weights(load, source, monkeypatch):
+    """They are not even read if all of the encoder is in ``init_from``."""
+    run, there = source
+    calls = []
+
+    def load_pretrained(network, encoder, weights):
+        calls.append((encoder, weights))
+        for layer in network.layers:
+            if is_encoder(layer):
+                layer.set_weights([np.full(weight.shape, 7.0) for weight in layer.weights])
+
+    monkeypatch.setattr(initial_weights, "load_pretrained", load_pretrained)
+    after, _ = started(load(f"init_from={run.best_file}", "model.weights=other.h5"))
+    assert calls == []
+    after, _ = started(load(f"init_from={run.path}", "model.weights=other.h5", "model.depth=2"))
+    assert calls == [("plain", "other.h5")]
+    np.testing.assert_array_equal(after["encoder_1_conv_1/kernel"], there["encoder_1_conv_1/kernel"])
+    np.testing.assert_array_equal(after["bottleneck_conv_1/kernel"], 7.0)
+
+
+def test_a_source_that_cannot_be_used_is_reported(load, source, tmp_path):
+    run, _ = source
+    lambda_file, broken = tmp_path / "lambda.keras", tmp_path / "broken.keras"
+    with zipfile.ZipFile(run.best_file) as archive, zipfile.ZipFile(lambda_file, "w") as changed:
+        for name in archive.namelist():
+            content = archive.read(name)
+            changed.writestr(name, content.replace(b'"Conv2D"', b'"Lambda"') if name == "config.json" else content)
+    broken.write_bytes(run.best_file.read_bytes()[:1000])
+    (tmp_path / "empty").mkdir()
+    for path, message in (
+        (tmp_path / "absent", "init_from: .*absent: there is no such run or .keras file"),
+        (tmp_path / "empty", "is not a run directory"),
+        (lambda_file, "contains a Lambda layer, which is code, and is refused"),
+        (broken, "broken.keras: is damaged"),
+    ):
+        with pytest.raises(InputError, match=message):
+            started(load(f"init_from={path}"))
+    with pytest.raises(InputError, match=r"no layer fits this network; other shapes: 14 \(encoder_1_conv_1, "):
+        started(load(f"init_from={run.path}", "model.width=3"), ["a", "b"])

@@ -474,6 +474,9 @@ class Config(Settings):
     """Name of the run and of its directory under runs/; default: the name of the YAML file."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of the initial weights, the order of the data in every epoch, and the augmentation."""
+    init_from: LenientPath | None = None
+    """Run or .keras file whose network gives the initial weights of every layer with the same name and shapes; read
+    when training starts, not when it resumes. It takes precedence over model.weights."""
     data: DataConfig = Field(default_factory=DataConfig)
     """Source of images and masks."""
     augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig)

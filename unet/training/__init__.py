@@ -10,7 +10,7 @@ from unet import config as configuration
 from unet import data, interrupts
 from unet.config import Config
 from unet.data.batches import Batches
-from unet.encoders.weights import assign_pretrained, read_pretrained
+from unet.encoders.weights import read_pretrained
 from unet.errors import InputError
 from unet.runs import Run
 from unet.training import checkpoints
@@ -26,6 +26,7 @@ from unet.training.callbacks import (
     Validation,
     patience_exhausted,
 )
+from unet.training.initial_weights import load_initial_weights
 from unet.training.optimizer import make_optimizer, make_schedule
 from unet.training.step import SegmentationTrainer, make_trainer
 
@@ -56,7 +57,9 @@ def train(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> None:
         run.record_environment(jit=compiles(config))
         resumes = run.last_file.exists()
         pretrained = None
-        if not resumes and config.model.weights != "none":  # before the data, which may take long to prepare
+        if (
+            not resumes and config.model.weights != "none" and config.init_from is None
+        ):  # before the data: it takes less
             pretrained = read_pretrained(config.model.encoder, config.model.weights)
         dataset = data.prepare(config.data, verify=True)
         if resumes:
@@ -76,8 +79,8 @@ def train(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> None:
         trainer.optimizer.build(trainer.trainable_variables)
 
         # === Resume ===
-        if pretrained is not None:
-            assign_pretrained(trainer.network, pretrained)
+        if not resumes:
+            load_initial_weights(trainer.network, config, pretrained)
         done = checkpoints.restore(run, trainer, len(batches))
         rows = [row for row in run.history() if row["epoch"] <= done]
         if len(rows) < done:
