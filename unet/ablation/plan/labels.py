@@ -5,36 +5,52 @@ import json
 import re
 from typing import Any
 
-from unet.config import Config
+from unet.config import Config, ModelConfig
 
 MAX_VARIANT = 150
 """Most characters of a variant in the name of a run directory."""
+ALONE = ("model.upsampler", "model.encoder")
+"""Keys whose values are names that say enough without the key."""
 
 
 def label_configs(configs: list[Config]) -> list[str]:
     """Short names of configurations by what distinguishes them, apart from seeds and names.
 
-    The upsampler alone if it is enough to tell the variants apart, otherwise every key that differs:
-    ``carafe, data.size=96``.
+    The upsampler or the encoder alone if it is enough to tell the variants apart, otherwise every key that differs:
+    ``carafe, data.size=96``. Settings that have the encoder's own default, such as its depth, go without saying.
     """
     flat = [_flatten(config.model_dump(mode="json")) for config in configs]
+    implied = set.intersection(*map(_implied, configs)) if configs else set()
     keys = [
         key
         for key in dict.fromkeys(key for values in flat for key in values)
-        if key not in ("seed", "name") and len({json.dumps(values.get(key)) for values in flat}) > 1
+        if key not in ("seed", "name", *implied) and len({json.dumps(values.get(key)) for values in flat}) > 1
     ]
     variants = [tuple(json.dumps(values.get(key)) for key in keys) for values in flat]
-    upsamplers = [_as_text(values["model.upsampler"]) for values in flat]
-    if len(set(zip(variants, upsamplers))) == len(set(upsamplers)):
-        return upsamplers
-    others = [key for key in keys if key != "model.upsampler"]
+    for key in ALONE:
+        names = [_as_text(values[key]) for values in flat]
+        if len(set(zip(variants, names))) == len(set(names)):
+            return names
     return [
         ", ".join(
-            ([upsampler] if "model.upsampler" in keys else [])
-            + [f"{key}={_as_text(values.get(key))}" for key in others if key in values]
+            _as_text(values[key]) if key == "model.upsampler" else f"{key}={_as_text(values.get(key))}"
+            for key in sorted(keys, key=lambda key: key != "model.upsampler")
+            if key in values
         )
-        for values, upsampler in zip(flat, upsamplers)
+        for values in flat
     ]
+
+
+def _implied(config: Config) -> set[str]:
+    """Keys of the model whose values are defaults that follow from its encoder."""
+    model = config.model
+    given = {"encoder": model.encoder}
+    return {
+        f"model.{name}"
+        for name, field in ModelConfig.model_fields.items()
+        if field.default_factory_takes_validated_data
+        and getattr(model, name) == field.get_default(call_default_factory=True, validated_data=given)
+    }
 
 
 def run_name(variant: str, seed: int) -> str:
