@@ -396,6 +396,18 @@ def test_near_identical_images_across_train_and_test_are_told(folder, load):
     assert "im_8 (validation): is nearly identical to im_3 (test)" in str(problems[0])
 
 
+def test_equal_images_are_told_once_each(folder, load):
+    """Not once per pair: ten thousand frames of a still video have sixteen million."""
+    for path in (folder / "images").iterdir():
+        save(photo(0), path)
+    source = data.make_source(load(folder))
+    problems = [p for p in cache.inspect(source) if p.kind == "near-identical"]
+    splits = [sample.split for sample in source.samples()]
+    assert len(problems) == len(splits) - splits.count("test")
+    assert splits.count("test") > 1
+    assert f" and {splits.count('test') - 1} more (test): " in str(problems[0])
+
+
 # === The cache ===
 
 

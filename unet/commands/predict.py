@@ -82,7 +82,7 @@ def main(
         try:
             image = read_image(source)
         except OSError as error:
-            log.warning("%s: cannot be read as an image (%s)", source, error)
+            log.warning("%s: cannot be read as an image (%s)", source, error.strerror or error)
             continue
         prediction = next(predictor.segment([image], probabilities=probabilities, **options))
         try:

@@ -37,7 +37,7 @@ def thumbnail(image: np.ndarray) -> np.ndarray:
 
 
 def near_identical(names: list[str], splits: list[str], thumbnails: np.ndarray) -> list[Problem]:
-    """Pairs of images, one in train or validation and one in test, whose thumbnails correlate by 0.99 or more.
+    """Images in train or validation that a test image resembles: their thumbnails correlate by 0.99 or more.
 
     Such a pair lets a network memorize a test image. The correlation ignores brightness and contrast.
 
@@ -51,12 +51,13 @@ def near_identical(names: list[str], splits: list[str], thumbnails: np.ndarray) 
     problems = []
     for start in range(0, len(rest), 1024):
         rows = rest[start : start + 1024]
-        for i, j in np.argwhere(thumbnails[rows] @ thumbnails[test].T >= SIMILARITY):
-            a, b = rows[i], test[j]
-            message = (
-                f"is nearly identical to {names[b]} (test): a network can memorize it, which raises the test score"
-            )
-            problems.append(Problem("near-identical", f"{names[a]} ({splits[a]})", message, fatal=False))
+        similar = thumbnails[rows] @ thumbnails[test].T >= SIMILARITY
+        for i in np.flatnonzero(similar.any(1)):  # one problem per image: a thousand equal ones have a million pairs
+            first, *others = test[similar[i]]
+            twins = names[first] + (f" and {len(others)} more" if others else "")
+            where = f"{names[rows[i]]} ({splits[rows[i]]})"
+            message = f"is nearly identical to {twins} (test): a network can memorize it, which raises the test score"
+            problems.append(Problem("near-identical", where, message, fatal=False))
     return problems
 
 

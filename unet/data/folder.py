@@ -234,11 +234,15 @@ class FolderSource:
         try:
             image = read_image(pair.image)
         except OSError as error:
-            problems.append(Problem("unreadable image", str(pair.image), f"cannot be read as an image ({error})"))
+            problems.append(
+                Problem("unreadable image", str(pair.image), f"cannot be read as an image ({error.strerror or error})")
+            )
         try:
             mask = self._reader.read(pair.mask)
         except OSError as error:
-            problems.append(Problem("unreadable mask", str(pair.mask), f"cannot be read as an image ({error})"))
+            problems.append(
+                Problem("unreadable mask", str(pair.mask), f"cannot be read as an image ({error.strerror or error})")
+            )
         except ValueError as error:
             problems.append(Problem("bad mask", str(pair.mask), str(error)))
         if problems:
@@ -255,7 +259,9 @@ def _entries(path: Path) -> list[tuple[int, str]]:
     try:
         lines = read_text(path, MAX_LIST_BYTES).splitlines()
     except OSError as error:
-        raise InputError(f"{path}: is not a text file ({error}); expected one image name per line") from None
+        raise InputError(
+            f"{path}: is not a text file ({error.strerror or error}); expected one image name per line"
+        ) from None
     stripped = ((number, line.strip()) for number, line in enumerate(lines, start=1))
     return [(number, line) for number, line in stripped if line and not line.startswith("#")]
 

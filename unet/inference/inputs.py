@@ -39,12 +39,12 @@ def as_pixels(image: Any) -> np.ndarray:
         except FileNotFoundError:
             raise InputError(f"{image}: there is no such file") from None
         except OSError as error:
-            raise InputError(f"{image}: cannot be read as an image ({error})") from error
+            raise InputError(f"{image}: cannot be read as an image ({error.strerror or error})") from error
     if isinstance(image, Image.Image):
         try:
             return to_rgb(image)
         except OSError as error:
-            raise InputError(f"the image cannot be used ({error})") from error
+            raise InputError(f"the image cannot be used ({error.strerror or error})") from error
     expected = "expected a path, a PIL image or a uint8 array (H, W), (H, W, 3) or (H, W, 4)"
     if not hasattr(image, "__array__"):
         raise InputError(f"{expected}, received {type(image).__name__}")
