@@ -57,9 +57,8 @@ def train(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> None:
         run.record_environment(jit=compiles(config))
         resumes = run.last_file.exists()
         pretrained = None
-        if (
-            not resumes and config.model.weights != "none" and config.init_from is None
-        ):  # before the data: it takes less
+        if not resumes and config.init_from is None and config.model.weights != "none":
+            # Before the data are prepared, which takes longer.
             pretrained = read_pretrained(config.model.encoder, config.model.weights)
         dataset = data.prepare(config.data, verify=True)
         if resumes:
