@@ -4,12 +4,14 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import keras
+import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
@@ -254,12 +256,21 @@ def test_the_progress_of_a_quantized_comparison_is_visible(run, monkeypatch, cap
     assert capfd.readouterr().err.endswith("comparing on test images")
 
 
-def test_environment_variables_stay_as_they_were(run, exported):
-    before = dict(os.environ)
+def test_what_belongs_to_the_caller_stays_as_it_was(run, exported, monkeypatch):
+    """Environment variables, signal handlers, paths of modules, and matplotlib's backend and style."""
+    monkeypatch.setitem(matplotlib.rcParams, "backend", "svg")
+
+    def of_the_caller():
+        handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+        return dict(os.environ), handlers, list(sys.path), dict(matplotlib.rcParams)
+
+    before = of_the_caller()
     predictor = unet.load(exported("onnx" if BACKEND == "tensorflow" else "keras")[0])
     predictor.predict(scenes((24, 32), 1))
     unet.load(run.path)
-    assert dict(os.environ) == before
+    evaluate(run)
+    assert of_the_caller() == before
+    assert matplotlib.get_backend() == "svg"
 
 
 # === Without the data ===

@@ -217,7 +217,7 @@ def interrupt_in_epoch(monkeypatch, epoch, method="on_train_batch_end", batch=1,
     monkeypatch.setattr(StopRequest, method, interrupt)
 
 
-def test_ctrl_c_keeps_finished_epochs_and_training_resumes(make, monkeypatch, reference):
+def test_stopped_by_ctrl_c_and_by_sigterm_in_validation_a_run_ends_like_one_that_was_not(make, monkeypatch, reference):
     run = make("name=interrupted")
     with monkeypatch.context() as patched:
         interrupt_in_epoch(patched, epoch=1)
@@ -228,22 +228,19 @@ def test_ctrl_c_keeps_finished_epochs_and_training_resumes(make, monkeypatch, re
     messages = (run.path / "log.txt").read_text()
     assert "stopping after this step; Ctrl-C again stops at once" in messages
     assert f"stopped by Ctrl-C; epochs saved in {run.path}: 1\n" in messages
-    train(run)
-    assert losses(run) == losses(reference)
-    assert len(json.loads(run.environment_file.read_text())["starts"]) == 2
 
-
-def test_sigterm_in_validation_stops_with_its_exit_code_and_training_resumes(make, monkeypatch, reference):
-    run = make("name=terminated")
     with monkeypatch.context() as patched:
         interrupt_in_epoch(patched, epoch=2, method="on_test_batch_end", batch=0, number=signal.SIGTERM)
         with pytest.raises(SystemExit) as caught:
             train(run)
     assert caught.value.code == 143
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert len(run.history()) == 2
     assert f"stopped by SIGTERM; epochs saved in {run.path}: 2\n" in (run.path / "log.txt").read_text()
+
     train(run)
     assert losses(run) == losses(reference)
+    assert len(json.loads(run.environment_file.read_text())["starts"]) == 3
 
 
 @slow_beyond_tensorflow
