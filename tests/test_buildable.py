@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from unet import upsamplers
-from unet.config import AugmentationConfig, Config, LossConfig, ModelConfig, TrainingConfig
+from unet.config import AugmentationConfig, Config, DecoderConfig, LossConfig, ModelConfig, TrainingConfig
 from unet.training.optimizer import make_optimizer
 from unet.training.step import make_trainer
 
@@ -57,10 +57,16 @@ def upsampler(rng):
     return {"name": name} | {key: value for key, value in options.items() if rng.random() < 0.7}
 
 
+def decoder(rng):
+    """Random options of a decoder other than its widths, which few encoders and upsamplers accept."""
+    fields = {name: DecoderConfig.model_fields[name] for name in ("attention", "deep_supervision")}
+    return {name: draw(rng, field.annotation) for name, field in fields.items() if rng.random() < 0.6}
+
+
 def random_config(rng) -> Config:
     model = draw_accepted(
         rng, ModelConfig, depth=lambda: int(rng.integers(1, 4)), width=lambda: int(rng.integers(1, 9)),
-        upsampler=lambda: upsampler(rng),
+        upsampler=lambda: upsampler(rng), decoder=lambda: decoder(rng),
     )  # fmt: skip
     sections = {"augmentation": AugmentationConfig, "loss": LossConfig, "training": TrainingConfig}
     drawn = {name: draw_accepted(rng, section) for name, section in sections.items()}
