@@ -164,15 +164,15 @@ def test_compiled_by_xla_it_gives_the_same_gradients(name, policy, rng):
         def of(x):
             states = [[v.value for v in vs] for vs in (network.trainable_variables, network.non_trainable_variables)]
             logits, _ = network.stateless_call(*states, x, training=True)
-            return ops.mean(ops.square(logits))
+            return ops.sum(ops.square(logits))  # a mean has gradients too small for float16
 
         return of
 
     x = pixels(rng, 13, 22)
     expected = gradient(energy(reference), x)
     found = compiled_gradient(energy(model), x)
-    tolerance = {"float32": 1e-4, "mixed_bfloat16": 0.5, "mixed_float16": 0.1}[policy]
-    np.testing.assert_allclose(found, expected, atol=tolerance * np.abs(expected).max())
+    tolerance = {"float32": 1e-5, "mixed_bfloat16": 0.5, "mixed_float16": 0.2}[policy]
+    assert np.linalg.norm(found - expected) < tolerance * np.linalg.norm(expected)
 
 
 # === Files ===

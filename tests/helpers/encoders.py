@@ -39,9 +39,9 @@ maps = functools.cache(build_maps)
 
 
 def randomize(network: keras.Model, rng: np.random.Generator) -> None:
-    """Give every batch normalization random values, so that none does nothing; the kernels are random already."""
-    for layer in network.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            for weight in layer.weights:
-                factor = weight.path.endswith(("gamma", "moving_variance"))
-                weight.assign(rng.uniform(0.5, 1.5, weight.shape) if factor else rng.normal(0, 0.3, weight.shape))
+    """Give every bias and every batch normalization random values, so that none does nothing; kernels are random."""
+    for weight in network.weights:
+        if weight.path.endswith(("gamma", "moving_variance")):
+            weight.assign(rng.uniform(0.5, 1.5, weight.shape))
+        elif weight.path.endswith(("beta", "bias", "moving_mean")):
+            weight.assign(rng.normal(0, 0.3, weight.shape))
