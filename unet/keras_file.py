@@ -1,9 +1,11 @@
-"""Checks of a ``.keras`` file before Keras builds what it describes: no code, and no more memory than its weights take.
+"""Checks of a ``.keras`` file before Keras builds what it describes: no code, and no more weights than it holds.
 
 Keras itself checks the sizes of compressed members and arrays, and follows no links out of the file.
 """
 
+import contextlib
 import math
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import keras
 
 from unet import records
+from unet.console import quiet_stderr
 from unet.errors import InputError
 from unet.upsamplers import Upsampler
 
@@ -21,15 +24,17 @@ LAYERS = {
 }
 """Layers of Keras that the networks of this package consist of, besides the package's own."""
 MOST_LAYERS = 2000
-EXCESS = 16
-"""A network may claim this many times the parameters that its file holds, before it counts as damaged."""
+WEIGHTS = "model.weights.h5"
+MEMBERS = {"config.json", WEIGHTS, "metadata.json", "model_info.json"}
+"""Members of the archive; Keras would unpack others."""
+_LOADING = threading.Lock()
 
 
 def check(path: Path) -> None:
     """Check the network that a ``.keras`` file describes.
 
     Raises:
-        InputError: The file is damaged, contains code, or describes more parameters than it holds.
+        InputError: The file is damaged, or contains code or anything else that is no part of such a network.
     """
     text = records.text_in(path, "config.json")
     if text is None:
@@ -43,9 +48,6 @@ def check(path: Path) -> None:
     layers = content["config"].get("layers") if isinstance(content.get("config"), dict) else None
     if content.get("class_name") != "Functional" or not isinstance(layers, list) or len(layers) > MOST_LAYERS:
         raise InputError(f"{path}: config.json does not describe a network of this package")
-    claimed = sum(_claimed(layer) for layer in layers)
-    if claimed > EXCESS * path.stat().st_size + 2**20:
-        raise InputError(f"{path}: describes {claimed:,} parameters but holds fewer; it is damaged or malicious")
 
 
 def _parts(content) -> Iterator[dict]:
@@ -65,44 +67,21 @@ def _check_part(path: Path, part: dict) -> None:
     module, name, registered = (part.get(key) for key in ("module", "class_name", "registered_name"))
     if name in ("Lambda", "__lambda__"):
         raise InputError(f"{path}: contains a Lambda layer, which is code, and is refused; code in a file is never run")
+    if not isinstance(name, str):
+        raise InputError(f"{path}: contains an object without a name, and is refused")
     known = keras.saving.get_registered_object(registered) if isinstance(registered, str) else None
     is_upsampler = isinstance(known, type) and issubclass(known, Upsampler)  # a program may register its own
+    own = is_upsampler or str(registered).startswith("unet>")
     if not (
-        (known is not None and (is_upsampler or str(registered).startswith("unet>")))
+        (own and getattr(known, "__name__", None) == name)
         or (module == "keras.layers" and name in LAYERS)
         or (module == "keras.src.models.functional" and name == "Functional")
-        or (module == "keras.initializers" and isinstance(getattr(keras.initializers, str(name), None), type))
+        or (module == "keras.initializers" and isinstance(getattr(keras.initializers, name, None), type))
         or (module == "keras" and name == "DTypePolicy")
         or (module is None and name in ("__keras_tensor__", "__tuple__", "__ellipsis__"))
     ):
-        described = ".".join(str(word) for word in (module, name) if word)
-        raise InputError(
-            f"{path}: contains {described or 'an object without a name'}, which does not belong in such a "
-            "network, and is refused"
-        )
-
-
-def _claimed(layer) -> int:
-    """About how many parameters a layer would have: inputs × outputs × kernel."""
-    if not isinstance(layer, dict) or not isinstance(config := layer.get("config"), dict):
-        return 0
-    plain = {key: value for key, value in config.items() if key != "seed" and not isinstance(value, dict)}
-    numbers = {key: list(_numbers(value)) for key, value in plain.items()}
-    kernel = math.prod(numbers.pop("kernel_size", [1]))
-    wide = [number for values in numbers.values() for number in values]
-    return kernel * max(wide, default=1) * max(_numbers(layer.get("build_config")), default=1)
-
-
-def _numbers(value) -> Iterator[int]:
-    """Positive whole numbers in a value, in lists and dictionaries too."""
-    if isinstance(value, dict):
-        for inner in value.values():
-            yield from _numbers(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _numbers(inner)
-    elif isinstance(value, int) and value > 0:
-        yield value
+        described = f"{module}.{name}" if isinstance(module, str) else name
+        raise InputError(f"{path}: contains {described[:80]}, which is no part of such a network; it is refused")
 
 
 def load(path: Path) -> keras.Model:
@@ -111,8 +90,41 @@ def load(path: Path) -> keras.Model:
     Raises:
         InputError: See :func:`check`; or Keras cannot load it.
     """
+    with records.open_archive(path) as archive:
+        sizes = {member.filename: member.file_size for member in archive.infolist()}
+    if unknown := sorted(sizes.keys() - MEMBERS):
+        raise InputError(f"{path}: contains {unknown[0][:80]}, which is no part of such a network; it is refused")
     check(path)
     try:
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
+        with _weights_limited_to(sizes.get(WEIGHTS, 0), path), quiet_stderr():  # Keras warns before it fails
+            return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except InputError:
+        raise
     except Exception as error:  # Keras, HDF5 and the backends raise many classes of errors
-        raise InputError(f"{path}: Keras cannot load it ({records.cause(error)})") from error
+        reason = str(error).rpartition("Exception encountered: ")[2]  # Keras quotes the configuration before
+        raise InputError(f"{path}: Keras cannot load it ({records.cause(reason or error)})") from error
+
+
+@contextlib.contextmanager
+def _weights_limited_to(numbers: int, path: Path) -> Iterator[None]:
+    """Let this thread add a limited quantity of numbers as weights to layers.
+
+    What a network will hold is known only when its layers are built, which allocates them.
+    """
+    thread = threading.get_ident()
+
+    def add_weight(layer, shape=None, *args, **kwargs):
+        nonlocal numbers
+        if threading.get_ident() == thread:
+            numbers -= math.prod(shape or ())
+            if numbers < 0:
+                raise InputError(f"{path}: describes more parameters than it holds; it is damaged or malicious")
+        return original(layer, shape, *args, **kwargs)
+
+    with _LOADING:
+        original = keras.Layer.add_weight
+        keras.Layer.add_weight = add_weight
+        try:
+            yield
+        finally:
+            keras.Layer.add_weight = original

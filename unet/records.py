@@ -7,27 +7,26 @@ import contextlib
 import json
 import math
 import os
+import re
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from unet.errors import InputError
 from unet.files import open_file, read_text
 
 LIMIT = 64 * 2**20
-"""Largest size in bytes of a text file, or of a text in an archive."""
+"""Most bytes of a text file or a text in an archive."""
+Label = Annotated[str, Field(max_length=1000)]
+"""Text that is shown to people, such as a class name."""
 EXPANSION = 100
 """Largest factor by which a compressed archive may expand; one that expands to at most ``LIMIT`` may exceed it."""
 
-_DAMAGED = (
-    *(zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError),
-    *(ValueError, TypeError, OverflowError, MemoryError),
-)
-"""What the readers of zip archives and arrays raise for damaged ones."""
+_PREAMBLE = re.compile(r'.*:|File ".*|Exception encountered when calling .*')
+"""Lines of an error's message, of Keras and TensorFlow above all, that precede the cause."""
 
 
 def text_of(path: Path) -> str:
@@ -107,8 +106,10 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
             yield archive
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except _DAMAGED as error:
-        raise InputError(f"{path}: is damaged, or not an archive ({str(error).strip()[:100]})") from None
+    except InputError:
+        raise
+    except Exception as error:  # zipfile, the decompressors and NumPy raise many classes of errors
+        raise InputError(f"{path}: is damaged, or no archive at all ({cause(error)})") from error
 
 
 def text_in(path: Path, name: str) -> str | None:
@@ -146,13 +147,18 @@ def arrays_of(path: Path) -> dict[str, Any]:
                 shape, _, dtype = headers[version](file)
                 if dtype.hasobject:
                     raise ValueError(f"{member.filename} contains Python objects")
-                if math.prod(shape) * dtype.itemsize > member.file_size:
+                if math.prod(shape) * max(dtype.itemsize, 1) > member.file_size:
                     raise ValueError(f"{member.filename} is shorter than its shape {shape}")
             with archive.open(member) as file:
-                arrays[member.filename.removesuffix(".npy")] = np.lib.format.read_array(file, allow_pickle=False)
+                array = np.lib.format.read_array(file, allow_pickle=False)
+            if dtype.kind == "U":
+                array.tolist()  # raises an error for characters that Unicode does not have
+            arrays[member.filename.removesuffix(".npy")] = array
         return arrays
 
 
-def cause(error: Exception) -> str:
-    """First line of an error's message, or its class if it has none."""
-    return next((line.strip()[:300] for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def cause(error: Exception | str) -> str:
+    """The line of an error's message that says what is wrong, or its class if it has no message."""
+    lines = [line.strip() for line in re.sub(r"\x1b\[\d+m", "", str(error)).splitlines() if line.strip()]
+    telling = (line for line in lines if not _PREAMBLE.fullmatch(line))
+    return next(telling, lines[0] if lines else type(error).__name__)[:200]

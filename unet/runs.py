@@ -71,7 +71,7 @@ class RunInfo:
 
     version: int
     """Format version of the run directory; 0 for a run of an earlier version of this package, without run.json."""
-    classes: tuple[str, ...]
+    classes: tuple[records.Label, ...]
     """Class names, in the order of the output channels."""
     colours: tuple[colours.Colour, ...]
     """Colour of each class in pictures, ``#RRGGBB``."""
@@ -79,7 +79,7 @@ class RunInfo:
     """Class id of pixels that count in neither training nor evaluation."""
     channels: int
     """Channels of an input image."""
-    data_licence: str | None
+    data_licence: records.Label | None
     """Licence of the training images, if known."""
     data: dict[str, dict[str, int | str]] | None = None
     """Number of images and digests of their names and content, by split; ``None`` before training."""

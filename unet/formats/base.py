@@ -39,7 +39,7 @@ class Metadata:
 
     version: int = VERSION
     """Version of these metadata."""
-    classes: Annotated[tuple[str, ...], Field(min_length=1, max_length=255)]
+    classes: Annotated[tuple[records.Label, ...], Field(min_length=1, max_length=255)]
     """Class names, in the order of the output channels."""
     colours: Annotated[tuple[Colour, ...], Field(min_length=1)] = ()
     """Colour of each class in pictures, ``#RRGGBB``; default: the project's palette."""
@@ -51,13 +51,13 @@ class Metadata:
     """``"softmax"``: the output is probabilities; ``"none"``: logits."""
     quantization: Annotated[str, Field(pattern="^(none|float16|int8)$")] = "none"
     """``"none"``, ``"float16"`` or ``"int8"``."""
-    encoder: str = "plain"
+    encoder: records.Label = "plain"
     """Name of the encoder."""
-    upsampler: str = "unknown"
+    upsampler: records.Label = "unknown"
     """Name of the decoder's upsampler."""
-    normalization: str = PIXELS
+    normalization: records.Label = PIXELS
     """What the input must be."""
-    licence: str = LICENCE
+    licence: records.Label = LICENCE
     """Terms of the weights and of the images they were trained on."""
     config: dict[str, Any] = Field(default_factory=dict)
     """Training configuration."""

@@ -55,7 +55,12 @@ class _OnnxNetwork(LoadedNetwork):
             with open_file(path) as file:
                 content = file.read()
             # From memory, ONNX Runtime reads no other file, whatever paths the file contains.
-            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(
+                content,
+                options,
+                providers=["CPUExecutionProvider"],
+                enable_fallback=0,  # to the same provider, with a message on standard output
+            )
         except Exception as error:  # ONNX Runtime raises a different class for each kind of failure
             raise InputError(f"{path}: ONNX Runtime cannot load it ({records.cause(error)})") from error
         inputs, outputs = self._session.get_inputs, self._session.get_outputs

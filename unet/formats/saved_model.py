@@ -1,6 +1,5 @@
 """TensorFlow's SavedModel, for TensorFlow Serving and converters."""
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +11,8 @@ from unet.formats.base import Format, LoadedNetwork, Metadata, input_signature, 
 
 INFO = Path("assets.extra") / "model_info.json"
 """Path of the metadata, in the folder that SavedModel reserves for files of other tools."""
-_ACCESS = re.compile("File|PyFunc|Proto|Dataset|Xla|Custom|Remote|Summary")
-"""Names of operations that TensorFlow counts as stateless, although they access files or run code."""
+_TEXTS = {"data_format", "padding", "mode", "equation", "bad_indices_policy", "config", "config_proto", "executor_type"}
+"""Attributes that may be text. Others name files, addresses or Python functions, even of stateless operations."""
 _HARMLESS = {"ReadVariableOp", "StatefulPartitionedCall", "Assert"}
 """Stateful operations that only read variables or call checked functions."""
 
@@ -68,13 +67,12 @@ class _SavedModelNetwork(LoadedNetwork):
 
 
 def _check_graph(path: Path) -> None:
-    """Refuse a graph that could do more than compute: read or write files, or call Python.
+    """Refuse a graph that could do more than compute numbers: read or write files, or call Python.
 
     Raises:
         InputError: The graph is damaged, or contains such an operation.
     """
     from tensorflow.core.protobuf import saved_model_pb2
-    from tensorflow.python.framework import op_def_registry
 
     saved = saved_model_pb2.SavedModel()
     try:
@@ -94,10 +92,21 @@ def _check_graph(path: Path) -> None:
             continue
         seen.add(name)
         for node in functions[name].node_def:
-            known = op_def_registry.get(node.op)
-            if known is None or _ACCESS.search(node.op) or (known.is_stateful and node.op not in _HARMLESS):
+            if not _computes(node.op):
                 raise InputError(
                     f"{path}: contains the operation {node.op}, which does more than compute; it is refused"
                 )
             for value in node.attr.values():
                 waiting += [value.func.name, *(function.name for function in value.list.func)]
+
+
+def _computes(operation: str) -> bool:
+    """Whether an operation does nothing but compute numbers from numbers and read variables."""
+    from tensorflow.core.framework.types_pb2 import DT_STRING
+    from tensorflow.python.framework import op_def_registry
+
+    known = op_def_registry.get(operation)
+    if known is None or (known.is_stateful and operation not in _HARMLESS):
+        return False
+    texts = {attribute.name for attribute in known.attr if attribute.type in ("string", "list(string)")}
+    return texts <= _TEXTS and all(argument.type != DT_STRING for argument in (*known.input_arg, *known.output_arg))

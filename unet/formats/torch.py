@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from unet import records
+from unet.console import quiet_stderr
 from unet.errors import InputError
 from unet.formats.base import Format, LoadedNetwork, Metadata, input_signature, runtime
 from unet.formats.torch_archive import checked
@@ -46,8 +47,10 @@ class _ExportedNetwork(LoadedNetwork):
         torch = runtime("torch", "torch", path)
         extra = {MEMBER: ""}
         try:
-            program = torch.export.load(checked(path), extra_files=extra)
-            module = program.module()
+            archive = checked(path)
+            with quiet_stderr():  # PyTorch prints tracebacks before it fails
+                program = torch.export.load(archive, extra_files=extra)
+                module = program.module()
             inputs = [tuple(tensor.shape) for tensor in _user_tensors(program, "user_inputs")]
             outputs = [tuple(tensor.shape) for tensor in _user_tensors(program, "user_outputs")]
         except InputError:

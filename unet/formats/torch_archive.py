@@ -20,16 +20,19 @@ _MEMBERS = re.compile(
     r"|data/constants/(tensor_\d+|model_constants_config\.json)|data/sample_inputs/model\.pt)"
 )
 """Members of an archive that ``torch.export.save`` writes for tensors and operations."""
-_OPERATION = re.compile(
-    r"torch\.ops\.aten\.(?!.*__)\w+\.\w+|_operator\.(add|sub|mul|neg|floordiv|truediv|mod|eq|ne|lt|le|gt|ge|getitem)"
-)
+_OPERATION = re.compile(r"torch\.ops\.aten\.(?!.*__)(\w+)\.(\w+)")
+_OPERATOR = re.compile(r"_operator\.(add|sub|mul|neg|floordiv|truediv|mod|eq|ne|lt|le|gt|ge|getitem)")
+_WITH_TEXT = {"pad", "gelu", "div", "meshgrid", "_assert_scalar"}
+"""Operations that may be given text. Others open the file that it names, print it, or compose names from it."""
 _STRINGS = {"constant", "reflect", "replicate", "circular", "floor", "trunc", "none", "tanh", "ij", "xy"}
 """Values of string arguments; there are no names of files among them."""
 _ASSERTION = r"Runtime assertion failed for expression [\w .,<>=*+()'-]*"
 _EXPRESSION = re.compile(
-    r"(Symbol|Integer|Add|Mul|Mod|FloorDiv|CeilDiv|Max|Min|Equality|Unequality|GreaterThan|LessThan|StrictGreaterThan"
-    r"|StrictLessThan|positive|integer|nonnegative|True|False|evaluate|'[su]\d+'|-?\d+|[(),= ])*"
+    r"(?:Symbol|Integer|Add|Mul|Mod|FloorDiv|CeilDiv|Max|Min|Equality|Unequality|GreaterThan|LessThan|StrictGreaterThan"
+    r"|StrictLessThan|positive|integer|nonnegative|True|False|evaluate|'[su]\d+'|-?\d++|[(),= ])*+"
 )
+_LONGEST_EXPRESSION = 200
+"""Most characters of an expression; SymPy takes minutes for a nested one of some thousand."""
 _NAME = re.compile(r"[\w./]*")
 _TREE = re.compile(r'type|context|children_spec|null|builtins\.(tuple|list|dict)|pixels|[][{}:, \d"\\]')
 _FREE = ("stack_trace", "nn_module_stack", "torch_fn", "source_fn_stack", "from_node", "custom")
@@ -89,16 +92,28 @@ def _check(path: Path, key: str, value) -> None:
 
 def _accepts(key: str, text: str) -> bool:
     if key == "target":
-        return bool(_OPERATION.fullmatch(text))
+        return bool(_OPERATOR.fullmatch(text)) or _computes(text)
     if key == "as_string":
         return text in _STRINGS or bool(re.fullmatch(_ASSERTION, text))
     if key == "expr_str":
-        return bool(_EXPRESSION.fullmatch(text))
+        return len(text) <= _LONGEST_EXPRESSION and bool(_EXPRESSION.fullmatch(text))
     if key in ("in_spec", "out_spec"):
         return not _TREE.sub("", text)
     if key == "torch_version":
         return bool(re.fullmatch(r"[\w.+]*", text))
     return key != "guards_code" and bool(_NAME.fullmatch(text))
+
+
+def _computes(target: str) -> bool:
+    """Whether an operation exists in ATen and is given no text, or text that is no name of a file."""
+    import torch
+
+    if not (match := _OPERATION.fullmatch(target)):
+        return False
+    overload = getattr(getattr(torch.ops.aten, match[1], None), match[2], None)
+    if not isinstance(overload, torch._ops.OpOverload):
+        return False
+    return match[1] in _WITH_TEXT or not any("str" in str(argument.type) for argument in overload._schema.arguments)
 
 
 def _check_pickle(path: Path, content: bytes) -> None:
