@@ -45,9 +45,16 @@ def name_of(path):
     return path.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("upsampler", ["conv_transpose", "max_unpool"])
-def test_the_readme_shows_the_committed_scores(upsampler):
-    found = scores(f"pets_cpu/{upsampler}")
+@pytest.mark.parametrize(
+    ("title", "folder"),
+    [
+        ("`conv_transpose`", "pets_cpu/conv_transpose"),
+        ("`max_unpool`", "pets_cpu/max_unpool"),
+        ("`conv_transpose`, `pets_encoder`", "pets_encoder/efficientnet_lite0"),
+    ],
+)
+def test_the_readme_shows_the_committed_scores(title, folder):
+    found = scores(folder)
     assert found["images"] == 3669
     values = [
         found["mean_iou"],
@@ -56,7 +63,7 @@ def test_the_readme_shows_the_committed_scores(upsampler):
         found["mean_boundary_iou"],
         found["pet_iou"]["border_as_pet"],
     ]
-    row = " | ".join([f"`{upsampler}`", *(f"{value['dataset']:.3f}" for value in values)])
+    row = " | ".join([title, *(f"{value['dataset']:.3f}" for value in values)])
     assert f"| {row} |" in README
 
 
@@ -105,7 +112,14 @@ def test_the_page_on_export_is_made_from_the_committed_results():
             assert cells[name]["same_class"] >= 0.999
 
 
-@pytest.mark.parametrize(("name", "folder"), [("demo", "demo"), ("pets_cpu", "pets_cpu/conv_transpose")])
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("demo", "demo"),
+        ("pets_cpu", "pets_cpu/conv_transpose"),
+        ("pets_encoder", "pets_encoder/efficientnet_lite0"),
+    ],
+)
 def test_the_table_of_configurations_shows_the_committed_scores(name, folder):
     row = next(line for line in CONFIGURE.splitlines() if line.startswith(f"| `{name}` |"))
     assert row.endswith(f"mean IoU {scores(folder)['mean_iou']['dataset']:.3f} |")
@@ -115,6 +129,9 @@ def test_the_configuration_quotes_the_committed_score():
     text = (ROOT / "configs" / "pets_cpu.yaml").read_text(encoding="utf-8")
     for upsampler in ("conv_transpose", "max_unpool"):
         assert f"{scores(f'pets_cpu/{upsampler}')['mean_iou']['dataset']:.3f} ({upsampler})" in text
+    text = (ROOT / "configs" / "pets_encoder.yaml").read_text(encoding="utf-8")
+    for folder in ("pets_encoder/efficientnet_lite0", "pets_cpu/conv_transpose"):
+        assert f"{scores(folder)['mean_iou']['dataset']:.3f}" in text
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)

@@ -150,7 +150,7 @@ def _wide_layer(config):
 DAMAGE = {
     "a Lambda layer": ("config.json", _lambda_layer, "contains a Lambda layer"),
     "a foreign class": ("config.json", _foreign_layer, "contains os.system"),
-    "terabytes of weights": ("config.json", _wide_layer, "but holds fewer"),
+    "terabytes of weights": ("config.json", _wide_layer, "more parameters than it holds"),
     "an empty configuration": ("config.json", lambda config: {}, "does not describe a network"),
     "two classes": ("model_info.json", lambda info: info | {"classes": ["a", "b"], "colours": ["#000000"] * 2},
                     "has 3 classes, and its metadata name 2"),

@@ -109,7 +109,7 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
     except InputError:
         raise
     except Exception as error:  # zipfile, the decompressors and NumPy raise many classes of errors
-        raise InputError(f"{path}: is damaged, or no archive at all ({cause(error)})") from error
+        raise InputError(f"{path}: is damaged, or not an archive ({cause(error)})") from error
 
 
 def text_in(path: Path, name: str) -> str | None:
@@ -161,4 +161,4 @@ def cause(error: Exception | str) -> str:
     """The line of an error's message that says what is wrong, or its class if it has no message."""
     lines = [line.strip() for line in re.sub(r"\x1b\[\d+m", "", str(error)).splitlines() if line.strip()]
     telling = (line for line in lines if not _PREAMBLE.fullmatch(line))
-    return next(telling, lines[0] if lines else type(error).__name__)[:200]
+    return next(telling, lines[0] if lines else type(error).__name__)[:300]
