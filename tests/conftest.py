@@ -20,8 +20,10 @@ import pytest
 
 from tests.helpers import JIT, PETS, ROOT, WEIGHTS
 
-# A process started in the background, as by nohup, ignores SIGINT, and so do its children; some tests send it.
+# A process started in the background, as by nohup, ignores signals that some tests send, and so do its children.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True, scope="session")
