@@ -80,7 +80,7 @@ $(VENV)/.$(EXTRA): pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(VENV)/$(PIP) $(TORCH)
-	$(VENV)/$(PIP) -e '.[cpu,jax,torch,onnx,litert,openvino,demo,ray,docs,test]'
+	$(VENV)/$(PIP) -e '.[cpu,jax,torch,encoders,onnx,litert,openvino,demo,ray,docs,test]'
 	@touch $@
 
 $(VENV)/.docs: pyproject.toml constraints.txt | $(VENV)/bin/python
@@ -89,6 +89,6 @@ $(VENV)/.docs: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(BARE)/.test: pyproject.toml constraints.txt | $(BARE)/bin/python
 	$(BARE)/$(PIP) $(TORCH)
-	$(BARE)/$(PIP) -e '.[jax,torch,test]'
+	$(BARE)/$(PIP) -e '.[jax,torch,encoders,test]'
 	@! $(BARE)/bin/python -c 'import tensorflow' 2> /dev/null || { echo "$(BARE) must not contain TensorFlow"; exit 1; }
 	@touch $@

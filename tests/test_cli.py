@@ -94,7 +94,7 @@ def test_summary_of_a_run_needs_no_data(tmp_path):
     run = Run.create(config.load("demo", settings), tmp_path)
     code, out, err = run_unet("summary", run.path, "model.upsampler=carafe")
     assert code == 0, err
-    assert "mine: carafe, 64×64, 3 classes" in out, out
+    assert "mine: plain, carafe, 64×64, 3 classes" in out, out
 
 
 @pytest.mark.backend_free

@@ -80,7 +80,7 @@ TEXTS = {
     "a long key": ("x" * 900 + ": 1", "x … x"),
     "a file of a megabyte": ("#" * 2**20, "larger than 262,144 bytes"),
     "a huge width": ("model: {width: 1000000000}", "model.width: must be ≤ 16384"),
-    "a huge network": ("model: {width: 256, depth: 8}", "weights; at most 1,000,000,000 are accepted"),
+    "a huge network": ("model: {width: 256, depth: 8}", "the last has 65,536; at most 16,384 are accepted"),
     "a network of large kernels": (
         "model: {width: 64, depth: 4, upsampler: {name: conv_transpose, kernel_size: 64}}",
         "model.width: [64, 128, 256, 512, 1024] channels and the upsampler conv_transpose give a network of",

