@@ -225,7 +225,7 @@ def test_answers_at_once(line, code):
         ("unet tr", ["train"]),
         ("unet che", ["check-data"]),
         ("unet evaluate --n", ["--native"]),
-        ("unet train pets", ["pets", "pets_256", "pets_cpu"]),
+        ("unet train pets", ["pets", "pets_256", "pets_cpu", "pets_encoder"]),
         ("unet train configs/d", ["configs/debug/", "configs/demo.yaml"]),
         ("unet train configs/deb", ["configs/debug/", "configs/debug/overfit.yaml"]),
         ("unet train demo training.w", ["training.weight_decay=", "training.warmup="]),
