@@ -93,9 +93,11 @@ def coverage(results, true):
 
 
 def within_two_points(covered, count):
-    """Whether a coverage is 95 ± 2 %, plus three standard errors where the experiments are few."""
-    margin = 0.02 + (3 * np.sqrt(0.95 * 0.05 / count) if count < 500 else 0)
-    return abs(covered - 0.95) < margin
+    """Whether a coverage is 95 ± 2 %, but for three standard errors.
+
+    Where seeds and images count alike, and seeds are few, up to 97.1 % are covered: the critical value is conservative.
+    """
+    return abs(covered - 0.95) < 0.02 + 3 * np.sqrt(0.95 * 0.05 / count)
 
 
 def share_limit(count):
@@ -128,7 +130,7 @@ def test_equal_variants_are_covered_and_rarely_told_apart(variants, seeds, count
 @pytest.mark.slow
 def test_different_variants_are_covered_and_ranked():
     """The true differences from the first are −0.8, −1.6 and −1.6 points."""
-    results, true = experiments(4, 3, 800, shift=np.array([0, 0.05, 0.1, 0.1]))
+    results, true = experiments(4, 5, 800, shift=np.array([0, 0.05, 0.1, 0.1]))
     assert list(true.values()) == pytest.approx([0, -0.008, -0.0163, -0.0163], abs=1e-4)
     assert 0.93 < coverage(results, true) < 0.97
     right = {"a": (1, 1), "b": (2, 2), "c": (3, 4), "d": (3, 4)}
@@ -184,6 +186,7 @@ def test_the_mean_over_seeds_is_covered():
 def test_welch_and_satterthwaite_would_be_too_bold(rng):
     """Two variants, three seeds and many images: a variance with 2 degrees of freedom added to one that is known."""
     least = {"Welch and Satterthwaite": 1.0, "Cochran and Cox": 1.0}
+    most = 0.0
     for share in (0.3, 0.5, 0.7, 0.85, 1):
         from_seeds, from_images = share * rng.chisquare(2, 40_000) / 2, 1 - share
         variance = from_seeds + from_images
@@ -192,8 +195,10 @@ def test_welch_and_satterthwaite_would_be_too_bold(rng):
         error = abs(rng.normal(size=40_000)) / np.sqrt(variance)
         for name, critical in zip(least, (welch, cochran)):
             least[name] = min(least[name], np.mean(error <= critical))
+        most = max(most, np.mean(error <= cochran))
     assert least["Welch and Satterthwaite"] < 0.93, least
     assert least["Cochran and Cox"] > 0.945, least
+    assert most == pytest.approx(0.971, abs=0.004)
 
 
 def percentile_bootstrap(confusion, draws, rng):
