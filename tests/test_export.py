@@ -643,6 +643,41 @@ def test_a_file_of_somebody_else_is_refused(tmp_path, ending):
         load_network(file)
 
 
+def prediction_or_refusal(path, pixels):
+    try:
+        return load_network(path)(pixels)
+    except InputError as error:
+        return error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_file_cut_anywhere_is_refused_or_still_the_same_network(exported, tmp_path, name):
+    """Every file of the export, cut at every percent of its length; every tenth for SavedModel, which loads slowly."""
+    file, _ = exported(name)
+    parts = [path for path in file.rglob("*") if path.is_file()] if file.is_dir() else [file]
+    parts += [path for path in [file.with_suffix(".bin")] if name == "openvino"]
+    pixels = np.full((1, 24, 32, 3), 100, np.uint8)
+    expected = load_network(file)(pixels)
+    for part in parts:
+        refused = 0
+        for percent in range(0, 100, 10 if file.is_dir() else 1):
+            copy = tmp_path / f"{part.name}-{percent}"
+            shutil.copytree(file if file.is_dir() else file.parent, copy)
+            target = copy if file.is_dir() else copy / file.name
+            cut = copy / part.relative_to(file if file.is_dir() else file.parent)
+            os.truncate(cut, part.stat().st_size * percent // 100)
+            result = prediction_or_refusal(target, pixels)
+            if isinstance(result, InputError):
+                assert str(target) in str(result)
+                assert "\n" not in str(result)
+                refused += 1
+            else:
+                np.testing.assert_array_equal(result, expected)
+            shutil.rmtree(copy)
+        assert refused or file.is_dir(), part
+
+
 def test_foreign_metadata_are_refused(tmp_path):
     (tmp_path / "saved_model.pb").touch()
     (tmp_path / "assets.extra").mkdir()

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import json
 import os
 import shutil
@@ -36,6 +37,8 @@ DEEP = "[" * 100_000
         ({"classes": [1, 2]}, r"classes\.0: should be a valid string"),
         ({"classes": ["a", "a"]}, "classes: two have the same name"),
         ({"classes": [str(index) for index in range(256)]}, "classes: .* at most 255 items"),
+        ({"classes": ["a" * 1001, "b", "c"]}, r"classes\.0: .* at most 1000 characters"),
+        ({"licence": "a" * 1001}, "licence: .* at most 1000 characters"),
         ({"colours": []}, "colours: .* at least 1 item"),
         ({"colours": ["#000000"]}, "colours: 3 classes have 1 colours"),
         ({"colours": ["red", "#000000", "#000000"]}, r"colours\.0: .*pattern"),
@@ -102,6 +105,8 @@ def test_arrays_that_are_bombs_lies_or_code_are_refused(tmp_path):
         "pickle": pickled_canary(marker),
         "terabytes": npy((10**6, 10**6), "<f8"),
         "cut": npy((1000,), "<i4", bytes(100)),
+        "version": npy((1,), "<i4", bytes(4)).replace(b"NUMPY\x01", b"NUMPY\x09"),
+        "no character": npy((1,), "<U1", b"\x00\x00\x11\x00"),
     }
     for name, content in members.items():
         file = tmp_path / f"{name}.npz"
@@ -112,8 +117,23 @@ def test_arrays_that_are_bombs_lies_or_code_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"would expand to [\d,]+; it is damaged or malicious"):
         records.arrays_of(zip_bomb(tmp_path / "bomb.npz", "names.npy", 2**28))
     assert not marker.exists()
-    np.savez_compressed(tmp_path / "good.npz", names=np.array(["a"]), confusion=np.zeros((1, 3, 3), "int32"))
-    assert records.arrays_of(tmp_path / "good.npz")["confusion"].shape == (1, 3, 3)
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_arrays_with_a_changed_byte_are_refused_or_read(tmp_path, method, rng):
+    """However a member is compressed, and whatever byte of the archive is changed."""
+    good, file = io.BytesIO(), tmp_path / "bad.npz"
+    np.savez(good, names=np.array(["a"]), confusion=np.arange(9, dtype="int32"))
+    with zipfile.ZipFile(good) as old, zipfile.ZipFile(file, "w", method) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    content = file.read_bytes()
+    np.testing.assert_array_equal(records.arrays_of(file)["confusion"], np.arange(9))
+    for at in range(len(content)):
+        file.write_bytes(content[:at] + bytes([content[at] ^ int(rng.integers(1, 256))]) + content[at + 1 :])
+        with contextlib.suppress(InputError):  # any other error fails
+            records.arrays_of(file)
 
 
 # === Networks of Keras ===
@@ -175,6 +195,19 @@ def test_a_keras_file_with_a_missing_or_corrupt_member_is_refused(exported, tmp_
         )
         with pytest.raises(InputError, match=r"bad\.keras: "):
             load_network(file)
+
+
+@pytest.mark.parametrize("member", ["config.json", "model.weights.h5", "model_info.json"])
+def test_a_keras_file_that_would_expand_without_end_is_refused(exported, tmp_path, member):
+    bomb = io.BytesIO()
+    with zipfile.ZipFile(exported) as old, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, bytes(2**28) if name == member else old.read(name))
+    (tmp_path / "bad.keras").write_bytes(bomb.getvalue())
+    with pytest.raises(
+        InputError, match=r"bad\.keras: [\d,]+ bytes would expand to [\d,]+; it is damaged or malicious"
+    ):
+        load_network(tmp_path / "bad.keras")
 
 
 def test_a_network_of_other_classes_ends_predict_with_one_message(exported, tmp_path):
@@ -245,6 +278,12 @@ def _change_guard(values):
     values["guards_code"] = ["__import__('os').mkdir('canary')"]
 
 
+def _change_text(values):
+    node = values["graph_module"]["graph"]["nodes"][-1]
+    node["target"] = "torch.ops.aten._print.default"
+    node["inputs"] = [{"name": "s", "arg": {"as_string": "x"}, "kind": 1}]
+
+
 def _change_argument(values):
     node = values["graph_module"]["graph"]["nodes"][-1]
     node["target"] = "torch.ops.aten.from_file.default"
@@ -256,8 +295,11 @@ def _change_tree(values):
     signature["in_spec"] = signature["in_spec"].replace("builtins.dict", "enum.Enum")
 
 
+CHANGES = [_change_expression, _change_target, _change_guard, _change_text, _change_argument, _change_tree]
+
+
 @pytest.mark.backend_free
-@pytest.mark.parametrize("change", [_change_expression, _change_target, _change_guard, _change_argument, _change_tree])
+@pytest.mark.parametrize("change", CHANGES)
 def test_a_pt2_file_with_python_in_its_graph_is_refused(program, tmp_path, change, monkeypatch):
     monkeypatch.chdir(tmp_path)
     file = with_json(program, tmp_path / "bad.pt2", "models/model.json", change)

@@ -6,18 +6,19 @@ from typing import Any
 import numpy as np
 
 
-def whole(name: str, value: Any, least: int | None = None) -> int:
+def whole(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
     """Return ``value`` as an int.
 
     Raises:
-        ValueError: It is not a whole number, or less than ``least``; a bool and ``2.0`` are not whole numbers.
+        ValueError: It is not a whole number, or not between ``least`` and ``most``; a bool and ``2.0`` are not whole
+            numbers.
     """
     try:
         number = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
         number = None
-    if number is None or (least is not None and number < least):
-        bound = "" if least is None else f" ≥ {least}"
+    if number is None or (least is not None and number < least) or (most is not None and number > most):
+        bound = "" if least is None else f" ≥ {least}" if most is None else f" from {least} to {most}"
         raise ValueError(f"{name} must be a whole number{bound}, received {value!r}")
     return number
 

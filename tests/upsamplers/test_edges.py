@@ -12,6 +12,7 @@ from tests.helpers import BACKEND, contract
 from unet import upsamplers
 from unet.model import build_unet
 from unet.upsamplers import UPSAMPLERS, Bilinear, ConvTranspose, DySample, MaxPoolWithArgmax, MaxUnpool, Nearest
+from unet.upsamplers.base import LARGEST_SEED
 
 # Eager JAX compiles every operation of every shape.
 pytestmark = [pytest.mark.slow] if BACKEND == "jax" else []
@@ -163,7 +164,8 @@ def test_positions_of_windows_without_a_maximum_stay_in_the_window(value, poolin
         (lambda: MaxPoolWithArgmax(True), "pool_size must be a whole number ≥ 1, received True"),
         (lambda: ConvTranspose(4, strides=2.0), "strides must be a whole number ≥ 1, received 2.0"),
         (lambda: Nearest("2"), "filters must be a whole number ≥ 1, received '2'"),
-        (lambda: Nearest(seed="3"), "seed must be a whole number ≥ 0, received '3'"),
+        (lambda: Nearest(seed="3"), "seed must be a whole number from 0 to 4294967291, received '3'"),
+        (lambda: Nearest(seed=2**40), "seed must be a whole number from 0 to 4294967291, received 1099511627776"),
         (lambda: Bilinear(align_corners="no"), "align_corners: must be true or false"),
     ],
 )
@@ -189,6 +191,12 @@ def test_layers_with_equal_seeds_start_equal_and_with_different_ones_do_not(name
     for one, same in zip(weights[0], weights[1], strict=True):
         np.testing.assert_array_equal(one, same)
     assert any((one != other).any() for one, other in zip(weights[0], weights[2], strict=True))
+
+
+@pytest.mark.parametrize("name", UPSAMPLERS)
+def test_the_largest_seed_is_a_seed(name, rng):
+    x, skip, argmax = contract.inputs(rng)
+    upsamplers.build(name, contract.FILTERS, seed=LARGEST_SEED).build(x.shape, skip.shape, argmax.shape)
 
 
 def test_an_initializer_with_a_seed_of_its_own_keeps_it():

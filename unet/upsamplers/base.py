@@ -10,6 +10,8 @@ from unet.upsamplers.settings import Options
 
 OWN_SEEDS = 4
 """Number of seeds that a rule may use for its own weights; the next is that of the projection."""
+LARGEST_SEED = 2**32 - 1 - OWN_SEEDS
+"""JAX takes seeds of 32 bits."""
 
 
 class Upsampler(keras.Layer):
@@ -27,7 +29,7 @@ class Upsampler(keras.Layer):
         filters: Output channels. ``None`` omits the projection: the bare rule, applied to the input's channels.
         activation: Activation of the upsampled map; ``None`` for none.
         kernel_initializer: Initializer of the projection's kernel.
-        seed: Seed of the weights, a whole number from 0: layers with equal arguments start with equal weights. An
+        seed: Seed of the weights, from 0 to ``LARGEST_SEED``: layers with equal arguments start with equal weights. An
             initializer that has a seed of its own keeps it. ``None`` for random weights.
         options: The subclass' options, checked; set as attributes and saved by ``get_config``.
         **kwargs: ``name``, ``dtype`` and other arguments of ``keras.Layer``.
@@ -73,7 +75,7 @@ class Upsampler(keras.Layer):
         self.filters = filters
         self.activation = keras.activations.get(activation)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.seed = None if seed is None else whole("seed", seed, least=0)
+        self.seed = None if seed is None else whole("seed", seed, least=0, most=LARGEST_SEED)
         self.input_spec = keras.layers.InputSpec(ndim=4)
         self.projection = None if filters is None else self.make_projection()
 
