@@ -13,7 +13,7 @@ BARE := .venv-no-tensorflow
 PIP := bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PYTEST := bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: help demo test test-all test-tensorflow test-jax test-torch lint notebooks parity export-matrix intervals figures docs schema clean
+.PHONY: help demo test test-all test-tensorflow test-jax test-torch lint notebooks parity export-matrix intervals gpu-results figures docs schema clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-16s %s\n", $$1, $$2 }'
@@ -54,6 +54,11 @@ export-matrix: $(VENV)/.test ## Export every upsampler in every format and measu
 
 intervals: $(VENV)/.test ## Simulate the coverage of the ablation report's intervals: docs/results/intervals.md.
 	$(VENV)/bin/python -m benchmarks.intervals
+
+# On a machine that has the requirements already, without the network: PY=python3 make gpu-results. SETTINGS are those of
+# all runs, such as data.source=folder data.data_dir=~/pets for the official archive, which needs no TensorFlow.
+gpu-results: $(if $(PY),,$(VENV)/.$(EXTRA)) ## Train, evaluate and compare on a GPU within MINUTES=60: docs/results/gpu.
+	PYTHONPATH=. $(or $(PY),$(VENV)/bin/python) -m benchmarks.gpu_results --minutes $(or $(MINUTES),60) $(SETTINGS)
 
 figures: $(VENV)/.$(EXTRA) ## Redraw charts and gallery and rewrite the generated tables from the committed results.
 	$(VENV)/bin/python scripts/figures.py
