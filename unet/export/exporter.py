@@ -20,7 +20,7 @@ from unet.deprecation import renamed
 from unet.errors import InputError, RunError
 from unet.export.card import CARD, model_card, record, records
 from unet.export.proof import Proof, prove, prove_quantized, to_json
-from unet.files import locked, remove_unfinished, temporary_folder, write_text, writing
+from unet.files import locked, remedy, remove_unfinished, temporary_folder, write_text, writing
 from unet.formats import Format, LoadedNetwork, Metadata, choose, describe
 from unet.formats.base import LARGEST_SIZE
 from unet.model import from_config, load_saved
@@ -124,6 +124,8 @@ def write(file_format: Format, network: keras.Model, file: Path, metadata: Metad
         return loaded
     except InputError:
         raise
+    except OSError as error:
+        raise RunError(f"{file.name}: cannot be written: {error.strerror or error}{remedy(error)}") from error
     except Exception as error:  # every converter has its own classes of errors
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise RunError(f"{file.name}: could not be converted: {type(error).__name__}: {(lines or [''])[-1]}") from error
