@@ -16,8 +16,8 @@ There are many images. They are resampled by a bootstrap, the same images for al
 part shared by different seeds is used, since the residuals contain the rest. The two variances add up.
 
 The critical value is the mean of the two t quantiles weighted by variance (Cochran and Cox 1950; Cochran 1964), which
-is conservative: up to 97.1 % are covered with 2 degrees of freedom. Satterthwaite's degrees of freedom for the sum would
-not be: 92 % with two variants and three seeds.
+is conservative: up to 97.1 % are covered with 2 degrees of freedom. Satterthwaite's degrees of freedom for the sum
+would not be: 92 % with two variants and three seeds.
 """
 
 import functools
