@@ -359,8 +359,11 @@ def test_every_answer_forbids_what_the_page_does_not_need(address):
         ask(address, host="evil.example"),
         post(address, b"", "Content-Length: 9999999"),
         post(address, b"hello"),
+        ask(address, "GET / HTTP/1.1", "Host: localhost"),
+        post(address, b"zz\r\n", "Transfer-Encoding: chunked"),
     ]
-    assert [status for status, *_ in answers] == [200, 200, 404, 405, 421, 413, 200]
+    assert [status for status, *_ in answers] == [200, 200, 404, 405, 421, 413, 200, 400, 400]
+    assert [body for *_, body in answers[-2:]] == 2 * [b'{"message":"The request is not valid HTTP."}']
     for _, headers, _ in answers:
         policy = dict(directive.split(" ", 1) for directive in headers["content-security-policy"].split("; "))
         assert policy["default-src"] == "'none'"
@@ -370,6 +373,7 @@ def test_every_answer_forbids_what_the_page_does_not_need(address):
         assert headers["referrer-policy"] == "no-referrer"
         assert headers["cache-control"] == "no-store"
         assert headers["cross-origin-resource-policy"] == "same-origin"
+        assert headers["connection"] == "close"
         assert "server" not in headers
 
 
@@ -454,6 +458,8 @@ def test_large_photographs_are_refused_whether_their_size_is_announced_or_not(ad
         b"POST /segment HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
         b"POST /segment HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
         b"POST /segment HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"HEAD / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
     ],
 )
 def test_a_request_that_is_not_http_is_refused(address, request_):
@@ -526,6 +532,26 @@ def begin(address, content=None):
         b"POST /segment HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(content) + content
     )
     return connection
+
+
+@pytest.mark.parametrize("line", [b"HTTP/1.1", b"HTTP/1.0", b"HTTP/1.1\r\nConnection: close"])
+def test_what_follows_a_request_is_discarded_while_it_is_answered(slow, caplog, line):
+    content = encoded(Image.new("RGB", (6, 4)))
+    with served(slow) as (address, _):
+        connection = connect(address)
+        connection.sendall(b"POST /segment %s\r\nHost: localhost\r\n" % line)
+        connection.sendall(b"Content-Length: %d\r\n\r\n" % len(content) + content)
+        wait_until(lambda: slow.calls == 1)
+        connection.sendall(b"no request")
+        connection.sendall(bytes(2**24))  # more than all buffers between client and server hold
+        slow.held.unlink()
+        data = b""
+        with connection, contextlib.suppress(ConnectionError):
+            while part := connection.recv(2**16):
+                data += part
+    assert data.count(b"HTTP/1.1 200 OK") == 1
+    assert b'{"html": ' in data
+    assert caplog.records == []
 
 
 def test_photographs_take_turns_and_one_too_many_is_sent_away(slow):

@@ -107,8 +107,11 @@ def serve(
 
 def _server(app):
     """A ``uvicorn.Server`` that does not wait for slow clients, and logs nothing."""
+    import h11
     import uvicorn
     from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    from unet.page.guard import HEADERS
 
     class Protocol(H11Protocol):
         deadline: asyncio.TimerHandle | None
@@ -121,10 +124,24 @@ def _server(app):
                 transport.abort()
 
         def data_received(self, data):
+            if self.cycle is not None and not self.cycle.more_body:
+                return  # a connection carries one request; h11 would fail, or keep what follows
             super().data_received(data)
             if self.cycle is not None and self.deadline is not None:  # the header is complete
                 self.deadline.cancel()
                 self.deadline = None
+
+        def send_400_response(self, msg):
+            body = b'{"message":"The request is not valid HTTP."}'
+            headers = {**HEADERS, "Content-Type": "application/json", "Content-Length": str(len(body))}
+            head = self.scope is not None and self.scope["method"] == "HEAD"
+            for event in (
+                h11.Response(status_code=400, headers=[*headers.items()], reason=b"Bad Request"),
+                h11.Data(data=b"" if head else body),
+                h11.EndOfMessage(),
+            ):
+                self.transport.write(self.conn.send(event) or b"")
+            self.transport.close()
 
         def pause_writing(self):
             super().pause_writing()
