@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -179,6 +180,16 @@ def test_areas_are_measured_at_full_size(tmp_path):
     assert shares(page.segment([Columns(share=0.25)], path, mode="tile")) == [37.5, 12.5, 50]
     shown = [base64.b64decode(picture) for picture in re.findall(r"base64,([^\"]+)", html)]
     assert [Image.open(io.BytesIO(picture)).size for picture in shown] == [(1600, 200)] * 2
+
+
+def test_a_large_photograph_takes_a_few_bytes_per_pixel():
+    content = encoded(Image.new("L", (4000, 3000)))
+    page.segment([Columns()], content)
+    tracemalloc.start()
+    page.segment([Columns()], content)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * 4000 * 3000  # 3 are the photograph itself, which comes in parts and is joined
 
 
 def test_agreement_is_shown_for_networks_with_the_same_classes(tmp_path):
