@@ -759,7 +759,7 @@ def test_the_mask_has_the_colours_of_the_legend(tab, tmp_path):
 @needs_chromium
 def test_options_apply_to_the_photograph_that_is_there(tab, tmp_path):
     tab.drop(photograph(tmp_path / "a.jpg"))
-    tab.page.get_by_label("tiles at full resolution").click()
+    tab.page.get_by_label("Tiles at full resolution").click()
     tab.wait("#result li b >> nth=0", "37.5 %")
     assert tab.shares() == [37.5, 12.5, 50, 25, 25, 50, 87.5]
 
@@ -910,6 +910,39 @@ def test_it_fits_narrow_and_wide_windows(chromium, address, tmp_path, width, sch
     ink = tab.page.locator("#result h2").first.evaluate(lightness)
     assert ink > 0.8 if scheme == "dark" else ink < 0.3
     tab.context.close()
+
+
+@needs_chromium
+def test_long_names_keep_pictures_and_options_aligned(chromium, needs_server, tmp_path):
+    long = Columns("a_network_with_a_name_that_does_not_fit_into_one_line_above_its_picture")
+    with served(long, Columns()) as (address, _):
+        tab = Tab(chromium, address)
+        tab.drop(photograph(tmp_path / "a.jpg"))
+        heights = tab.page.locator("#result h2").evaluate_all("all => all.map(e => e.getBoundingClientRect().height)")
+        tops = tab.page.locator("#result .stage").evaluate_all("all => all.map(e => e.getBoundingClientRect().top)")
+        assert heights[0] > 1.5 * heights[1]
+        assert tops == 3 * tops[:1]
+        tab.page.set_viewport_size({"width": 390, "height": 900})
+        lefts = tab.page.locator("fieldset label").evaluate_all("""all => all.map(label => {
+          const text = document.createRange();
+          text.selectNodeContents(label.lastChild);
+          return [...text.getClientRects()].map(line => line.left);
+        })""")
+        assert len(lefts[-1]) > 1
+        assert len({left for lines in lefts for left in lines}) == 1
+        tab.context.close()
+
+
+@needs_chromium
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_class_in_the_colour_of_the_page_is_seen_in_the_legend(chromium, needs_server, scheme):
+    with served(Columns()) as (address, _):
+        tab = Tab(chromium, address, scheme=scheme)
+        ring = tab.page.locator("#result li i").first.evaluate("e => getComputedStyle(e).boxShadow")
+        page_colour = tab.page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert "1px" in ring
+        assert not ring.startswith(page_colour)
+        tab.context.close()
 
 
 @needs_chromium
