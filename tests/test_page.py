@@ -216,6 +216,7 @@ def test_a_port_in_use_and_an_unknown_host_are_reported():
     [
         ("127.0.0.1", [], {"localhost", "127.0.0.1", "[::1]"}),
         ("127.0.0.2", [], {"localhost", "127.0.0.1", "[::1]", "127.0.0.2"}),
+        ("127.0.0.1", ["127.2", "0", "7.example"], {"localhost", "127.0.0.1", "[::1]", "127.0.0.2", "7.example"}),
         ("::1", ["::1", "Segment.Example.org"], {"localhost", "127.0.0.1", "[::1]", "segment.example.org"}),
         ("0.0.0.0", ["0.0.0.0", "192.0.2.1"], {"localhost", "127.0.0.1", "[::1]", "192.0.2.1"}),
         ("::", ["[2001:DB8::1]"], {"localhost", "127.0.0.1", "[::1]", "[2001:db8::1]"}),
@@ -230,6 +231,8 @@ def test_the_hosts_are_those_listened_on_and_those_named(host, names, expected):
     ("options", "message"),
     [
         (["--host", "0.0.0.0"], "0.0.0.0 means every address of this machine; name the host that visitors enter"),
+        (["--host", "0"], "0.0.0.0 means every address of this machine"),
+        (["--host", "0x0.0"], "0.0.0.0 means every address of this machine"),
         (["--host", "::", "--allow-host", "0.0.0.0"], ":: means every address of this machine"),
         (["--allow-host", "http://a.example"], "'http://a.example' is not a host name or address"),
         (["--allow-host", "a.example:80"], "'a.example:80' is not a host name or address"),
