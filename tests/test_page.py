@@ -933,6 +933,15 @@ def test_long_names_keep_pictures_and_options_aligned(chromium, needs_server, tm
         })""")
         assert len(lefts[-1]) > 1
         assert len({left for lines in lefts for left in lines}) == 1
+        tab.page.evaluate(
+            "document.querySelector('#status span').textContent = 'Segmenting with ' + 'name_'.repeat(30)"
+        )
+        form, status, result = (
+            tab.page.locator(selector).bounding_box() for selector in ("#form", "#status span", "#result")
+        )
+        assert status["width"] > 300
+        assert status["y"] >= form["y"] + form["height"] + 8
+        assert result["y"] >= status["y"] + status["height"] + 8
         tab.context.close()
 
 
