@@ -726,6 +726,8 @@ def tab(chromium, address):
 def test_a_photograph_gives_masks_areas_and_times_side_by_side(tab, tmp_path):
     assert tab.page.title() == "Try a segmentation network"
     assert tab.texts("#result h2") == ["runs one", "two"]
+    tops = tab.page.locator("#result li").evaluate_all("all => all.map(e => e.getBoundingClientRect().top)")
+    assert tops == 6 * tops[:1]  # a hundred classes would otherwise be a list of several screens
     tab.drop(photograph(tmp_path / "my photo.jpg"))
     assert tab.texts("#result h2") == ["runs one", "two", "Agreement"]
     assert tab.texts("#result article:first-child p") == ["upsampler carafe · trained at 48×32"]
