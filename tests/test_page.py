@@ -429,6 +429,7 @@ def test_requests_of_the_page_and_links_to_it_are_answered(address):
     content = encoded(Image.new("RGB", (6, 4)))
     own = [f"Content-Length: {len(content)}", f"Origin: {address}", "Sec-Fetch-Site: same-origin"]
     assert "html" in last(post(address, content, *own)[2])
+    assert post(address, content, *own, "Origin: http://evil.example")[0] == 403
     link = ["Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: navigate", "Sec-Fetch-Dest: document"]
     assert ask(address, "GET / HTTP/1.1", *link)[0] == 200
     assert ask(address, "GET / HTTP/1.1", link[0], "Sec-Fetch-Mode: navigate", "Sec-Fetch-Dest: iframe")[0] == 403
