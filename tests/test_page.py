@@ -654,6 +654,27 @@ def test_further_connections_are_closed(slow, monkeypatch):
         wait_until(lambda: ask(address)[0] == 200)
 
 
+def test_a_burst_of_connections_leaves_descriptors(needs_server):
+    pytest.importorskip("resource", reason="needs a system with limits on descriptors")
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))"
+    with running("-c", f"{limit}; from tests.helpers.page import serve; serve()") as (process, address):
+        host, _, port = address.removeprefix("http://").rpartition(":")
+        with contextlib.ExitStack() as burst:
+            for _ in range(200):
+                connection = burst.enter_context(socket.socket())
+                connection.setblocking(False)
+                connection.connect_ex((host, int(port)))
+            time.sleep(0.5)
+
+        def answers():
+            with contextlib.suppress(ConnectionError):
+                return ask(address)[0] == 200
+
+        wait_until(answers)
+        process.terminate()
+        assert process.communicate(timeout=20) == ("", "")
+
+
 def test_a_network_that_fails_is_one_message_and_a_traceback_for_the_owner(slow, capfd):
     class Broken(Columns):
         def predict(self, image, **options):

@@ -21,6 +21,8 @@ from unet.page.hosts import allowed_hosts
 
 CONNECTIONS = 64
 """Largest number of connections; further ones are closed at once."""
+BACKLOG = 16
+"""Connections accepted at a time. Each takes a file descriptor, also those that are closed at once."""
 REQUEST_SECONDS = 10
 """Seconds within which a connection must send the header of its request."""
 RESPONSE_SECONDS = 60
@@ -156,6 +158,7 @@ def _server(app):
     config = uvicorn.Config(
         app,
         http=Protocol,
+        backlog=BACKLOG,
         loop="asyncio",
         ws="none",
         lifespan="off",
