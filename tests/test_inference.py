@@ -122,12 +122,21 @@ def test_resizing_equals_the_same_by_hand(run, predictor):
 
 
 @pytest.mark.backend_free
-@pytest.mark.parametrize("size", [(31, 40), (9, 12), (5, 30)])
+@pytest.mark.parametrize("size", [(31, 40), (9, 12), (5, 30), (600, 20)])
 def test_the_resized_argmax_needs_no_enlarged_channels(rng, size):
     scores = rng.normal(size=(9, 12, 5)).astype(np.float32)
     scores[..., 3] = scores[..., 1]  # of equal logits the first wins, as in argmax
     np.testing.assert_array_equal(resized_argmax(scores, size), resize_logits(scores, size).argmax(-1))
     np.testing.assert_allclose(softmax(scores), torch.softmax(torch.tensor(scores), -1).numpy(), atol=1e-6)
+
+
+@pytest.mark.backend_free
+def test_the_resized_argmax_takes_a_few_bytes_per_pixel(rng):
+    tracemalloc.start()
+    resized_argmax(rng.normal(size=(9, 12, 5)).astype(np.float32), (3000, 2000))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * 3000 * 2000  # 4 are the best score, 1 is the mask
 
 
 @pytest.mark.backend_free

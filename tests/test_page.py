@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -181,6 +182,16 @@ def test_areas_are_measured_at_full_size(tmp_path):
     assert [Image.open(io.BytesIO(picture)).size for picture in shown] == [(1600, 200)] * 2
 
 
+def test_a_large_photograph_takes_a_few_bytes_per_pixel():
+    content = encoded(Image.new("L", (4000, 3000)))
+    page.segment([Columns()], content)
+    tracemalloc.start()
+    page.segment([Columns()], content)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * 4000 * 3000  # 3 are the photograph itself, which comes in parts and is joined
+
+
 def test_agreement_is_shown_for_networks_with_the_same_classes(tmp_path):
     path = photograph(tmp_path / "a.png")
     one, two, four = Columns(share=0.25), Columns(share=0.5), Columns(share=1)
@@ -205,6 +216,7 @@ def test_a_port_in_use_and_an_unknown_host_are_reported():
     [
         ("127.0.0.1", [], {"localhost", "127.0.0.1", "[::1]"}),
         ("127.0.0.2", [], {"localhost", "127.0.0.1", "[::1]", "127.0.0.2"}),
+        ("127.0.0.1", ["127.2", "0", "7.example"], {"localhost", "127.0.0.1", "[::1]", "127.0.0.2", "7.example"}),
         ("::1", ["::1", "Segment.Example.org"], {"localhost", "127.0.0.1", "[::1]", "segment.example.org"}),
         ("0.0.0.0", ["0.0.0.0", "192.0.2.1"], {"localhost", "127.0.0.1", "[::1]", "192.0.2.1"}),
         ("::", ["[2001:DB8::1]"], {"localhost", "127.0.0.1", "[::1]", "[2001:db8::1]"}),
@@ -219,6 +231,8 @@ def test_the_hosts_are_those_listened_on_and_those_named(host, names, expected):
     ("options", "message"),
     [
         (["--host", "0.0.0.0"], "0.0.0.0 means every address of this machine; name the host that visitors enter"),
+        (["--host", "0"], "0.0.0.0 means every address of this machine"),
+        (["--host", "0x0.0"], "0.0.0.0 means every address of this machine"),
         (["--host", "::", "--allow-host", "0.0.0.0"], ":: means every address of this machine"),
         (["--allow-host", "http://a.example"], "'http://a.example' is not a host name or address"),
         (["--allow-host", "a.example:80"], "'a.example:80' is not a host name or address"),
@@ -359,8 +373,11 @@ def test_every_answer_forbids_what_the_page_does_not_need(address):
         ask(address, host="evil.example"),
         post(address, b"", "Content-Length: 9999999"),
         post(address, b"hello"),
+        ask(address, "GET / HTTP/1.1", "Host: localhost"),
+        post(address, b"zz\r\n", "Transfer-Encoding: chunked"),
     ]
-    assert [status for status, *_ in answers] == [200, 200, 404, 405, 421, 413, 200]
+    assert [status for status, *_ in answers] == [200, 200, 404, 405, 421, 413, 200, 400, 400]
+    assert [body for *_, body in answers[-2:]] == 2 * [b'{"message":"The request is not valid HTTP."}']
     for _, headers, _ in answers:
         policy = dict(directive.split(" ", 1) for directive in headers["content-security-policy"].split("; "))
         assert policy["default-src"] == "'none'"
@@ -370,6 +387,7 @@ def test_every_answer_forbids_what_the_page_does_not_need(address):
         assert headers["referrer-policy"] == "no-referrer"
         assert headers["cache-control"] == "no-store"
         assert headers["cross-origin-resource-policy"] == "same-origin"
+        assert headers["connection"] == "close"
         assert "server" not in headers
 
 
@@ -411,6 +429,7 @@ def test_requests_of_the_page_and_links_to_it_are_answered(address):
     content = encoded(Image.new("RGB", (6, 4)))
     own = [f"Content-Length: {len(content)}", f"Origin: {address}", "Sec-Fetch-Site: same-origin"]
     assert "html" in last(post(address, content, *own)[2])
+    assert post(address, content, *own, "Origin: http://evil.example")[0] == 403
     link = ["Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: navigate", "Sec-Fetch-Dest: document"]
     assert ask(address, "GET / HTTP/1.1", *link)[0] == 200
     assert ask(address, "GET / HTTP/1.1", link[0], "Sec-Fetch-Mode: navigate", "Sec-Fetch-Dest: iframe")[0] == 403
@@ -454,6 +473,8 @@ def test_large_photographs_are_refused_whether_their_size_is_announced_or_not(ad
         b"POST /segment HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
         b"POST /segment HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
         b"POST /segment HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"HEAD / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
     ],
 )
 def test_a_request_that_is_not_http_is_refused(address, request_):
@@ -526,6 +547,26 @@ def begin(address, content=None):
         b"POST /segment HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(content) + content
     )
     return connection
+
+
+@pytest.mark.parametrize("line", [b"HTTP/1.1", b"HTTP/1.0", b"HTTP/1.1\r\nConnection: close"])
+def test_what_follows_a_request_is_discarded_while_it_is_answered(slow, caplog, line):
+    content = encoded(Image.new("RGB", (6, 4)))
+    with served(slow) as (address, _):
+        connection = connect(address)
+        connection.sendall(b"POST /segment %s\r\nHost: localhost\r\n" % line)
+        connection.sendall(b"Content-Length: %d\r\n\r\n" % len(content) + content)
+        wait_until(lambda: slow.calls == 1)
+        connection.sendall(b"no request")
+        connection.sendall(bytes(2**24))  # more than all buffers between client and server hold
+        slow.held.unlink()
+        data = b""
+        with connection, contextlib.suppress(ConnectionError):
+            while part := connection.recv(2**16):
+                data += part
+    assert data.count(b"HTTP/1.1 200 OK") == 1
+    assert b'{"html": ' in data
+    assert caplog.records == []
 
 
 def test_photographs_take_turns_and_one_too_many_is_sent_away(slow):
@@ -613,6 +654,27 @@ def test_further_connections_are_closed(slow, monkeypatch):
         wait_until(lambda: ask(address)[0] == 200)
 
 
+def test_a_burst_of_connections_leaves_descriptors(needs_server):
+    pytest.importorskip("resource", reason="needs a system with limits on descriptors")
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))"
+    with running("-c", f"{limit}; from tests.helpers.page import serve; serve()") as (process, address):
+        host, _, port = address.removeprefix("http://").rpartition(":")
+        with contextlib.ExitStack() as burst:
+            for _ in range(200):
+                connection = burst.enter_context(socket.socket())
+                connection.setblocking(False)
+                connection.connect_ex((host, int(port)))
+            time.sleep(0.5)
+
+        def answers():
+            with contextlib.suppress(ConnectionError):
+                return ask(address)[0] == 200
+
+        wait_until(answers)
+        process.terminate()
+        assert process.communicate(timeout=20) == ("", "")
+
+
 def test_a_network_that_fails_is_one_message_and_a_traceback_for_the_owner(slow, capfd):
     class Broken(Columns):
         def predict(self, image, **options):
@@ -686,6 +748,8 @@ def tab(chromium, address):
 def test_a_photograph_gives_masks_areas_and_times_side_by_side(tab, tmp_path):
     assert tab.page.title() == "Try a segmentation network"
     assert tab.texts("#result h2") == ["runs one", "two"]
+    tops = tab.page.locator("#result li").evaluate_all("all => all.map(e => e.getBoundingClientRect().top)")
+    assert tops == 6 * tops[:1]  # a hundred classes would otherwise be a list of several screens
     tab.drop(photograph(tmp_path / "my photo.jpg"))
     assert tab.texts("#result h2") == ["runs one", "two", "Agreement"]
     assert tab.texts("#result article:first-child p") == ["upsampler carafe · trained at 48×32"]
@@ -722,7 +786,7 @@ def test_the_mask_has_the_colours_of_the_legend(tab, tmp_path):
 @needs_chromium
 def test_options_apply_to_the_photograph_that_is_there(tab, tmp_path):
     tab.drop(photograph(tmp_path / "a.jpg"))
-    tab.page.get_by_label("tiles at full resolution").click()
+    tab.page.get_by_label("Tiles at full resolution").click()
     tab.wait("#result li b >> nth=0", "37.5 %")
     assert tab.shares() == [37.5, 12.5, 50, 25, 25, 50, 87.5]
 
@@ -873,6 +937,48 @@ def test_it_fits_narrow_and_wide_windows(chromium, address, tmp_path, width, sch
     ink = tab.page.locator("#result h2").first.evaluate(lightness)
     assert ink > 0.8 if scheme == "dark" else ink < 0.3
     tab.context.close()
+
+
+@needs_chromium
+def test_long_names_keep_pictures_and_options_aligned(chromium, needs_server, tmp_path):
+    long = Columns("a_network_with_a_name_that_does_not_fit_into_one_line_above_its_picture")
+    with served(long, Columns()) as (address, _):
+        tab = Tab(chromium, address)
+        tab.drop(photograph(tmp_path / "a.jpg"))
+        heights = tab.page.locator("#result h2").evaluate_all("all => all.map(e => e.getBoundingClientRect().height)")
+        tops = tab.page.locator("#result .stage").evaluate_all("all => all.map(e => e.getBoundingClientRect().top)")
+        assert heights[0] > 1.5 * heights[1]
+        assert tops == 3 * tops[:1]
+        tab.page.set_viewport_size({"width": 390, "height": 900})
+        lefts = tab.page.locator("fieldset label").evaluate_all("""all => all.map(label => {
+          const text = document.createRange();
+          text.selectNodeContents(label.lastChild);
+          return [...text.getClientRects()].map(line => line.left);
+        })""")
+        assert len(lefts[-1]) > 1
+        assert len({left for lines in lefts for left in lines}) == 1
+        tab.page.evaluate(
+            "document.querySelector('#status span').textContent = 'Segmenting with ' + 'name_'.repeat(30)"
+        )
+        form, status, result = (
+            tab.page.locator(selector).bounding_box() for selector in ("#form", "#status span", "#result")
+        )
+        assert status["width"] > 300
+        assert status["y"] >= form["y"] + form["height"] + 8
+        assert result["y"] >= status["y"] + status["height"] + 8
+        tab.context.close()
+
+
+@needs_chromium
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_class_in_the_colour_of_the_page_is_seen_in_the_legend(chromium, needs_server, scheme):
+    with served(Columns()) as (address, _):
+        tab = Tab(chromium, address, scheme=scheme)
+        ring = tab.page.locator("#result li i").first.evaluate("e => getComputedStyle(e).boxShadow")
+        page_colour = tab.page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert "1px" in ring
+        assert not ring.startswith(page_colour)
+        tab.context.close()
 
 
 @needs_chromium

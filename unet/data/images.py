@@ -93,21 +93,25 @@ def resize_logits(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         return logits
     resized = np.empty((*size, logits.shape[-1]), np.float32)
     for index in range(logits.shape[-1]):
-        resized[..., index] = _resized_channel(logits, index, size)
+        resized[..., index] = np.asarray(_resized_channel(logits, index, size))
     return resized
 
 
 def resized_argmax(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Compute ``resize_logits(logits, size).argmax(-1)`` as uint8, one channel at a time to save memory."""
-    best = _resized_channel(logits, 0, size)
+    best = np.full(size, -np.inf, np.float32)
     mask = np.zeros(size, np.uint8)
-    for index in range(1, logits.shape[-1]):
+    for index in range(logits.shape[-1]):
         channel = _resized_channel(logits, index, size)
-        mask[channel > best] = index
-        best = np.maximum(best, channel)
+        for top in range(0, size[0], 256):  # converting an image to an array takes several times its memory
+            rows = slice(top, min(top + 256, size[0]))
+            values = np.asarray(channel.crop((0, rows.start, size[1], rows.stop)))
+            mask[rows][values > best[rows]] = index
+            np.maximum(best[rows], values, out=best[rows])
+        del channel  # before the next one is enlarged
     return mask
 
 
-def _resized_channel(logits: np.ndarray, index: int, size: tuple[int, int]) -> np.ndarray:
+def _resized_channel(logits: np.ndarray, index: int, size: tuple[int, int]) -> Image.Image:
     channel = Image.fromarray(np.ascontiguousarray(logits[..., index]))
-    return np.asarray(channel.resize(size[::-1], Image.Resampling.BILINEAR))
+    return channel.resize(size[::-1], Image.Resampling.BILINEAR)

@@ -58,9 +58,9 @@ class Guard:
         if re.sub(r":\d*$", "", host) not in self.hosts:
             message = "The page is not served under this host name. Its owner can add names with --allow-host."
             return JSONResponse({"message": message}, 421)
-        own_origins = (None, f"http://{host}", f"https://{host}")
+        own_origins = {f"http://{host}", f"https://{host}"}
         followed_link = scope["method"] == "GET" and headers.get("sec-fetch-dest") == "document"
-        if headers.get("origin") not in own_origins or not (
+        if not own_origins.issuperset(headers.getlist("origin")) or not (
             headers.get("sec-fetch-site", "none") in ("same-origin", "none") or followed_link
         ):
             return JSONResponse({"message": "Requests from other websites are refused."}, 403)

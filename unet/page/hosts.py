@@ -43,5 +43,8 @@ def _host(name: str) -> str:
         if not re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*", name, re.IGNORECASE):
             message = f"{name!r} is not a host name or address, without port, as in segmentation.example.org"
             raise InputError(message, "allow_host") from None
-        return name.lower()
+        try:
+            return socket.inet_ntoa(socket.inet_aton(name))  # 0 is 0.0.0.0 and 127.1 is 127.0.0.1, also in a browser
+        except OSError:
+            return name.lower()
     return f"[{address}]" if address.version == 6 else str(address)

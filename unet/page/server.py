@@ -21,6 +21,8 @@ from unet.page.hosts import allowed_hosts
 
 CONNECTIONS = 64
 """Largest number of connections; further ones are closed at once."""
+BACKLOG = 16
+"""Connections accepted at a time. Each takes a file descriptor, also those that are closed at once."""
 REQUEST_SECONDS = 10
 """Seconds within which a connection must send the header of its request."""
 RESPONSE_SECONDS = 60
@@ -107,8 +109,11 @@ def serve(
 
 def _server(app):
     """A ``uvicorn.Server`` that does not wait for slow clients, and logs nothing."""
+    import h11
     import uvicorn
     from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    from unet.page.guard import HEADERS
 
     class Protocol(H11Protocol):
         deadline: asyncio.TimerHandle | None
@@ -121,10 +126,24 @@ def _server(app):
                 transport.abort()
 
         def data_received(self, data):
+            if self.cycle is not None and not self.cycle.more_body:
+                return  # a connection carries one request; h11 would fail, or keep what follows
             super().data_received(data)
             if self.cycle is not None and self.deadline is not None:  # the header is complete
                 self.deadline.cancel()
                 self.deadline = None
+
+        def send_400_response(self, msg):
+            body = b'{"message":"The request is not valid HTTP."}'
+            headers = {**HEADERS, "Content-Type": "application/json", "Content-Length": str(len(body))}
+            head = self.scope is not None and self.scope["method"] == "HEAD"
+            for event in (
+                h11.Response(status_code=400, headers=[*headers.items()], reason=b"Bad Request"),
+                h11.Data(data=b"" if head else body),
+                h11.EndOfMessage(),
+            ):
+                self.transport.write(self.conn.send(event) or b"")
+            self.transport.close()
 
         def pause_writing(self):
             super().pause_writing()
@@ -139,6 +158,7 @@ def _server(app):
     config = uvicorn.Config(
         app,
         http=Protocol,
+        backlog=BACKLOG,
         loop="asyncio",
         ws="none",
         lifespan="off",
