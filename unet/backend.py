@@ -108,6 +108,17 @@ def peak_memory_on_gpu() -> float | None:
     return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**20
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that the device, or the machine, has no memory left."""
+    names = {parent.__name__ for parent in type(error).__mro__}
+    if names & {"MemoryError", "OutOfMemoryError", "ResourceExhaustedError"}:
+        return True
+    # Of JAX, and of PyTorch on a CPU: errors without a class of their own.
+    return isinstance(error, RuntimeError) and any(
+        text in str(error) for text in ("RESOURCE_EXHAUSTED", "Out of memory", "can't allocate memory")
+    )
+
+
 def _cpu() -> str:
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
         for line in file:

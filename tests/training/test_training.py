@@ -11,10 +11,12 @@ from keras import ops
 
 from tests.helpers import BACKEND, JIT, slow_beyond_tensorflow
 from unet import config, data
+from unet.backend import is_out_of_memory
 from unet.errors import InputError, RunError
 from unet.runs import Run
 from unet.training import make_optimizer, make_schedule, make_trainer, train
 from unet.training.callbacks import Checkpoint, StopRequest, divergence, epoch_seeds
+from unet.training.step import SegmentationTrainer
 from unet.training.weights import averaged_weights
 
 TINY = f"""
@@ -331,3 +333,33 @@ def test_one_batch_is_learned_by_heart(tmp_path, config):
     train(run)
     assert run.history()[-1]["loss"] < 0.01
     assert run.history()[-1]["mean_iou"] > 0.99
+
+
+def out_of_memory():
+    """The error that this backend raises; on a CPU it can be had without exhausting the memory of the machine."""
+    with pytest.raises(Exception, match=r"(?i)memory|OOM|RESOURCE_EXHAUSTED") as caught:
+        ops.convert_to_numpy(ops.ones((2**40, 2**10), "float32"))
+    return caught.value
+
+
+def test_the_backend_says_that_memory_is_exhausted():
+    assert is_out_of_memory(out_of_memory())
+    assert is_out_of_memory(MemoryError())
+    assert not is_out_of_memory(ValueError("Out of memory"))
+    assert not is_out_of_memory(RuntimeError("shapes differ"))
+
+
+def test_exhausted_memory_is_one_message_with_settings(make, monkeypatch):
+    error = out_of_memory()
+
+    def fail(*arguments, **settings):
+        raise error
+
+    monkeypatch.setattr(SegmentationTrainer, "fit", fail)
+    message = (
+        r"out of memory with training\.batch_size=4; epochs saved: 0\. Start a new run with training\.batch_size=2 "
+        r"training\.accumulate=2, which updates weights as often; or training\.precision=mixed_bfloat16; or a smaller "
+        r"data\.size \(now 24×24\); or a smaller model\.width \(now 4\)"
+    )
+    with pytest.raises(RunError, match=message):
+        train(make())

@@ -8,10 +8,11 @@ import keras
 
 from unet import config as configuration
 from unet import data, interrupts
+from unet.backend import is_out_of_memory
 from unet.config import Config
 from unet.data.batches import Batches
 from unet.encoders.weights import read_pretrained
-from unet.errors import InputError
+from unet.errors import InputError, RunError
 from unet.runs import Run
 from unet.training import checkpoints
 from unet.training.callbacks import (
@@ -47,7 +48,8 @@ def train(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> None:
 
     Raises:
         InputError: The data cannot be used or have changed, or another process trains in the directory.
-        RunError: The loss became infinite or NaN, or a file cannot be written, for example because the disk is full.
+        RunError: The loss became infinite or NaN, memory is exhausted, or a file cannot be written, for example because
+            the disk is full.
         KeyboardInterrupt: Ctrl-C; calling ``train`` again resumes from the last checkpoint.
         SystemExit: SIGTERM or SIGHUP, with exit code 143 or 129; likewise.
     """
@@ -129,6 +131,10 @@ def train(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> None:
                 name = interrupts.name(stop.signal or signal.SIGINT)
                 log.warning("stopped by %s; epochs saved in %s: %d", name, run.path, checkpoint.saved_epochs)
                 raise
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise RunError(_out_of_memory(config, checkpoint.saved_epochs)) from error
         log.info("finished after epoch %d", checkpoint.saved_epochs)
 
 
@@ -141,6 +147,24 @@ def is_trained(run: Run) -> bool:
 def compiles(config: Config) -> bool:
     """Whether the step is compiled. On PyTorch it never is: ``fit`` crashes under torch.compile (keras #22282)."""
     return config.training.jit and keras.backend.backend() != "torch"
+
+
+def _out_of_memory(config: Config, saved_epochs: int) -> str:
+    """Message with the settings that reduce memory, the one that changes results least first."""
+    training, (height, width) = config.training, config.data.size
+    half = max(1, training.batch_size // 2)
+    advice = [
+        f"training.batch_size={half} training.accumulate={2 * training.accumulate}, which updates weights as often"
+        if training.batch_size > 1
+        else "",
+        "training.precision=mixed_bfloat16" if training.precision == "float32" else "",
+        f"a smaller data.size (now {height}×{width})",
+        f"a smaller model.width (now {config.model.width})" if config.model.encoder == "plain" else "a smaller encoder",
+    ]
+    return (
+        f"out of memory with training.batch_size={training.batch_size}; epochs saved: {saved_epochs}. Start a new run "
+        f"with {'; or '.join(filter(None, advice))}"
+    )
 
 
 def _log_start(config: Config, dataset: data.Dataset, trainer: SegmentationTrainer, steps_per_epoch: int) -> None:
