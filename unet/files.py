@@ -2,7 +2,9 @@
 
 import contextlib
 import errno
+import functools
 import json
+import logging
 import os
 import shutil
 import stat
@@ -12,6 +14,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from unet.errors import RunError
+
+log = logging.getLogger("unet")
 
 UNFINISHED = ".unfinished-"
 """Start of the names of files and folders that are being written. A process that is killed leaves them behind."""
@@ -130,6 +134,8 @@ def remedy(error: OSError) -> str:
 def locked(path: Path, wait: bool = True) -> Iterator[None]:
     """Hold an exclusive lock on the file at ``path``, which is created if it does not exist.
 
+    On a file system without locks, such as some network file systems, the block runs without one, after a warning.
+
     Args:
         path: The lock file; it stays when the lock is released.
         wait: Whether to wait while another process holds the lock.
@@ -146,8 +152,18 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         with writing(path):
             file = stack.enter_context(open(path, "w"))
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            _warn_without_locks(path.parent.absolute(), error.strerror or str(error))
         yield
+
+
+@functools.cache  # one warning for each folder
+def _warn_without_locks(folder: Path, reason: str) -> None:
+    log.warning("%s: files cannot be locked there (%s); let only one process at a time write to it", folder, reason)
 
 
 def write_text(path: Path, text: str) -> None:
