@@ -141,7 +141,7 @@ def _score(network: LoadedNetwork, config: Config, records: Scores, split: str, 
         found = {sample.name: (sample.image, sample.mask) for sample in native_samples(source, split, wanted)}
         pairs = [found[tally.names[index]] for index, _ in chosen]
     else:
-        pairs = [(arrays.images[index], arrays.masks[index]) for index, _ in chosen]
+        pairs = [arrays.read(index) for index, _ in chosen]
     if chosen:
         examples = _examples(network, tally, chosen, pairs, config.data.size)
         figures.prediction_grid(examples, dataset.classes, records.figures / f"predictions_{name}.png", title)
@@ -171,7 +171,7 @@ def _prepared_batches(split: data.Split) -> Iterator[tuple[list[str], np.ndarray
     """Names, images and masks of the prepared arrays, in their order."""
     for start in range(0, len(split), BATCH):
         chosen = slice(start, start + BATCH)
-        yield split.names[chosen], np.asarray(split.images[chosen]), np.asarray(split.masks[chosen])
+        yield split.names[chosen], *split.read(chosen)
 
 
 def _native_batches(source: data.Source, split: str, size: tuple[int, int]):

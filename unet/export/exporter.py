@@ -89,7 +89,7 @@ def export(
 
     network = rebuild(run, metadata)
     complete = with_softmax(network) if activation == "softmax" else network
-    examples = _spread(dataset.train.images, CALIBRATION_IMAGES) if dataset else drawn_images(metadata.size)
+    examples = _spread(dataset.train, CALIBRATION_IMAGES) if dataset else drawn_images(metadata.size)
     # In the target's directory, so that the file can be moved there in one step.
     with temporary_folder(directory) as temporary:
         remove_unfinished(directory)
@@ -180,7 +180,7 @@ def _prove(loaded: LoadedNetwork, network: keras.Model, dataset: data.Dataset | 
     split, kind = (dataset.test, "test images") if len(dataset.test) else (dataset.train, "training images")
     if loaded.metadata.quantization != "none":
         return prove_quantized(loaded, network, split, kind)
-    return prove(loaded, network, _spread(split.images, PROOF_IMAGES), kind)
+    return prove(loaded, network, _spread(split, PROOF_IMAGES), kind)
 
 
 def drawn_images(size: tuple[int, int], count: int = PROOF_IMAGES) -> np.ndarray:
@@ -216,9 +216,10 @@ def with_softmax(network: keras.Model) -> keras.Model:
     return keras.Model(network.input, probabilities, name=network.name)
 
 
-def _spread(images: np.ndarray, count: int) -> np.ndarray:
-    """At most ``count`` of the images, evenly spaced."""
-    return np.stack([images[i] for i in np.linspace(0, len(images) - 1, min(count, len(images))).astype(int)])
+def _spread(split: data.Split, count: int) -> np.ndarray:
+    """At most ``count`` of the split's images, evenly spaced."""
+    images, _ = split.read(np.linspace(0, len(split) - 1, min(count, len(split))).astype(int))
+    return images
 
 
 def _parts(file: Path) -> list[Path]:

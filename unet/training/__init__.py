@@ -47,7 +47,8 @@ def train(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> None:
 
     Raises:
         InputError: The data cannot be used or have changed, or another process trains in the directory.
-        RunError: The loss became infinite or NaN, or a file cannot be written, for example because the disk is full.
+        RunError: The loss became infinite or NaN, a file cannot be written, for example because the disk is full, or
+            the prepared data became shorter.
         KeyboardInterrupt: Ctrl-C; calling ``train`` again resumes from the last checkpoint.
         SystemExit: SIGTERM or SIGHUP, with exit code 143 or 129; likewise.
     """
@@ -103,6 +104,7 @@ def train(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> None:
         checkpoint = Checkpoint(run, validation, stop, done)
         with (
             interrupts.stop_gracefully(stop.request),
+            batches.raising_own_errors(),
             TensorBoard(run, dataset.validation, len(dataset.classes), rows) as tensorboard,
             Progress(config.training.epochs, len(batches), rows) as progress,
         ):
