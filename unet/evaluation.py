@@ -113,6 +113,8 @@ def _score(network: LoadedNetwork, config: Config, records: Scores, split: str, 
     if not len(arrays):
         raise InputError(f"the {split} split of {records.path} holds no image")
 
+    records.metrics()  # reports a damaged file before anything is overwritten
+    history = records.history() if isinstance(records, Run) else []
     records.prepare()
 
     # === Scores ===
@@ -145,7 +147,7 @@ def _score(network: LoadedNetwork, config: Config, records: Scores, split: str, 
     if chosen:
         examples = _examples(network, tally, chosen, pairs, config.data.size)
         figures.prediction_grid(examples, dataset.classes, records.figures / f"predictions_{name}.png", title)
-    if isinstance(records, Run) and (history := records.history()):
+    if history:
         figures.learning_curves(history, records.figures / "learning_curves.png", records.name)
     records.write_metrics(name, scores)  # last: a split with scores is complete
     return scores
