@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 
 import pytest
 
@@ -113,6 +114,21 @@ def test_a_leftover_that_is_removed_before_it_is_locked_is_made_again(tmp_path, 
     write_text(tmp_path / "a.txt", "x")
     assert len(made) == 2
     assert os.listdir(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("year", [1970, 2110])
+def test_a_wrong_clock_is_reported_when_an_archive_is_written(tmp_path, monkeypatch, year):
+    def save():
+        with replacing(tmp_path / "a.zip") as temporary, zipfile.ZipFile(temporary, "w") as archive:
+            archive.writestr("x", "y")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("time.time", lambda: (year - 1970 + 0.5) * 365.2425 * 86400)
+        with pytest.raises(RunError, match=rf"a\.zip: cannot be written: the system clock says that it is {year}; set"):
+            save()
+    assert os.listdir(tmp_path) == []
+    save()
+    assert os.listdir(tmp_path) == ["a.zip"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX locks")

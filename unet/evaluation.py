@@ -147,7 +147,7 @@ def _score(network: LoadedNetwork, config: Config, records: Scores, split: str, 
     if chosen:
         examples = _examples(network, tally, chosen, pairs, config.data.size)
         figures.prediction_grid(examples, dataset.classes, records.figures / f"predictions_{name}.png", title)
-    if history:
+    if isinstance(records, Run) and history:
         figures.learning_curves(history, records.figures / "learning_curves.png", records.name)
     records.write_metrics(name, scores)  # last: a split with scores is complete
     return scores

@@ -8,7 +8,9 @@ import logging
 import os
 import shutil
 import stat
+import struct
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -19,6 +21,8 @@ log = logging.getLogger("unet")
 
 UNFINISHED = ".unfinished-"
 """Start of the names of files and folders that are being written. A process that is killed leaves them behind."""
+ARCHIVE_YEARS = range(1980, 2108)
+"""Years that the time stamps in a zip archive, such as a .keras file, can express."""
 
 
 def open_file(path: str | Path) -> BinaryIO:
@@ -114,11 +118,22 @@ def remove_unfinished(folder: Path) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn an :class:`OSError` in the block into a :class:`~unet.errors.RunError` that names ``path`` and a remedy."""
+    """Turn an :class:`OSError` in the block into a :class:`~unet.errors.RunError` that names ``path`` and a remedy.
+
+    So is the error of an archive whose time stamp cannot be written, because the system clock is wrong.
+    """
     try:
         yield
     except OSError as error:
         raise RunError(f"{path}: cannot be written: {error.strerror or error}{remedy(error)}") from error
+    except (ValueError, struct.error) as error:
+        year = time.localtime(time.time()).tm_year
+        if year in ARCHIVE_YEARS:
+            raise
+        raise RunError(
+            f"{path}: cannot be written: the system clock says that it is {year}; set it, then run the same command "
+            "again"
+        ) from error
 
 
 def remedy(error: OSError) -> str:
