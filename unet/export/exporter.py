@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import logging
 import math
 import os
@@ -18,9 +19,9 @@ from unet.console import quiet_stderr
 from unet.data.images import resize_image
 from unet.deprecation import renamed
 from unet.errors import InputError, RunError
-from unet.export.card import CARD, model_card, record, records
+from unet.export.card import CARD, card_scores, model_card, record, records
 from unet.export.proof import Proof, prove, prove_quantized, to_json
-from unet.files import locked, remove_unfinished, temporary_folder, write_text, writing
+from unet.files import locked, remedy, remove_unfinished, temporary_folder, write_text, writing
 from unet.formats import Format, LoadedNetwork, Metadata, choose, describe
 from unet.formats.base import LARGEST_SIZE
 from unet.model import from_config, load_saved
@@ -81,7 +82,8 @@ def export(
     metadata = _metadata(run, file_format, size, activation, quantize)
     dataset = _dataset(config, metadata, required=bool(overrides))
     directory = Path(out or run.path / "export")
-    records(directory)  # reports a damaged export.json before anything is written
+    records(directory)  # reports damaged files before anything is written
+    card_scores(run)
     target = directory / (run.name + ("" if quantize == "none" else f"_{quantize}") + file_format.ending)
     trained_on = run.starts()[-1]["backend"]
     if file_format.backend not in (None, trained_on):
@@ -125,6 +127,9 @@ def write(file_format: Format, network: keras.Model, file: Path, metadata: Metad
     except InputError:
         raise
     except Exception as error:  # every converter has its own classes of errors
+        if getattr(error, "errno", None) == errno.ENOSPC or os.strerror(errno.ENOSPC) in str(error):
+            full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise RunError(f"{file.name}: cannot be written: {full.strerror}{remedy(full)}") from error
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise RunError(f"{file.name}: could not be converted: {type(error).__name__}: {(lines or [''])[-1]}") from error
 

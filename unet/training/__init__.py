@@ -88,6 +88,8 @@ def train(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> None:
                 f"{run.history_file}: has {len(rows)} epochs, and last.keras was saved after {done}; restore it from a "
                 "copy, or delete last.keras to start again"
             )
+        if len(dataset.validation) and not all("val_mean_iou" in row for row in rows):
+            raise InputError(f"{run.history_file}: has no validation scores (val_mean_iou); restore it from a copy")
         if not resumes or run.info.data is None:
             run.record_data(dataset)
         if done and (done >= config.training.epochs or patience_exhausted(rows, config.training)):
