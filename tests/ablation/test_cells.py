@@ -399,15 +399,15 @@ def test_the_cell_of_a_killed_ray_worker_is_reported_and_the_others_finish(tmp_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("process", "message"), [("gcs_server", "its head does not answer"), ("raylet", "has died")])
-def test_a_lost_ray_cluster_ends_the_ablation_within_a_minute_with_one_message(tmp_path, process, message):
+def test_a_lost_ray_cluster_ends_the_ablation_with_one_message(tmp_path, process, message):
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'unet-upsamplers[ray]'")
     make_grid(tmp_path, "nearest", "bilinear")
     arguments = ["ablate", tmp_path / "tiny.yaml", *SETTINGS, "--root", tmp_path, "--executor", "ray"]
     running = start_unet(*arguments, "training.epochs=2000", **ENVIRONMENT)
-    wait_for(tmp_path / "tiny" / "nearest-seed0" / "last.keras")
+    wait_for(tmp_path / "tiny" / "nearest-seed0" / "log.txt")
     (victim,) = [child for child in children(running.pid) if f"/{process} " in f"{child[1]} "]
     os.kill(victim[0], signal.SIGKILL)
-    _, err = running.communicate(timeout=60)
+    _, err = running.communicate(timeout=90)
     assert running.returncode == 1
     assert "Traceback" not in err
     (error,) = [line for line in err.splitlines() if line.startswith("error: ")]
