@@ -404,7 +404,9 @@ def test_a_lost_ray_cluster_ends_the_ablation_with_one_message(tmp_path, process
     make_grid(tmp_path, "nearest", "bilinear")
     arguments = ["ablate", tmp_path / "tiny.yaml", *SETTINGS, "--root", tmp_path, "--executor", "ray"]
     running = start_unet(*arguments, "training.epochs=2000", **ENVIRONMENT)
-    wait_for(tmp_path / "tiny" / "nearest-seed0" / "log.txt")
+    while running.poll() is None and not (tmp_path / "tiny" / "nearest-seed0" / "log.txt").exists():
+        time.sleep(0.1)
+    assert running.poll() is None, running.communicate()
     (victim,) = [child for child in children(running.pid) if f"/{process} " in f"{child[1]} "]
     os.kill(victim[0], signal.SIGKILL)
     _, err = running.communicate(timeout=90)
