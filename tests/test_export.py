@@ -1,7 +1,6 @@
 """Export of a run to every format, the metadata of the files, and failures; every upsampler in every format."""
 
 import dataclasses
-import errno
 import json
 import os
 import shutil
@@ -619,16 +618,6 @@ def test_a_failing_converter_gives_one_message(run, monkeypatch):
     with pytest.raises(RunError, match=r"tiny.keras: could not be converted: ValueError: op FooBar is unknown"):
         export(run, "wrong", out=run.path / "failed")
     assert not list((run.path / "failed").iterdir())
-
-
-def test_a_full_disk_while_converting_is_one_message_with_the_remedy(run, monkeypatch):
-    def fail(*arguments):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Wrong, "write", fail)
-    monkeypatch.setitem(FORMATS, "wrong", Wrong())
-    with pytest.raises(RunError, match=r"tiny.keras: cannot be written: No space left on device; free some space"):
-        export(run, "wrong", out=run.path / "failed")
 
 
 def test_a_missing_runtime_is_reported_with_the_remedy(tmp_path, monkeypatch):

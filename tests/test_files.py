@@ -5,13 +5,14 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 
 import pytest
 
 from tests.helpers import ROOT
 from unet import files
 from unet.errors import RunError
-from unet.files import remove_unfinished, replacing, temporary_folder, write_json, write_text
+from unet.files import locked, remove_unfinished, replacing, temporary_folder, write_json, write_text
 
 pytestmark = pytest.mark.backend_free
 
@@ -113,3 +114,42 @@ def test_a_leftover_that_is_removed_before_it_is_locked_is_made_again(tmp_path, 
     write_text(tmp_path / "a.txt", "x")
     assert len(made) == 2
     assert os.listdir(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("year", [1970, 2110])
+def test_a_wrong_clock_is_reported_when_an_archive_is_written(tmp_path, monkeypatch, year):
+    def save():
+        with replacing(tmp_path / "a.zip") as temporary, zipfile.ZipFile(temporary, "w") as archive:
+            archive.writestr("x", "y")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("time.time", lambda: (year - 1970 + 0.5) * 365.2425 * 86400)
+        with pytest.raises(RunError, match=rf"a\.zip: cannot be written: the system clock says that it is {year}; set"):
+            save()
+    assert os.listdir(tmp_path) == []
+    save()
+    assert os.listdir(tmp_path) == ["a.zip"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX locks")
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_used_without_them(tmp_path, monkeypatch, caplog, code):
+    def refuse(*arguments):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    for wait in (True, False):
+        with locked(tmp_path / ".lock", wait), temporary_folder(tmp_path) as folder:
+            write_text(tmp_path / "a.txt", "x")
+            remove_unfinished(tmp_path)  # cannot tell whether another process uses the folder
+            assert folder.is_dir()
+    assert sorted(os.listdir(tmp_path)) == [".lock", "a.txt"]
+    (message,) = caplog.messages
+    assert message.startswith(f"{tmp_path}: files cannot be locked there ({os.strerror(code)})")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX locks")
+def test_a_lock_that_another_process_holds_is_not_mistaken_for_a_file_system_without_locks(tmp_path, caplog):
+    with locked(tmp_path / ".lock"), pytest.raises(BlockingIOError):
+        locked(tmp_path / ".lock", wait=False).__enter__()
+    assert not caplog.messages

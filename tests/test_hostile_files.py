@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+import types
 import zipfile
 from pathlib import Path
 
@@ -473,3 +474,73 @@ def test_a_finished_run_without_its_history_is_not_called_finished(trained_run, 
         with pytest.raises(InputError, match=r"has 0 epochs, and last\.keras was saved after 2"):
             train(run)
         shutil.rmtree(run.path)
+
+
+SHORT = {"mean_iou": {"dataset": 0.5}, "iou": {}}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"test": {}, "cost": {}}, "metrics.json: test: mean_iou: Field required"),
+        ({"test": {"mean_iou": 5}, "cost": {}}, "metrics.json: test: mean_iou: should be a valid dictionary"),
+        ({"test": {"mean_iou": {"dataset": "x"}}, "cost": {}}, "metrics.json: test: mean_iou.dataset: should be a"),
+        ({"test": SHORT, "cost": {}}, "metrics.json: test: mean_boundary_iou: Field required"),
+    ],
+)
+@pytest.mark.backend_free
+def test_a_report_of_incomplete_metrics_is_refused(tmp_path, content, message):
+    from unet.ablation.report import results
+    from unet.ablation.run.finished import RunsByVariant
+
+    run = Run(tmp_path)
+    run.metrics_file.write_text(json.dumps(content))
+    analysis = types.SimpleNamespace(variants=[types.SimpleNamespace(name="nearest")], to_baseline=[])
+    runs = RunsByVariant({("nearest", 0): run}, ("nearest",), (0,))
+    with pytest.raises(InputError) as caught:
+        results._variant(runs, "nearest", analysis, {})
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_model_card_refuses_incomplete_metrics_and_shows_undefined_ones(trained_run, tmp_path):
+    from unet.export.card import card_scores, model_card
+
+    run = Run(shutil.copytree(trained_run.path, tmp_path / "run"))
+    undefined = {"dataset": None, "per_image": None}
+    iou = dict.fromkeys(run.info.classes, undefined)
+    whole = {"images": 1, "size": "native", "mean_iou": {"dataset": 0.5}, "iou": iou, "pixel_accuracy": undefined}
+    run.write_metrics("test", whole)
+    assert "| test | 1 | native | 0.5000 | – | – | – | – |" in model_card(run, tmp_path / "export")
+    for damage, message in (({"images": "many"}, "test: images: should be a valid int"), ({"iou": {}}, "no IoU of")):
+        run.write_metrics("test", whole | damage)
+        with pytest.raises(InputError, match=f"metrics.json: .*{message}"):
+            card_scores(run)
+
+
+def test_records_of_a_run_without_their_content_are_refused(trained_run, tmp_path):
+    from unet.training import train
+
+    run = Run(shutil.copytree(trained_run.path, tmp_path / "run"))
+    for content in ("{}", '{"starts": []}'):
+        run.environment_file.write_text(content)
+        with pytest.raises(InputError, match=r"environment\.json: has no entry; restore it from a copy, or delete it"):
+            run.starts()
+    run.environment_file.unlink()
+    run.history_file.write_text("epoch\n1\n2\n")
+    with pytest.raises(InputError, match=r"history\.csv: has no validation scores .*; restore it from a copy"):
+        train(run)
+    run.config_file.write_text("")
+    with pytest.raises(InputError, match=r"config\.yaml: is empty; restore it from a copy"):
+        train(run)
+
+
+@pytest.mark.parametrize(
+    "text", ["split,name,digest\ntrain,x\n", "split,name,digest\ntrain\n", "split,name,digest\nx,y,z\n"]
+)
+@pytest.mark.backend_free
+def test_a_damaged_list_of_images_is_not_compared(text):
+    from unet.data import fingerprint
+
+    with pytest.raises(KeyError):
+        fingerprint.from_csv(text)

@@ -113,6 +113,8 @@ def _score(network: LoadedNetwork, config: Config, records: Scores, split: str, 
     if not len(arrays):
         raise InputError(f"the {split} split of {records.path} holds no image")
 
+    records.metrics()  # reports a damaged file before anything is overwritten
+    history = records.history() if isinstance(records, Run) else []
     records.prepare()
 
     # === Scores ===
@@ -141,11 +143,11 @@ def _score(network: LoadedNetwork, config: Config, records: Scores, split: str, 
         found = {sample.name: (sample.image, sample.mask) for sample in native_samples(source, split, wanted)}
         pairs = [found[tally.names[index]] for index, _ in chosen]
     else:
-        pairs = [(arrays.images[index], arrays.masks[index]) for index, _ in chosen]
+        pairs = [arrays.read(index) for index, _ in chosen]
     if chosen:
         examples = _examples(network, tally, chosen, pairs, config.data.size)
         figures.prediction_grid(examples, dataset.classes, records.figures / f"predictions_{name}.png", title)
-    if isinstance(records, Run) and (history := records.history()):
+    if isinstance(records, Run) and history:
         figures.learning_curves(history, records.figures / "learning_curves.png", records.name)
     records.write_metrics(name, scores)  # last: a split with scores is complete
     return scores
@@ -171,7 +173,7 @@ def _prepared_batches(split: data.Split) -> Iterator[tuple[list[str], np.ndarray
     """Names, images and masks of the prepared arrays, in their order."""
     for start in range(0, len(split), BATCH):
         chosen = slice(start, start + BATCH)
-        yield split.names[chosen], np.asarray(split.images[chosen]), np.asarray(split.masks[chosen])
+        yield split.names[chosen], *split.read(chosen)
 
 
 def _native_batches(source: data.Source, split: str, size: tuple[int, int]):

@@ -2,19 +2,27 @@
 
 import contextlib
 import errno
+import functools
 import json
+import logging
 import os
 import shutil
 import stat
+import struct
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from unet.errors import RunError
 
+log = logging.getLogger("unet")
+
 UNFINISHED = ".unfinished-"
 """Start of the names of files and folders that are being written. A process that is killed leaves them behind."""
+ARCHIVE_YEARS = range(1980, 2108)
+"""Years that the time stamps in a zip archive, such as a .keras file, can express."""
 
 
 def open_file(path: str | Path) -> BinaryIO:
@@ -110,11 +118,22 @@ def remove_unfinished(folder: Path) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn an :class:`OSError` in the block into a :class:`~unet.errors.RunError` that names ``path`` and a remedy."""
+    """Turn an :class:`OSError` in the block into a :class:`~unet.errors.RunError` that names ``path`` and a remedy.
+
+    So is the error of an archive whose time stamp cannot be written, because the system clock is wrong.
+    """
     try:
         yield
     except OSError as error:
         raise RunError(f"{path}: cannot be written: {error.strerror or error}{remedy(error)}") from error
+    except (ValueError, struct.error) as error:
+        year = time.localtime(time.time()).tm_year
+        if year in ARCHIVE_YEARS:
+            raise
+        raise RunError(
+            f"{path}: cannot be written: the system clock says that it is {year}; set it, then run the same command "
+            "again"
+        ) from error
 
 
 def remedy(error: OSError) -> str:
@@ -129,6 +148,8 @@ def remedy(error: OSError) -> str:
 @contextlib.contextmanager
 def locked(path: Path, wait: bool = True) -> Iterator[None]:
     """Hold an exclusive lock on the file at ``path``, which is created if it does not exist.
+
+    On a file system without locks, such as some network file systems, the block runs without one, after a warning.
 
     Args:
         path: The lock file; it stays when the lock is released.
@@ -146,8 +167,18 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         with writing(path):
             file = stack.enter_context(open(path, "w"))
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            _warn_without_locks(path.parent.absolute(), error.strerror or str(error))
         yield
+
+
+@functools.cache  # one warning for each folder
+def _warn_without_locks(folder: Path, reason: str) -> None:
+    log.warning("%s: files cannot be locked there (%s); let only one process at a time write to it", folder, reason)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -89,6 +89,23 @@ def read_json(path: Path, kind: Any) -> Any:
         raise InputError(f"{path}: {error}; restore it from a copy, or delete it") from None
 
 
+def check(content: Any, kind: Any, place: str) -> None:
+    """Check that content read from a file is of a given type.
+
+    Args:
+        content: Any content of JSON.
+        kind: A type that pydantic knows.
+        place: Where the content comes from, for the message.
+
+    Raises:
+        InputError: It is of another type.
+    """
+    try:
+        TypeAdapter(kind).validate_python(content)
+    except ValidationError as error:
+        raise InputError(f"{place}: {reason(error)}; restore the file from a copy, or delete it") from None
+
+
 @contextlib.contextmanager
 def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
     """Open a zip archive, after checking the sizes that it declares; nothing is unpacked to more than these.

@@ -106,6 +106,12 @@ class RunInfo:
         )
 
 
+class Average(TypedDict):
+    """A score in metrics.json: that of all pixels of a split together; ``None`` where it is undefined."""
+
+    dataset: float | None
+
+
 class Scores:
     """Directory that an evaluation writes its scores and figures to."""
 
@@ -241,7 +247,13 @@ class Run(Scores):
 
     @property
     def config(self) -> Config:
-        """The configuration the run was created with; its data may have been moved since (:meth:`move_data`)."""
+        """The configuration the run was created with; its data may have been moved since (:meth:`move_data`).
+
+        Raises:
+            InputError: config.yaml is damaged.
+        """
+        if self.config_file.is_file() and not self.config_file.stat().st_size:  # would be the default configuration
+            raise InputError(f"{self.config_file}: is empty; restore it from a copy")
         return configuration.load(self.config_file)
 
     @property
@@ -318,7 +330,10 @@ class Run(Scores):
         Raises:
             InputError: The file is missing or damaged.
         """
-        return records.read_json(self.environment_file, dict[str, list[Start]]).get("starts", [])
+        starts = records.read_json(self.environment_file, dict[str, list[Start]]).get("starts")
+        if not starts:
+            raise InputError(f"{self.environment_file}: has no entry; restore it from a copy, or delete it")
+        return starts
 
     def record_environment(self, jit: bool) -> None:
         """Add an entry for this start to environment.json; ``jit`` says whether the step is compiled."""

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import signal
+import subprocess
 import threading
 import time
 from concurrent.futures import Future
@@ -23,7 +24,7 @@ from unet.ablation.run import cells, devices
 from unet.ablation.run.executors.local import LocalExecutor
 from unet.ablation.run.finished import is_finished
 from unet.cost import stages, total
-from unet.errors import InputError
+from unet.errors import InputError, RunError
 from unet.model import from_config
 from unet.runs import Run
 
@@ -106,6 +107,18 @@ def test_the_failure_of_a_worker_is_a_failed_cell(tmp_path):
         "fade-seed0": "MemoryError: the node\nis full",
     }
     assert json.loads((tmp_path / "runs" / "failures.json").read_text()) == failures
+
+
+def test_an_executor_that_can_run_no_more_cells_ends_the_ablation(tmp_path):
+    class Lost:
+        def submit(self, run):
+            future: Future = Future()
+            future.set_exception(RunError("the cluster was lost"))
+            return future
+
+    with pytest.raises(RunError, match=r"^the cluster was lost$"):
+        cells.run_cells(make_grid(tmp_path, "nearest", "fade"), tmp_path / "runs", Lost())
+    assert not (tmp_path / "runs" / "failures.json").exists()  # the cells did not fail
 
 
 # === Real cells ===
@@ -382,3 +395,34 @@ def test_the_cell_of_a_killed_ray_worker_is_reported_and_the_others_finish(tmp_p
     while command_lines(str(victim.path)) and time.monotonic() < limit:
         time.sleep(0.05)
     assert command_lines(str(victim.path)) == []  # the cell has ended with its worker
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("process", "message"), [("gcs_server", "its head does not answer"), ("raylet", "has died")])
+def test_a_lost_ray_cluster_ends_the_ablation_with_one_message(tmp_path, process, message):
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'unet-upsamplers[ray]'")
+    make_grid(tmp_path, "nearest", "bilinear")
+    arguments = ["ablate", tmp_path / "tiny.yaml", *SETTINGS, "--root", tmp_path, "--executor", "ray"]
+    running = start_unet(*arguments, "training.epochs=2000", **ENVIRONMENT)
+    while running.poll() is None and not (tmp_path / "tiny" / "nearest-seed0" / "log.txt").exists():
+        time.sleep(0.1)
+    assert running.poll() is None, running.communicate()
+    (victim,) = [child for child in children(running.pid) if f"/{process} " in f"{child[1]} "]
+    os.kill(victim[0], signal.SIGKILL)
+    _, err = running.communicate(timeout=90)
+    assert running.returncode == 1
+    assert "Traceback" not in err
+    (error,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert error.startswith("error: the Ray cluster was lost: ")
+    assert message in error
+    limit = time.monotonic() + 20
+    while command_lines(str(tmp_path)) and time.monotonic() < limit:
+        time.sleep(0.1)
+    assert command_lines(str(tmp_path)) == []
+
+
+def children(parent: int) -> list[tuple[int, str]]:
+    """Numbers and programs of a process's children."""
+    listed = subprocess.run(["ps", "-ww", "-eo", "ppid,pid,args"], capture_output=True, text=True, check=True).stdout
+    rows = (line.split(maxsplit=2) for line in listed.splitlines()[1:])
+    return [(int(pid), args.split()[0]) for ppid, pid, args in rows if int(ppid) == parent]

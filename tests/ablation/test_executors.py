@@ -1,15 +1,19 @@
 """How workers share a machine, and clusters that cannot be used."""
 
 import os
+import socket
 import sys
 import time
+import types
+from concurrent.futures import Future
 
 import pytest
 
 from tests.helpers.ablation import executable
 from unet.ablation.run import devices
+from unet.ablation.run.executors import ray as ray_executor
 from unet.ablation.run.executors.ray import RayExecutor
-from unet.errors import InputError
+from unet.errors import InputError, RunError
 
 pytestmark = pytest.mark.backend_free
 
@@ -99,3 +103,58 @@ def test_a_missing_ray_is_reported(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match="Ray is not installed: pip install"):
         RayExecutor(dict(os.environ))
+
+
+class RayletDied(Exception):
+    pass
+
+
+def started(monkeypatch, head: str) -> tuple[RayExecutor, list[Future]]:
+    """An executor on a stand-in for a cluster, and its tasks."""
+    tasks: list[Future] = []
+
+    class Task:
+        def remote(self, *arguments):
+            tasks.append(Future())
+            return types.SimpleNamespace(future=lambda future=tasks[-1]: future)
+
+    module = types.SimpleNamespace(
+        exceptions=types.SimpleNamespace(LocalRayletDiedError=RayletDied),
+        get_runtime_context=lambda: types.SimpleNamespace(gcs_address=head),
+        init=lambda **options: None,
+        shutdown=lambda: None,
+        cluster_resources=dict,
+        nodes=list,
+        remote=lambda **options: lambda function: Task(),
+    )
+    monkeypatch.setitem(sys.modules, "ray", module)
+    monkeypatch.setattr(ray_executor, "CHECK_SECONDS", 0.02)
+    return RayExecutor({}), tasks
+
+
+def test_cells_end_when_the_head_of_a_ray_cluster_no_longer_answers(monkeypatch, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        address = f"127.0.0.1:{head.getsockname()[1]}"
+        executor, tasks = started(monkeypatch, address)
+        finished, running = executor.submit(tmp_path), executor.submit(tmp_path)
+        tasks[0].set_result("no data")
+        time.sleep(0.5)
+        assert finished.result(timeout=1) == "no data"
+        assert not running.done()
+    with pytest.raises(RunError, match=f"^the Ray cluster was lost: its head does not answer at {address}; run the"):
+        running.result(timeout=10)
+    tasks[1].set_result(None)  # too late, which is no error
+    executor.close()
+
+
+def test_cells_end_when_the_ray_process_of_this_machine_has_died(monkeypatch, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        executor, tasks = started(monkeypatch, f"127.0.0.1:{head.getsockname()[1]}")
+        ended, failed = executor.submit(tmp_path), executor.submit(tmp_path)
+        tasks[0].set_exception(RayletDied())
+        tasks[1].set_exception(MemoryError("the node is full"))
+        with pytest.raises(RunError, match=r"^the Ray cluster was lost: .* the raylet, has died; run the same command"):
+            ended.result(timeout=1)
+        with pytest.raises(MemoryError):  # of this cell alone
+            failed.result(timeout=1)
+        executor.close()

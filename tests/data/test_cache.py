@@ -80,6 +80,23 @@ def test_arrays_outlive_the_deletion_of_the_cache(settings, tmp_path):
     assert np.array(dataset.train.images).any()
 
 
+@pytest.mark.skipif(os.name != "posix", reason="a mapped file cannot be truncated")
+@pytest.mark.parametrize("kind", ["images", "masks"])
+def test_arrays_that_are_truncated_while_they_are_in_use_are_reported(settings, tmp_path, kind):
+    """Reading them would end the process with SIGBUS, without a message."""
+    dataset = data.prepare(settings)
+    images, masks = dataset.train.read(np.array([2, 0]))
+    np.testing.assert_array_equal(images, dataset.train.images[[2, 0]])
+    np.testing.assert_array_equal(masks, dataset.train.masks[[2, 0]])
+    assert images.base is None  # not a view of the file
+    (entry,) = (tmp_path / "cache").iterdir()
+    os.truncate(entry / f"train_{kind}.npy", 500)
+    with pytest.raises(RunError, match=rf"train_{kind}\.npy: has become shorter while it was in use; run the"):
+        dataset.train.read(slice(2))
+    assert len(dataset.test.read(0)) == 2
+    data.prepare(settings).train.read(0)
+
+
 @pytest.mark.parametrize("write", range(1, 8))  # six arrays and the index
 def test_a_full_disk_is_one_message_and_leaves_nothing(settings, tmp_path, monkeypatch, write):
     calls, flush = [], os.fsync

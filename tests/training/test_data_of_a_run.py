@@ -1,6 +1,7 @@
 """What a run records about its data, and what happens when the data change or move."""
 
 import json
+import os
 import shutil
 import types
 import zipfile
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.helpers import JIT
+from tests.helpers import JIT, TINY
+from tests.helpers.commands import run_unet
 from unet import config
 from unet.errors import InputError
 from unet.runs import FORMAT, Run
@@ -247,3 +249,29 @@ def test_other_data_are_not_recorded_as_the_place_of_a_run(half_trained, folder,
     with pytest.raises(InputError, match="cannot be resumed"):
         train(half_trained, [f"data.data_dir={tmp_path / 'others'}"])
     assert half_trained.config.data.data_dir == folder
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a mapped file cannot be truncated")
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_data_that_are_truncated_during_training_are_reported_and_prepared_again(tmp_path, monkeypatch, split):
+    """On every backend as one message; TensorFlow wraps what its input pipeline raises."""
+    original = Checkpoint.on_epoch_end
+
+    def truncate(self, epoch, logs=None):
+        original(self, epoch, logs)
+        (file,) = (tmp_path / "cache").rglob(f"{split}_masks.npy")
+        os.truncate(file, 200)
+
+    settings = (*TINY, "training.epochs=2", "training.checkpoint_seconds=0", "training.pictures_every=0")
+    command = ("train", "demo", "--root", tmp_path, "name=run", *settings, f"data.cache_dir={tmp_path / 'cache'}")
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoint, "on_epoch_end", truncate)
+        result = run_unet(*command)
+    assert result.code == 1
+    (error,) = [line for line in result.err.splitlines() if line.startswith("error: ")]
+    assert f"{split}_masks.npy: has become shorter while it was in use" in error
+    assert "Traceback" not in result.err
+    again = run_unet(*command)
+    assert again.code == 0, again.err
+    assert "preparing the data again" in again.err
+    assert "resuming after epoch 1 of 2" in again.err

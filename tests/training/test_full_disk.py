@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -126,3 +127,20 @@ def test_a_full_disk_loses_no_result(trained_run, tmp_path, disk):
             for path in before:
                 assert path.is_file(), path
         assert count_writes(disk, *command) == writes
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("a.pb; No space left on device")],
+)
+def test_a_disk_that_is_full_during_a_conversion_is_not_mistaken_for_a_network_that_cannot_be_converted(error):
+    from unet.export.exporter import write
+
+    class Full:
+        def write(self, *arguments):
+            raise error
+
+    with pytest.raises(
+        RunError, match=r"^net\.onnx: cannot be written: No space left on device; free some space, then"
+    ):
+        write(Full(), None, Path("net.onnx"), None, None)

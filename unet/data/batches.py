@@ -1,12 +1,14 @@
 """Batches for ``fit``, read lazily from the arrays in an order that is a function of seed and epoch."""
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 import keras
 import numpy as np
 
 from unet.data.cache import Split
-from unet.errors import InputError
+from unet.errors import InputError, RunError
 
 
 class Batches(keras.utils.PyDataset):
@@ -39,6 +41,7 @@ class Batches(keras.utils.PyDataset):
         self.batch_size = batch_size
         self.shuffle_seed = shuffle_seed
         self.accumulate = accumulate
+        self._error: RunError | None = None
         self.start_epoch(0)
 
     def start_epoch(self, epoch: int) -> None:
@@ -55,4 +58,19 @@ class Batches(keras.utils.PyDataset):
 
     def __getitem__(self, index):
         chosen = self._order[index * self.batch_size : (index + 1) * self.batch_size]
-        return {"image": self.split.images[chosen], "mask": self.split.masks[chosen]}
+        try:
+            images, masks = self.split.read(chosen)
+        except RunError as error:
+            self._error = error
+            raise
+        return {"image": images, "mask": masks}
+
+    @contextlib.contextmanager
+    def raising_own_errors(self) -> Iterator[None]:
+        """Raise an error of reading a batch as it is; TensorFlow replaces it with one of its own."""
+        try:
+            yield
+        except Exception:
+            if self._error is not None:
+                raise self._error from None
+            raise

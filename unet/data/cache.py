@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import logging
+import mmap
 import os
 import shutil
 from dataclasses import asdict, dataclass, replace
@@ -53,13 +54,26 @@ class Split:
     @cached_property
     def digests(self) -> list[str]:
         """Digest of each image with its mask."""
-        return self.known_digests or [digest(*pair) for pair in zip(self.images, self.masks, strict=True)]
+        return self.known_digests or [digest(*self.read(row)) for row in range(len(self.images))]
+
+    def read(self, rows: int | slice | np.ndarray | list[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Copy images and masks into memory.
+
+        Args:
+            rows: Which ones, as in indexing.
+
+        Raises:
+            RunError: A file has become shorter since it was mapped; reading it would end the process with SIGBUS.
+        """
+        for array in (self.images, self.masks):
+            _check_length(array)
+        return np.array(self.images[rows]), np.array(self.masks[rows])
 
     def only(self, names: set[str]) -> "Split":
         """Load the images with these names into memory, in the same order."""
         rows = [row for row, name in enumerate(self.names) if name in names]
         known = self.known_digests and [self.known_digests[row] for row in rows]
-        return Split(self.images[rows], self.masks[rows], [self.names[row] for row in rows], known)
+        return Split(*self.read(rows), [self.names[row] for row in rows], known)
 
 
 @dataclass(frozen=True)
@@ -222,6 +236,14 @@ class _Writer:
                 target.flush()
                 os.fsync(target.fileno())
             raw.unlink()
+
+
+def _check_length(array: np.ndarray) -> None:
+    if isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap) and array.base.size() < len(array.base):
+        raise RunError(
+            f"{array.filename}: has become shorter while it was in use; run the same command again to prepare the data "
+            "again"
+        )
 
 
 class _Damaged(Exception):

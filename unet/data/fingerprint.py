@@ -43,9 +43,15 @@ def to_csv(listing: Listing) -> str:
 
 
 def from_csv(text: str) -> Listing:
-    """Read what :func:`to_csv` wrote."""
+    """Read what :func:`to_csv` wrote.
+
+    Raises:
+        KeyError: A column or value is missing, or a split is unknown.
+    """
     listing: Listing = {split: {} for split in SPLITS}
     for row in csv.DictReader(io.StringIO(text, newline="")):
+        if None in row.values():
+            raise KeyError("value")
         listing[row["split"]][row["name"]] = row["digest"]
     return listing
 

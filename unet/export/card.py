@@ -4,12 +4,14 @@ from importlib import metadata as packages
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from unet.errors import InputError
 from unet.export.proof import read_proof
 from unet.files import write_json
 from unet.formats import describe
-from unet.records import read_json
-from unet.runs import Run
+from unet.records import check, read_json
+from unet.runs import Average, Run
 
 RECORD = "export.json"
 CARD = "model_card.md"
@@ -36,6 +38,30 @@ def record(directory: Path, file: str, entry: dict) -> None:
     write_json(directory / RECORD, records(directory) | {file: entry})
 
 
+class CardScores(TypedDict):
+    """What the model card shows of an evaluated split."""
+
+    images: int
+    size: str | tuple[int, int]
+    mean_iou: Average
+    iou: dict[str, Average]
+    pixel_accuracy: Average
+
+
+def card_scores(run: Run) -> dict[str, dict[str, Any]]:
+    """Scores that the model card shows, by evaluated split.
+
+    Raises:
+        InputError: metrics.json is damaged, or lacks some of them.
+    """
+    scores = {split: entry for split, entry in run.metrics().items() if "mean_iou" in entry}
+    for split, entry in scores.items():
+        check(entry, CardScores, f"{run.metrics_file}: {split}")
+        if missing := [name for name in run.info.classes if name not in entry["iou"]]:
+            raise InputError(f"{run.metrics_file}: {split} has no IoU of {', '.join(missing)}; evaluate the run again")
+    return scores
+
+
 def model_card(run: Run, directory: Path) -> str:
     """Render the model card in Markdown: what the network is, its scores, its files and their terms."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -48,7 +74,7 @@ def model_card(run: Run, directory: Path) -> str:
         name=run.name,
         about=describe(run),
         config=run.config,
-        metrics=run.metrics(),
+        metrics=card_scores(run),
         files=files,
         version=packages.version("unet-upsamplers"),
     )

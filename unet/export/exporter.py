@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import logging
 import math
 import os
@@ -18,7 +19,7 @@ from unet.console import quiet_stderr
 from unet.data.images import resize_image
 from unet.deprecation import renamed
 from unet.errors import InputError, RunError
-from unet.export.card import CARD, model_card, record, records
+from unet.export.card import CARD, card_scores, model_card, record, records
 from unet.export.proof import Proof, prove, prove_quantized, to_json
 from unet.files import locked, remedy, remove_unfinished, temporary_folder, write_text, writing
 from unet.formats import Format, LoadedNetwork, Metadata, choose, describe
@@ -81,7 +82,8 @@ def export(
     metadata = _metadata(run, file_format, size, activation, quantize)
     dataset = _dataset(config, metadata, required=bool(overrides))
     directory = Path(out or run.path / "export")
-    records(directory)  # reports a damaged export.json before anything is written
+    records(directory)  # reports damaged files before anything is written
+    card_scores(run)
     target = directory / (run.name + ("" if quantize == "none" else f"_{quantize}") + file_format.ending)
     trained_on = run.starts()[-1]["backend"]
     if file_format.backend not in (None, trained_on):
@@ -89,7 +91,7 @@ def export(
 
     network = rebuild(run, metadata)
     complete = with_softmax(network) if activation == "softmax" else network
-    examples = _spread(dataset.train.images, CALIBRATION_IMAGES) if dataset else drawn_images(metadata.size)
+    examples = _spread(dataset.train, CALIBRATION_IMAGES) if dataset else drawn_images(metadata.size)
     # In the target's directory, so that the file can be moved there in one step.
     with temporary_folder(directory) as temporary:
         remove_unfinished(directory)
@@ -124,9 +126,10 @@ def write(file_format: Format, network: keras.Model, file: Path, metadata: Metad
         return loaded
     except InputError:
         raise
-    except OSError as error:
-        raise RunError(f"{file.name}: cannot be written: {error.strerror or error}{remedy(error)}") from error
     except Exception as error:  # every converter has its own classes of errors
+        if getattr(error, "errno", None) == errno.ENOSPC or os.strerror(errno.ENOSPC) in str(error):
+            full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise RunError(f"{file.name}: cannot be written: {full.strerror}{remedy(full)}") from error
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise RunError(f"{file.name}: could not be converted: {type(error).__name__}: {(lines or [''])[-1]}") from error
 
@@ -182,7 +185,7 @@ def _prove(loaded: LoadedNetwork, network: keras.Model, dataset: data.Dataset | 
     split, kind = (dataset.test, "test images") if len(dataset.test) else (dataset.train, "training images")
     if loaded.metadata.quantization != "none":
         return prove_quantized(loaded, network, split, kind)
-    return prove(loaded, network, _spread(split.images, PROOF_IMAGES), kind)
+    return prove(loaded, network, _spread(split, PROOF_IMAGES), kind)
 
 
 def drawn_images(size: tuple[int, int], count: int = PROOF_IMAGES) -> np.ndarray:
@@ -218,9 +221,10 @@ def with_softmax(network: keras.Model) -> keras.Model:
     return keras.Model(network.input, probabilities, name=network.name)
 
 
-def _spread(images: np.ndarray, count: int) -> np.ndarray:
-    """At most ``count`` of the images, evenly spaced."""
-    return np.stack([images[i] for i in np.linspace(0, len(images) - 1, min(count, len(images))).astype(int)])
+def _spread(split: data.Split, count: int) -> np.ndarray:
+    """At most ``count`` of the split's images, evenly spaced."""
+    images, _ = split.read(np.linspace(0, len(split) - 1, min(count, len(split))).astype(int))
+    return images
 
 
 def _parts(file: Path) -> list[Path]:

@@ -177,7 +177,7 @@ def prove_quantized(
     same, pixels = 0, 0
     for start in track(range(0, len(split), BATCH), -(-len(split) // BATCH), f"comparing on {compared_on}"):
         chosen = slice(start, start + BATCH)
-        images, masks = np.asarray(split.images[chosen]), np.asarray(split.masks[chosen])
+        images, masks = split.read(chosen)
         outputs = {"file": loaded(images), "network": np.asarray(network.predict_on_batch(images), np.float32)}
         for name, tally in tallies.items():
             tally.add(split.names[chosen], masks, outputs[name])

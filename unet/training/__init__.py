@@ -48,8 +48,8 @@ def train(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> None:
 
     Raises:
         InputError: The data cannot be used or have changed, or another process trains in the directory.
-        RunError: The loss became infinite or NaN, memory is exhausted, or a file cannot be written, for example because
-            the disk is full.
+        RunError: The loss became infinite or NaN, memory is exhausted, a file cannot be written, for example because the
+            disk is full, or the prepared data became shorter.
         KeyboardInterrupt: Ctrl-C; calling ``train`` again resumes from the last checkpoint.
         SystemExit: SIGTERM or SIGHUP, with exit code 143 or 129; likewise.
     """
@@ -89,6 +89,8 @@ def train(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> None:
                 f"{run.history_file}: has {len(rows)} epochs, and last.keras was saved after {done}; restore it from a "
                 "copy, or delete last.keras to start again"
             )
+        if len(dataset.validation) and not all("val_mean_iou" in row for row in rows):
+            raise InputError(f"{run.history_file}: has no validation scores (val_mean_iou); restore it from a copy")
         if not resumes or run.info.data is None:
             run.record_data(dataset)
         if done and (done >= config.training.epochs or patience_exhausted(rows, config.training)):
@@ -105,6 +107,7 @@ def train(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> None:
         checkpoint = Checkpoint(run, validation, stop, done)
         with (
             interrupts.stop_gracefully(stop.request),
+            batches.raising_own_errors(),
             TensorBoard(run, dataset.validation, len(dataset.classes), rows) as tensorboard,
             Progress(config.training.epochs, len(batches), rows) as progress,
         ):

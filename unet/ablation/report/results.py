@@ -6,15 +6,49 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import numpy as np
 import yaml
+from typing_extensions import TypedDict
 
+from unet import records
 from unet.ablation.report import statistics
 from unet.ablation.run.finished import SPLIT, RunsByVariant
 from unet.errors import InputError
 from unet.files import write_json
+from unet.runs import Average
+
+
+class Checkerboard(TypedDict):
+    """Phase dependence of a network's logits, before and after training."""
+
+    initial: float | None
+    trained: float | None
+
+
+class ReportedScores(TypedDict):
+    """What a report reads of :meth:`unet.metrics.Tally.scores`."""
+
+    mean_iou: Average
+    iou: dict[str, Average]
+    pet_iou: NotRequired[dict[str, Average]]
+    mean_boundary_iou: Average
+    band_accuracy: dict[str, Average]
+    pixel_accuracy: Average
+
+
+class ReportedCost(TypedDict):
+    """What a report reads of :func:`unet.ablation.run.costs.measure`."""
+
+    parameters: int
+    multiply_adds: int
+    surplus_parameters: int
+    surplus_multiply_adds: int
+    images_per_second: float | None
+    peak_memory_mib: float | None
+    file_mib: float | None
+    checkerboard: Checkerboard
 
 
 @dataclass(frozen=True)
@@ -191,6 +225,9 @@ def _variant(runs: RunsByVariant, name: str, analysis: statistics.Analysis, late
     repetitions = [runs.runs[name, seed] for seed in runs.seeds]
     scores = [run.metrics()[SPLIT] for run in repetitions]
     costs = [run.metrics()["cost"] for run in repetitions]
+    for run, entry, cost in zip(repetitions, scores, costs, strict=True):
+        records.check(entry, ReportedScores, f"{run.metrics_file}: {SPLIT}")
+        records.check(cost, ReportedCost, f"{run.metrics_file}: cost")
     score = next(score for score in analysis.variants if score.name == name)
     against = [one for one in analysis.to_baseline if one.first == name]
     compared: list = [(one.difference, one.low, one.high, one.p_holm) for one in against]

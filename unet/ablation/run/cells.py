@@ -62,6 +62,7 @@ def run_cells(grid: Grid, root: Path, executor: Executor) -> dict[str, str]:
 
     Raises:
         InputError: A run directory holds a run with another configuration.
+        RunError: The executor can run no more cells.
         KeyboardInterrupt: Ctrl-C, after all running cells have stopped. The same call resumes them.
         SystemExit: SIGTERM or SIGHUP, likewise.
     """
@@ -203,9 +204,11 @@ class _Progress:
 
 
 def _failure(future: Future) -> str | None:
-    """Why a cell failed, even if its worker has died."""
+    """Why a cell failed, even if its worker has died; an error of the executor itself is raised."""
     try:
         return future.result()
+    except RunError:
+        raise
     except Exception as error:
         cause = getattr(error, "cause", None) or error  # Ray wraps what its worker raised
         return f"{type(cause).__name__}: {cause}"

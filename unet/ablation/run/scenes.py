@@ -36,7 +36,7 @@ def predict(runs: dict[str, Run]) -> dict[str, np.ndarray] | None:
         log.warning("the report shows no example segmentations: %s", error)
         return None
     chosen = _most_disputed(runs)
-    images, masks = np.asarray(dataset.test.images[chosen]), np.asarray(dataset.test.masks[chosen])
+    images, masks = dataset.test.read(chosen)
     predictions, scores = [], []
     for run in track(runs.values(), len(runs), "example segmentations"):
         network = load_saved(run.best_file)

@@ -71,7 +71,7 @@ class TensorBoard(keras.callbacks.Callback):
     def _write_picture(self, epoch: int) -> None:
         from tensorboardX.summary import image
 
-        images, masks = self.split.images[:PICTURES], self.split.masks[:PICTURES]
+        images, masks = self.split.read(slice(PICTURES))
         with averaged_weights(self.model):
             prediction = self.model.network.predict_on_batch(images).argmax(-1)
         picture = figures.prediction_strip(images, masks, prediction, self.classes)

@@ -35,7 +35,8 @@ class Validation(keras.callbacks.Callback):
         with averaged_weights(self.model):
             if len(self.split):
                 batches = Batches(self.split, self.batch_size)
-                scores = self.model.evaluate(batches, verbose=0, return_dict=True, callbacks=[self.stop])
+                with batches.raising_own_errors():
+                    scores = self.model.evaluate(batches, verbose=0, return_dict=True, callbacks=[self.stop])
                 row |= {"val_loss": float(scores["loss"]), "val_mean_iou": float(scores["mean_iou"])}
             if self._is_best(row):
                 self.best_weights = [np.array(variable) for variable in self.model.network.variables]

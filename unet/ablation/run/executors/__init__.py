@@ -9,7 +9,10 @@ class Executor(Protocol):
     """Runs cells in the background."""
 
     def submit(self, run: Path) -> Future:
-        """Queue a run directory; the result of the future is why the run failed, or ``None``."""
+        """Queue a run directory; the result of the future is why the run failed, or ``None``.
+
+        The future raises RunError if no cell can run any more.
+        """
 
     def stop(self) -> None:
         """Start no more cells and ask those that run to stop after their step; a second call kills them."""
