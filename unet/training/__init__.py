@@ -48,8 +48,8 @@ def train(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> None:
 
     Raises:
         InputError: The data cannot be used or have changed, or another process trains in the directory.
-        RunError: The loss became infinite or NaN, memory is exhausted, a file cannot be written, for example because the
-            disk is full, or the prepared data became shorter.
+        RunError: The loss became infinite or NaN, memory is exhausted, the prepared data became shorter, or a file
+            cannot be written, for example because the disk is full.
         KeyboardInterrupt: Ctrl-C; calling ``train`` again resumes from the last checkpoint.
         SystemExit: SIGTERM or SIGHUP, with exit code 143 or 129; likewise.
     """
