@@ -239,7 +239,7 @@ BROKEN = {
     "class twice": ("data: {folder: {classes: [a, a]}}\n", ["duplicate class name"]),
     "two classes of one colour": ("data: {folder: {classes: {a: 1, b: 1}}}\n", ["two classes have the same value"]),
     "colour out of range": ("data: {folder: {classes: {a: [0, 0, 300], b: [0, 0, 1]}}}\n", ["0..255"]),
-    "train split alone": ("data: {folder: {train: a.txt}}\n", ["give both train and test split files"]),
+    "train split alone": ("data: {folder: {train: a.txt}}\n", ["give both train and test"]),
     "warm-up of everything": ("training: {warmup: 1}\n", ["training.warmup", "must be < 1, received 1"]),
     "name with a slash": ("name: a/b\n", ["name", "letters, digits"]),
     "key twice": ("seed: 1\nseed: 2\n", ["x.yaml:2: seed: duplicate key, first given in line 1"]),

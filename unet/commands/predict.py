@@ -15,7 +15,7 @@ import typer
 
 import unet
 from unet.errors import InputError, RunError, nearest, shortened
-from unet.files import expanded
+from unet.files import expanded, files_below
 
 log = logging.getLogger("unet")
 
@@ -182,7 +182,7 @@ def _named(argument: str, out: Path) -> list[tuple[Path, Path]]:
     if os.path.isfile(path):
         return [(path, Path(path.stem))]
     if os.path.isdir(path):
-        root, candidates = path, list(path.rglob("*"))
+        root, candidates = path, list(files_below(path))
     elif glob.has_magic(str(path)):
         fixed = next(index for index, part in enumerate(path.parts) if glob.has_magic(part))
         root, candidates = Path(*path.parts[:fixed]), list(map(Path, glob.glob(str(path), recursive=True)))

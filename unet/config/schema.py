@@ -10,7 +10,7 @@ from unet.config import document
 from unet.encoders import ENCODERS
 from unet.encoders.plan import MAX_CHANNELS, Plan, default_depth, doubled
 from unet.errors import nearest, shortened
-from unet.settings import Expected, Mistakes, Settings, shown
+from unet.settings import BY_KIND, OF_MAPPING, OF_OTHER, Expected, Mistakes, Settings, shown
 from unet.upsamplers import UPSAMPLERS
 from unet.upsamplers.settings import Options
 
@@ -141,34 +141,55 @@ AnyActivation = Literal[
 # === Sections ===
 
 
+class SplitFolders(Settings):
+    """Folders of one split."""
+
+    images: Text
+    """Folder of its images, inside data_dir; subfolders are searched too."""
+    masks: Text
+    """Folder of its masks, inside data_dir."""
+
+
+SplitPlace = Annotated[
+    Annotated[Annotated[SplitFolders, OF_MAPPING] | Annotated[Text, OF_OTHER], BY_KIND] | None,
+    Expected("the name of a text file, or a mapping {images: FOLDER, masks: FOLDER}"),
+]
+"""Where the names of a split's images are from."""
+
+
 class FolderConfig(Settings):
     """Your own images and masks (``data.source: folder``)."""
 
     images: Text = "images"
     """Folder of the images, inside data_dir; subfolders are searched too."""
     masks: Text = "masks"
-    """Folder of the masks, inside data_dir; a mask has the name of its image and an image suffix such as .png."""
+    """Folder of the masks, inside data_dir; a mask has the name of its image and an image ending such as .png."""
+    image_suffix: Text = ""
+    """End of the images' names before .jpg or .png that the masks' names do not have, such as _leftImg8bit."""
+    mask_suffix: Text = ""
+    """End of the masks' names before .png that the images' names do not have, such as _mask."""
     classes: Annotated[dict[ClassName, Mark] | None, BeforeValidator(_as_classes)] = None
     """Names in the order of their ids, or a mapping from each name to its grey value or [r, g, b] in the masks."""
     ignore: Annotated[
         Mark | None, BeforeValidator(_as_tuple), Expected("a grey value 0..255 or a colour [r, g, b]")
     ] = 255
     """Grey value (or colour, if classes have colours) of pixels that are ignored in training and evaluation."""
-    train: Text | None = None
-    """Text file, inside data_dir, with the name of one training image per line; requires test."""
-    validation: Text | None = None
-    """Text file of the validation images; without it they are drawn from the training images."""
-    test: Text | None = None
-    """Text file of the test images; without split files they are drawn by name, see test_fraction."""
+    train: SplitPlace = None
+    """Training images: a text file, inside data_dir, with one image per line (its name, or the paths of image and
+    mask), or a mapping {images: FOLDER, masks: FOLDER}; requires test."""
+    validation: SplitPlace = None
+    """Validation images, likewise; by default they are drawn from the training images."""
+    test: SplitPlace = None
+    """Test images, likewise; by default they are drawn by name, see test_fraction."""
     test_fraction: Annotated[float, Field(ge=0, le=0.9)] = 0.2
-    """Fraction of the images drawn for the test split if there are no split files."""
+    """Fraction of the images drawn for the test split if train and test are not given."""
 
     @model_validator(mode="after")
     def _splits_go_together(self):
         if (self.train is None) != (self.test is None):
-            raise ValueError("give both train and test split files, or neither")
+            raise ValueError("give both train and test, or neither")
         if self.validation is not None and self.train is None:
-            raise ValueError("a validation split file requires train and test split files")
+            raise ValueError("validation requires train and test")
         return self
 
 
@@ -191,7 +212,8 @@ class DataConfig(Settings):
     size: Size = (128, 128)
     """Height and width in pixels of the network's input; one number for a square."""
     data_dir: LenientPath | None = None
-    """pets: the data_dir of TFDS. folder: the folder that contains images and masks."""
+    """pets: the data_dir of TFDS. folder: the folder that contains images and masks. Like every path in a YAML file,
+    it is relative to that file; on the command line, to the working directory."""
     download: bool = True
     """pets: download the data set if it is not in data_dir."""
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.1
