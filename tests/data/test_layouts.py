@@ -121,7 +121,7 @@ def test_lists_as_in_pascal_voc(tmp_path, load):
     assert names(dataset) == {"train": ["0", "2"], "validation": [], "test": ["1", "3"]}
     assert not [problem for problem in dataset.problems if problem.kind != "near-identical"]
     (lists / "train.txt").write_text("0\n2\n4\n")
-    with pytest.raises(InputError, match=r"train\.txt: line 3: 4 has no mask SegmentationClass/4\.png"):
+    with pytest.raises(InputError, match=r"train\.txt, line 3: 4 has no mask SegmentationClass/4\.png"):
         data.prepare(load(*settings))
 
 
@@ -222,7 +222,7 @@ def test_a_wrong_layout_gets_one_message(load, text):
     ("lines", "expected"),
     [
         (["train: {images: train, masks: trainanot}", FOLDERS[2]], ["no such folder; did you mean trainannot?"]),
-        (["train: train.txt", "test: test.txt"], ["train.txt: line 2: there is no file train/9.png in data.data_dir"]),
+        (["train: train.txt", "test: test.txt"], ["train.txt, line 2: there is no file train/9.png in data.data_dir"]),
         ([FOLDERS[0], "test: {images: train, masks: trainannot}"], ["train/0 is in the folder of both train and test"]),
         (["mask_suffix: _mask", "images: train", "masks: train"], ["has no mask train/0_mask.png"]),
         (["image_suffix: _x", "images: train", "masks: trainannot"], ["holds no image", "expected train/NAME_x.jpg"]),

@@ -15,8 +15,11 @@ def main(
             metavar="KEY=VALUE", help="Settings to change, as in data.data_dir=DIR.", autocompletion=settings
         ),
     ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="List every file of an error or warning that many files have.")
+    ] = False,
 ):
-    """Read every image and mask of CONFIG's data, and list all errors and warnings.
+    """Read every image and mask of CONFIG's data, and print what they hold and all errors and warnings.
 
     Errors (an unreadable image, a missing mask, a mask of the wrong size or with an undefined value) prevent training:
     exit code 2. Warnings (an empty mask, near-identical images in train and test) do not: exit code 0.
@@ -32,14 +35,20 @@ def main(
     use_backend()
     from unet import data
     from unet.data import cache, checks
+    from unet.tables import contents_table
 
     source = data.make_source(loaded.data)
-    problems = cache.inspect(source)
+    contents = checks.Contents(source.classes)
+    problems = cache.inspect(source, contents.add)
     errors = [problem for problem in problems if problem.fatal]
     warnings = [problem for problem in problems if not problem.fatal]
     for heading, group in (("error", errors), ("warning", warnings)):
-        for problem in group:
+        for problem in group if every else checks.grouped(group):
             say(f"{heading}: {problem.kind}: {problem}")
+    if any(contents.images.values()):
+        for line in contents.lines():
+            say(line)
+        contents_table(contents.rows(), "classes")
     print(f"{source.count()} pairs read; {checks.summary(problems) or 'no problems found'}")
     if errors:
         raise InputError(f"{len(errors)} of these are errors; fix them before training")

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from unet.config import FolderConfig, SplitFolders
 from unet.config.schema import is_plain
 from unet.data.images import IMAGE_ENDINGS, load_image, read_image
-from unet.data.masks import MaskReader
+from unet.data.masks import BadMask, MaskReader
 from unet.data.pets import CLASSES as PETS_CLASSES
 from unet.data.sources import SPLITS, Problem, Sample, draw
 from unet.errors import InputError, nearest, shortened
@@ -42,9 +42,10 @@ class _Pair:
 class _NotThere(Exception):
     """A line of a list names no pair; the message says why."""
 
-    def __init__(self, kind: str, message: str):
+    def __init__(self, kind: str, message: str, cause: str):
         super().__init__(message)
         self.kind = kind
+        self.cause = cause
 
 
 class FolderSource:
@@ -150,11 +151,12 @@ class FolderSource:
         for count, name in enumerate(sorted(images.keys() - masks.keys())):
             hint = nearest(name, masks) if count < HINTS else ""
             message = f"has no mask {self._mask_of(place, name)}{hint}"
-            self._problems.append(Problem("missing mask", str(images[name]), message))
-        for name in sorted(masks.keys() - images.keys()):
             self._problems.append(
-                Problem("missing image", str(masks[name]), "is a mask without an image of that name", fatal=False)
+                Problem("missing mask", str(images[name]), message, cause=f"has no mask {self._mask_of(place, 'NAME')}")
             )
+        for name in sorted(masks.keys() - images.keys()):
+            message = "is a mask without an image of that name"
+            self._problems.append(Problem("missing image", str(masks[name]), message, False, message))
         return {str(prefix / name): (images[name], masks[name]) for name in sorted(images.keys() & masks.keys())}
 
     def _mask_of(self, place: FolderConfig | SplitFolders, name: str) -> str:
@@ -198,9 +200,8 @@ class FolderSource:
                 message = "has a name with control characters, or that is not UTF-8: rename it"
                 self._problems.append(Problem("bad name", str(path), message))
             elif path.suffix.lower() not in IMAGE_ENDINGS:
-                self._problems.append(
-                    Problem("not an image", str(path), "is not an image file and is skipped", fatal=False)
-                )
+                message = "is not an image file and is skipped"
+                self._problems.append(Problem("not an image", str(path), message, False, message))
             elif name in listing:
                 self._problems.append(
                     Problem("same name", str(path), f"has the same name as {listing[name].name}: keep one of the two")
@@ -226,7 +227,7 @@ class FolderSource:
             try:
                 listed |= self._paths(*columns) if columns else self._named(entry)
             except _NotThere as reason:
-                self._problems.append(Problem(reason.kind, str(path), f"line {number}: {reason}"))
+                self._problems.append(Problem(reason.kind, f"{path}, line {number}", str(reason), cause=reason.cause))
         return listed
 
     def _paths(self, image: str, mask: str) -> dict[str, _Files]:
@@ -239,7 +240,8 @@ class FolderSource:
         for tail in _tails(path):
             if os.path.isfile(self.root / tail):
                 return self.root / tail
-        raise _NotThere("missing file", f"there is no file {shortened(path)} in data.data_dir")
+        cause = "names a file that is not in data.data_dir"
+        raise _NotThere("missing file", f"there is no file {shortened(path)} in data.data_dir", cause)
 
     def _named(self, entry: str) -> dict[str, _Files]:
         """The pair whose name, with or without ending, is on a line."""
@@ -249,9 +251,11 @@ class FolderSource:
         if name is None:
             hint = nearest(entry, images) if self._hints > 0 else ""
             self._hints -= 1
-            raise _NotThere("unknown name", f"{shortened(entry)} is not an image with a mask{hint}")
+            cause = f"is not the name of an image in {self.config.images}"
+            raise _NotThere("unknown name", f"{shortened(entry)} is not an image with a mask{hint}", cause)
         if name not in masks:
-            raise _NotThere("missing mask", f"{shortened(entry)} has no mask {self._mask_of(self.config, name)}")
+            message, cause = (f"has no mask {self._mask_of(self.config, image)}" for image in (name, "NAME"))
+            raise _NotThere("missing mask", f"{shortened(entry)} {message}", cause)
         return {name: (images[name], masks[name])}
 
     @cached_property
@@ -300,20 +304,23 @@ class FolderSource:
                 Problem("unreadable image", str(pair.image), f"cannot be read as an image ({error.strerror or error})")
             )
         try:
-            mask = self._reader.read(pair.mask)
+            mask, mask_type = self._reader.read(pair.mask)
         except OSError as error:
             problems.append(
                 Problem("unreadable mask", str(pair.mask), f"cannot be read as an image ({error.strerror or error})")
             )
-        except ValueError as error:
-            problems.append(Problem("bad mask", str(pair.mask), str(error)))
+        except BadMask as error:
+            problems.append(Problem("bad mask", str(pair.mask), str(error), cause=error.cause))
         if problems:
             return problems
         if image.shape[:2] != mask.shape:
             (h, w), (mask_h, mask_w) = image.shape[:2], mask.shape
             message = f"is {mask_w}×{mask_h} pixels, its image is {w}×{h}: they must be the same size"
-            return [Problem("wrong size", str(pair.mask), message)]
-        return [Sample(pair.name, pair.split, image, mask)]
+            return [Problem("wrong size", str(pair.mask), message, cause="has another size than its image")]
+        if mask_type.startswith("JPEG"):
+            message = "is a JPEG file, whose compression can change class ids unseen; save masks as PNG"
+            problems.append(Problem("JPEG mask", str(pair.mask), message, False, message))
+        return [*problems, Sample(pair.name, pair.split, image, mask, mask_type)]
 
 
 def _entries(path: Path) -> list[tuple[int, str]]:
