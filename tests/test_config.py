@@ -88,6 +88,8 @@ def test_an_upsampler_is_replaced_whole_but_an_option_can_be_set(tmp_path):
         ("model.widths=[4, 6, 9, 13, 20]", (4, 6, 9, 13, 20)),
         ("model.widths=null", None),
         ("data.train_fraction=1", 1.0),
+        ("loss.class_weights=auto", "auto"),
+        ("loss.class_weights={border: 2}", {"border": 2}),
         ("data.folder.classes=[sky, ground]", {"sky": 0, "ground": 1}),
         ("data.folder.classes={sky: 7, ground: 255}", {"sky": 7, "ground": 255}),
         ("data.folder.classes={a: [0, 0, 0], b: [255, 0, 0]}", {"a": (0, 0, 0), "b": (255, 0, 0)}),

@@ -433,8 +433,13 @@ class LossConfig(Settings):
     """Weight of false negatives; with alpha = beta = 0.5 the Tversky loss is the Dice loss."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Fraction of the target probability spread evenly over all classes, in the cross-entropy."""
-    class_weights: dict[ClassName, Weight] | None = None
-    """Weight of each class by name; 1 for classes that are not listed."""
+    class_weights: Annotated[
+        Annotated[Annotated[dict[ClassName, Weight], OF_MAPPING] | Annotated[Literal["auto"], OF_OTHER], BY_KIND]
+        | None,
+        Expected("a mapping from class names to weights, or auto"),
+    ] = None
+    """Weight of each class by name, 1 for classes that are not listed; or auto: 1 / ln(1.02 + share of the training
+    pixels), as in ENet (Paszke et al. 2016)."""
 
     @model_validator(mode="after")
     def _some_term(self):
@@ -512,8 +517,9 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _weighted_classes_exist(self):
-        classes = self.data.known_classes
-        if classes and (unknown := [name for name in self.loss.class_weights or () if name not in classes]):
+        classes, weights = self.data.known_classes, self.loss.class_weights
+        named = weights if isinstance(weights, dict) else {}
+        if classes and (unknown := [name for name in named if name not in classes]):
             accepted = f"(classes: {shortened(', '.join(classes))})"
             raise (
                 Mistakes(
@@ -531,6 +537,10 @@ class Config(Settings):
     def with_model(self, **changes) -> "Config":
         """Copy the configuration with other values in its model section; they are not checked."""
         return self.model_copy(update={"model": self.model.model_copy(update=changes)})
+
+    def with_class_weights(self, weights: dict[str, float]) -> "Config":
+        """Copy the configuration with other class weights in its loss section; they are not checked."""
+        return self.model_copy(update={"loss": self.loss.model_copy(update={"class_weights": weights})})
 
     def without_paths(self) -> dict[str, Any]:
         """The configuration as JSON values for files that are handed on: paths stay private."""
