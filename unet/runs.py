@@ -103,7 +103,7 @@ class RunInfo:
         return cls(
             version=version,
             classes=classes,
-            colours=colours.hex_colours(len(classes)),
+            colours=colours.chosen_colours(classes, config.data.colors or {}),
             ignore=data.IGNORE,
             channels=3,
             data_licence=data.LICENCES.get(config.data.source),

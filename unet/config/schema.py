@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
+from unet.colours import Colour
 from unet.config import document
 from unet.encoders import ENCODERS
 from unet.encoders.plan import MAX_CHANNELS, Plan, default_depth, doubled
@@ -59,6 +60,13 @@ def _as_classes(value):
     if len({isinstance(mark, tuple) for mark in entries.values()}) > 1:
         raise ValueError("grey values and colours cannot be mixed")
     return entries
+
+
+def _as_colour(value):
+    """Read ``[230, 159, 0]`` as ``"#E69F00"``."""
+    if isinstance(value, list) and len(value) == 3 and all(type(c) is int and 0 <= c <= 255 for c in value):
+        return "#{:02X}{:02X}{:02X}".format(*value)
+    return value
 
 
 def _as_path(value):
@@ -127,6 +135,9 @@ Weight = Annotated[float, Field(ge=0, le=LARGEST)]
 Size = Annotated[tuple[Pixels, Pixels], BeforeValidator(_as_pair), Expected("one whole number or two, [height, width]")]
 Range = Annotated[tuple[float, float], BeforeValidator(_as_tuple), Expected("two numbers, [low, high]")]
 LenientPath = Annotated[Path, BeforeValidator(_as_path)]
+ClassColour = Annotated[
+    Colour, BeforeValidator(_as_colour), Expected('"#RRGGBB", in quotes, or [r, g, b] of values 0..255')
+]
 Mark = Byte | tuple[Byte, Byte, Byte]
 Name = Annotated[str, Field(pattern=NAME, max_length=MAX_NAME), Expected(NAME_RULE)]
 Activation = Literal["relu", "leaky_relu", "elu", "selu", "gelu", "silu", "mish", "tanh"]
@@ -222,6 +233,8 @@ class DataConfig(Settings):
     """Fraction of the remaining training images to train on, drawn by name: the same for every seed."""
     cache_dir: LenientPath | None = None
     """Directory of the prepared arrays; default: $UNET_CACHE, else ~/.cache/unet-upsamplers."""
+    colors: dict[ClassName, ClassColour] | None = None
+    """Colour of each class in pictures by name, as "#RRGGBB" or [r, g, b]; other classes have a default colour."""
     folder: FolderConfig = Field(default_factory=FolderConfig)
     """Settings of the folder source."""
     shapes: ShapesConfig = Field(default_factory=ShapesConfig)
@@ -516,17 +529,19 @@ class Config(Settings):
     """Optimization of the network."""
 
     @model_validator(mode="after")
-    def _weighted_classes_exist(self):
-        classes, weights = self.data.known_classes, self.loss.class_weights
-        named = weights if isinstance(weights, dict) else {}
-        if classes and (unknown := [name for name in named if name not in classes]):
+    def _named_classes_exist(self):
+        classes, weights = self.data.known_classes or (), self.loss.class_weights
+        named = {("data", "colors"): self.data.colors, ("loss", "class_weights"): weights}
+        unknown = [
+            (*keys, name)
+            for keys, values in named.items()
+            for name in (values if isinstance(values, dict) else ())
+            if classes and name not in classes
+        ]
+        if unknown:
             accepted = f"(classes: {shortened(', '.join(classes))})"
-            raise (
-                Mistakes(
-                    ((name,), f"there is no class {name!r}{nearest(name, classes)} {accepted}") for name in unknown
-                )
-                .below("class_weights")
-                .below("loss")
+            raise Mistakes(
+                (keys, f"there is no class {keys[-1]!r}{nearest(keys[-1], classes)} {accepted}") for keys in unknown
             )
         return self
 

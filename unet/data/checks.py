@@ -2,10 +2,12 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
 
+from unet.data.images import resize_image, resize_mask
 from unet.data.sources import IGNORE, SPLITS, Problem, Sample
 
 SIMILARITY = 0.99
@@ -14,6 +16,8 @@ SHOWN = 3
 """Problems of one cause that are listed one by one, and files that are named for more of them."""
 NOUNS = {"missing mask": "images", "not an image": "files", "unknown name": "lines", "missing file": "lines"}
 """What is counted in a kind of problem, if not masks."""
+SHEET = 240
+"""Longest side of an image on a contact sheet in pixels."""
 THUMBNAIL = 16
 """Height and width of a thumbnail in pixels."""
 
@@ -76,6 +80,43 @@ class Contents:
         ]
         ignored = self.pixels[IGNORE] / max(self.pixels.sum(), 1)
         return [*rows, ("ignored, of all pixels", f"{ignored:.2%}", f"{self.images_with[IGNORE]:,}")]
+
+
+class Examples:
+    """Images for a contact sheet: evenly spread over the data, and for each class the one with the most pixels of it.
+
+    Args:
+        total: Number of images, if known; otherwise the first ones are taken.
+        count: Number of images that are spread over the data.
+    """
+
+    def __init__(self, total: int | None, count: int = 15):
+        self.wanted = set(
+            range(count) if total is None else np.linspace(0, max(total - 1, 0), count).astype(int).tolist()
+        )
+        self.read = 0
+        self.spread: list[Sample] = []
+        self.best: dict[int, tuple[int, Sample]] = {}
+
+    def add(self, sample: Sample) -> None:
+        """Keep a sample, reduced to ``SHEET`` pixels, if it is one of these."""
+        scale = min(SHEET / max(sample.mask.shape), 1)
+        height, width = (max(round(side * scale), 1) for side in sample.mask.shape)
+        mask = resize_mask(sample.mask, (height, width))
+        counts = np.bincount(mask.ravel(), minlength=256)[:IGNORE]
+        better = [int(i) for i in np.flatnonzero(counts) if counts[i] > self.best.get(int(i), (0, None))[0]]
+        if self.read in self.wanted or better:
+            small = replace(sample, image=resize_image(sample.image, (height, width)), mask=mask)
+            self.best |= {index: (int(counts[index]), small) for index in better}
+            if self.read in self.wanted:
+                self.spread.append(small)
+        self.read += 1
+
+    def chosen(self) -> list[Sample]:
+        """The evenly spread samples, and the best ones of classes that these do not contain."""
+        shown = {int(i) for sample in self.spread for i in np.unique(sample.mask)}
+        more = [sample for index, (_, sample) in sorted(self.best.items()) if index not in shown]
+        return list({sample.name + sample.split: sample for sample in [*self.spread, *more]}.values())
 
 
 def _most_common(counts: Counter[str]) -> str:

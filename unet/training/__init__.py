@@ -109,7 +109,7 @@ def train(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> None:
         checkpoint = Checkpoint(run, validation, stop, done)
         with (
             interrupts.stop_gracefully(stop.request),
-            TensorBoard(run, dataset.validation, len(dataset.classes), rows) as tensorboard,
+            TensorBoard(run, dataset.validation, rows) as tensorboard,
             Progress(config.training.epochs, len(batches), rows) as progress,
         ):
             try:
