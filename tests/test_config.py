@@ -236,6 +236,10 @@ BROKEN = {
     "no loss": ("loss: {cross_entropy: 0}\n", ["every weight is 0"]),
     "negative loss weight": ("loss: {dice: -1}\n", ["loss.dice", "must be ≥ 0, received -1"]),
     "class weight of a wrong type": ("loss: {class_weights: [1, 2]}\n", ["loss.class_weights", "mapping"]),
+    "rotation of images that are not square": (
+        "data: {size: [64, 96]}\naugmentation: {rotate_90: 0.5}\n",
+        ["x.yaml:2: augmentation.rotate_90: needs a square data.size, received 64×96"],
+    ),
     "folder without a place": ("data: {source: folder}\n", ["source folder needs data_dir"]),
     "one class": ("data: {folder: {classes: [a]}}\n", ["data.folder.classes", "2 to 255 classes"]),
     "class twice": ("data: {folder: {classes: [a, a]}}\n", ["duplicate class name"]),

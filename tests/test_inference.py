@@ -430,7 +430,7 @@ def test_predict_skips_a_damaged_image_and_exits_with_1(run, predictor, tmp_path
             np.testing.assert_array_equal(np.asarray(mask.convert("RGB")), table[expected])
         with Image.open(out / f"{name}_overlay.jpg") as overlay:
             picture = figures.with_legend(
-                figures.overlay(photo, expected, 3), expected, CLASSES, figures.class_colours(3)
+                figures.overlay(photo, expected, 3), expected, predictor.metadata.classes, table
             )
             Image.fromarray(picture).save(compressed := io.BytesIO(), "JPEG", quality=90)
             np.testing.assert_array_equal(np.asarray(overlay), np.asarray(Image.open(compressed)))

@@ -259,6 +259,10 @@ class AugmentationConfig(Settings):
 
     flip: Fraction = 0.5
     """Probability of a horizontal flip."""
+    vertical_flip: Fraction = 0.0
+    """Probability of a vertical flip, for images without an up and a down, such as aerial images."""
+    rotate_90: Fraction = 0.0
+    """Probability of a quarter turn, left or right; needs a square data.size."""
     scale: Range = (0.5, 1.0)
     """Range of the area of a crop as a fraction of the image; [1, 1] crops nothing."""
     ratio: Range = (0.75, 1.3333)
@@ -527,6 +531,13 @@ class Config(Settings):
     """Loss to minimize."""
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     """Optimization of the network."""
+
+    @model_validator(mode="after")
+    def _only_squares_turn(self):
+        height, width = self.data.size
+        if self.augmentation.rotate_90 and height != width:
+            raise Mistakes.of("rotate_90", f"needs a square data.size, received {height}×{width}").below("augmentation")
+        return self
 
     @model_validator(mode="after")
     def _named_classes_exist(self):

@@ -29,7 +29,7 @@ def inverse_log_weights(pixels: list[int]) -> list[float]:
 
     Example:
         >>> [round(weight, 2) for weight in inverse_log_weights([90, 10, 0])]
-        [1.53, 8.83, 50.5]
+        [1.53, 8.82, 50.5]
     """
     total = max(sum(pixels), 1)
     return [1 / math.log(1.02 + count / total) for count in pixels]
