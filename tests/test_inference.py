@@ -395,6 +395,17 @@ def save(image, path, **options):
     return path
 
 
+def test_tiles_of_images_larger_than_in_training_are_warned_about_once(run, tmp_path):
+    for name in "ab":
+        save(smooth(60, 60, seed=1), tmp_path / "large" / f"{name}.png")
+    save(smooth(*run.config.data.size, seed=1), tmp_path / "small" / "c.png")
+    warning = "the network was trained on images resized to {}×{} pixels".format(*run.config.data.size)
+    for folder, mode, times in (("large", "tile", 1), ("large", "resize", 0), ("small", "tile", 0)):
+        code, _, err = run_unet("predict", run.path, tmp_path / folder, "--out", tmp_path / "out", "--mode", mode)
+        assert code == 0
+        assert err.count(warning) == times, (folder, mode, err)
+
+
 def test_predict_skips_a_damaged_image_and_exits_with_1(run, predictor, tmp_path):
     photos = tmp_path / "photos"
     first, second = smooth(40, 60, seed=1), smooth(50, 30, seed=2)
@@ -427,7 +438,10 @@ def test_predict_skips_a_damaged_image_and_exits_with_1(run, predictor, tmp_path
             table = figures.colour_table(predictor.metadata.colours)
             np.testing.assert_array_equal(np.asarray(mask.convert("RGB")), table[expected])
         with Image.open(out / f"{name}_overlay.jpg") as overlay:
-            Image.fromarray(figures.overlay(photo, expected, 3)).save(compressed := io.BytesIO(), "JPEG", quality=90)
+            picture = figures.with_legend(
+                figures.overlay(photo, expected, 3), expected, predictor.metadata.classes, table
+            )
+            Image.fromarray(picture).save(compressed := io.BytesIO(), "JPEG", quality=90)
             np.testing.assert_array_equal(np.asarray(overlay), np.asarray(Image.open(compressed)))
         with np.load(out / f"{name}_probabilities.npz") as file:
             assert file["probabilities"].dtype == np.float16

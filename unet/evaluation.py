@@ -146,7 +146,8 @@ def _score(network: LoadedNetwork, config: Config, records: Scores, split: str, 
         pairs = [arrays.read(index) for index, _ in chosen]
     if chosen:
         examples = _examples(network, tally, chosen, pairs, config.data.size)
-        figures.prediction_grid(examples, dataset.classes, records.figures / f"predictions_{name}.png", title)
+        table = figures.colour_table(network.metadata.colours)
+        figures.prediction_grid(examples, dataset.classes, records.figures / f"predictions_{name}.png", title, table)
     if isinstance(records, Run) and history:
         figures.learning_curves(history, records.figures / "learning_curves.png", records.name)
     records.write_metrics(name, scores)  # last: a split with scores is complete

@@ -1,5 +1,6 @@
 """Figures of a run (learning curves, confusion matrix, predictions next to the truth), masks and overlays."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,15 @@ import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
-from unet.colours import IGNORE_COLOUR, PALETTE, class_colours
+from unet.colours import ERROR_COLOUR, IGNORE_COLOUR, PALETTE, class_colours
 from unet.colours import colour_table as colour_table
+from unet.console import escaped
 from unet.data.sources import IGNORE
+from unet.errors import shortened
 from unet.files import replacing
 
-ERROR_COLOUR = "#D55E00"
 STYLE: dict[Any, Any] = {
     "figure.dpi": 150,
     "savefig.bbox": "tight",
@@ -26,6 +28,7 @@ STYLE: dict[Any, Any] = {
     "grid.alpha": 0.3,
     "legend.frameon": False,
 }
+FONT = str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))
 NAMES = STYLE | {"text.parse_math": False}
 """Style of figures with names of classes and files, which may contain dollar signs."""
 
@@ -62,9 +65,81 @@ def overlay(image: np.ndarray, mask: np.ndarray, classes: int | np.ndarray, opac
     return np.asarray(blended)
 
 
-def prediction_strip(images: np.ndarray, masks: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
-    """Stack rows of images, true masks and predicted masks into one uint8 picture ``(3·H, N·W, 3)``."""
-    table = class_colours(classes)
+def with_legend(picture: np.ndarray, mask: np.ndarray, classes: Sequence[str], table: np.ndarray) -> np.ndarray:
+    """Append the names and colours of the classes that occur in a mask below a picture.
+
+    Args:
+        picture: uint8 ``(H, W, 3)``.
+        mask: Class ids, uint8, of any shape.
+        classes: Class names.
+        table: Colours by class id, from :func:`unet.colours.colour_table`.
+
+    Returns:
+        uint8, higher than the picture, and wider if a name needs it; the picture is at the top left.
+    """
+    present = np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).tolist()
+    names = ["ignored" if i == IGNORE else shortened(escaped(classes[i]), 40) for i in present]
+    font = ImageFont.truetype(FONT, size := min(max(12, picture.shape[1] // 50), 60))
+    gap, line = size // 2, 2 * size
+    widths = [round(size + gap + font.getlength(name)) for name in names]  # of a square and its name
+    width = max(picture.shape[1], *(gap + one + gap for one in widths))
+    places, x, y = [], gap, gap
+    for one in widths:
+        if x > gap and x + one + gap > width:
+            x, y = gap, y + line
+        places.append((x, y))
+        x += one + 2 * gap
+    canvas = Image.new("RGB", (width, picture.shape[0] + y + line), "white")
+    canvas.paste(Image.fromarray(picture))
+    draw = ImageDraw.Draw(canvas)
+    for index, name, (x, y) in zip(present, names, places):
+        y += picture.shape[0]
+        draw.rectangle((x, y, x + size, y + size), fill=tuple(table[index].tolist()), outline="grey")
+        draw.text((x + size + gap, y + size // 2), name, "black", font, anchor="lm")
+    return np.asarray(canvas)
+
+
+def contact_sheet(examples: list[tuple[str, np.ndarray, np.ndarray]], classes: Sequence[str], table: np.ndarray):
+    """Arrange images under their masks in a grid, with a legend.
+
+    Args:
+        examples: Caption, image ``(H, W, 3)`` and mask ``(H, W)`` of each.
+        classes: Class names.
+        table: Colours by class id, from :func:`unet.colours.colour_table`.
+
+    Returns:
+        uint8 ``(H, W, 3)``.
+    """
+    font = ImageFont.truetype(FONT, 12)
+    cell = max(image.shape[0] for _, image, _ in examples), max(image.shape[1] for _, image, _ in examples)
+    columns = min(5, len(examples))
+    rows = -(-len(examples) // columns)
+    height, width = cell[0] + 24, cell[1] + 8
+    canvas = Image.new("RGB", (columns * width, rows * height), "white")
+    draw = ImageDraw.Draw(canvas)
+    for index, (caption, image, mask) in enumerate(examples):
+        x, y = index % columns * width + 4, index // columns * height + 4
+        canvas.paste(Image.fromarray(overlay(image, mask, table)), (x, y))
+        draw.text((x, y + image.shape[0] + 2), _fitting(escaped(caption), font, cell[1]), "black", font)
+    ids = np.unique(np.concatenate([mask.ravel() for _, _, mask in examples]))
+    return with_legend(np.asarray(canvas), ids, classes, table)
+
+
+def _fitting(text: str, font, width: int) -> str:
+    """The end of a text that is not wider than ``width`` pixels."""
+    while text and font.getlength(text) > width:
+        text = f"…{text.lstrip('…')[1:]}" if len(text) > 2 else ""
+    return text
+
+
+def prediction_strip(
+    images: np.ndarray, masks: np.ndarray, predictions: np.ndarray, classes: int | np.ndarray
+) -> np.ndarray:
+    """Stack rows of images, true masks and predicted masks into one uint8 picture ``(3·H, N·W, 3)``.
+
+    ``classes`` is their number, or a table of colours.
+    """
+    table = class_colours(classes) if isinstance(classes, int) else classes
     rows = [images, table[masks], table[predictions]]
     return np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
 
@@ -115,7 +190,9 @@ def confusion_matrix(matrix: np.ndarray, classes: tuple[str, ...], path: Path, t
         save(figure, path)
 
 
-def prediction_grid(examples: list[dict], classes: tuple[str, ...], path: Path, title: str) -> None:
+def prediction_grid(
+    examples: list[dict], classes: tuple[str, ...], path: Path, title: str, table: np.ndarray | None = None
+) -> None:
     """Draw image, truth, prediction and error of each example; one row per group of examples.
 
     Args:
@@ -124,8 +201,9 @@ def prediction_grid(examples: list[dict], classes: tuple[str, ...], path: Path, 
         classes: Class names.
         path: File to write.
         title: Title of the figure.
+        table: Colours by class id; ``None``: the default colours.
     """
-    table = class_colours(len(classes))
+    table = class_colours(len(classes)) if table is None else table
     groups = list(dict.fromkeys(example["group"] for example in examples))
     across = len(examples) // len(groups)
     headings = ("image", "truth", "prediction", "error")
@@ -144,7 +222,7 @@ def prediction_grid(examples: list[dict], classes: tuple[str, ...], path: Path, 
         shown = sorted({int(i) for e in examples for key in ("truth", "prediction") for i in np.unique(e[key])})
         handles = [
             Patch(facecolor=table[i] / 255, edgecolor="grey", label="ignored" if i == IGNORE else classes[i])
-            for i in shown[:12]
+            for i in shown[:40]
         ]
         handles.append(Patch(facecolor=ERROR_COLOUR, edgecolor="grey", label="wrong class"))
         figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6), frameon=False)

@@ -60,6 +60,24 @@ def read_text(path: str | Path, limit: int) -> str:
         raise OSError(f"it is not UTF-8 (byte {error.start + 1:,}); save it as UTF-8") from None
 
 
+def files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """Files in a folder and its subfolders, in order; links to folders are followed, but not in circles.
+
+    Args:
+        folder: The folder. Nothing is yielded for one that may not be read.
+        above: Real paths of the folders that led to it.
+    """
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    with contextlib.suppress(PermissionError):
+        for path in sorted(folder.iterdir()):
+            if os.path.isdir(path):
+                yield from files_below(path, (*above, real))
+            else:
+                yield path
+
+
 def expanded(path: str | Path) -> Path:
     """Replace a leading ``~`` by the home directory; a path with the name of an unknown user stays as it is."""
     return Path(os.path.expanduser(path))

@@ -121,7 +121,8 @@ class SegmentationLoss(keras.losses.Loss):
         **kwargs: Arguments of ``keras.losses.Loss``.
 
     Raises:
-        InputError: ``class_weights`` names a class that does not exist.
+        InputError: ``class_weights`` names a class that does not exist, or is ``"auto"``: whoever has the data replaces
+            that by weights.
 
     Example:
         >>> from unet.config import LossConfig
@@ -134,7 +135,10 @@ class SegmentationLoss(keras.losses.Loss):
         super().__init__(**{"name": "segmentation_loss", "dtype": "float32"} | kwargs)
         self.settings, self.classes = dict(settings), tuple(classes)
         self.class_weights = None
-        if named := self.settings["class_weights"]:
+        named = self.settings["class_weights"]
+        if named == "auto":
+            raise InputError("loss.class_weights: auto needs the training data; give the weight of each class")
+        if named:
             for name in named:
                 if name not in self.classes:
                     raise InputError(

@@ -28,10 +28,10 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NotRequired
+from typing import Annotated, Any, NotRequired
 
 import numpy as np
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from typing_extensions import TypedDict
 
@@ -83,10 +83,14 @@ class RunInfo:
     """Licence of the training images, if known."""
     data: dict[str, dict[str, int | str]] | None = None
     """Number of images and digests of their names and content, by split; ``None`` before training."""
+    class_weights: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] | None = None
+    """Weight of each class in the loss, if they are computed from the training data (``loss.class_weights: auto``)."""
 
     def __post_init__(self):
         if not 1 <= len(self.classes) == len(self.colours) <= 255:
             raise ValueError(f"{len(self.classes)} classes and {len(self.colours)} colours")
+        if self.class_weights is not None and len(self.class_weights) != len(self.classes):
+            raise ValueError(f"{len(self.classes)} classes and {len(self.class_weights)} class weights")
         if self.data is not None and set(self.data) != set(fingerprint.SPLITS):
             raise ValueError(f"data: should have the splits {', '.join(fingerprint.SPLITS)}")
         if not all(isinstance(split.get("images"), int) for split in (self.data or {}).values()):
@@ -99,7 +103,7 @@ class RunInfo:
         return cls(
             version=version,
             classes=classes,
-            colours=colours.hex_colours(len(classes)),
+            colours=colours.chosen_colours(classes, config.data.colors or {}),
             ignore=data.IGNORE,
             channels=3,
             data_licence=data.LICENCES.get(config.data.source),
@@ -273,11 +277,12 @@ class Run(Scores):
             )
         return records.read_json(self.info_file, RunInfo)
 
-    def record_data(self, dataset: data.Dataset) -> None:
-        """Add the fingerprint of the training data to run.json, and the digest of every image to data.csv."""
+    def record_data(self, dataset: data.Dataset, class_weights: list[float] | None = None) -> None:
+        """Add what depends on the training data to run.json, and the digest of every image to data.csv."""
         listing = fingerprint.listing_of(dataset)
         write_text(self.data_file, fingerprint.to_csv(listing))
-        known = dataclasses.replace(self.info, version=FORMAT, data=fingerprint.of(listing))
+        weights = None if class_weights is None else tuple(class_weights)
+        known = dataclasses.replace(self.info, version=FORMAT, data=fingerprint.of(listing), class_weights=weights)
         write_json(self.info_file, dataclasses.asdict(known))
 
     def data_changes(self, dataset: data.Dataset) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeGuard, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Tag, ValidationError
 
 from unet.errors import nearest, shortened
 
@@ -68,6 +68,12 @@ class Expected:
     text: str
 
 
+OF_MAPPING, OF_OTHER = Tag("mapping"), Tag("other")
+"""Tags of the two members of a union with :data:`BY_KIND`."""
+BY_KIND = Discriminator(lambda value: "mapping" if isinstance(value, dict | BaseModel) else "other")
+"""Annotation metadata of a union of a mapping and something else: a mistake in one is not also one in the other."""
+
+
 def mistakes(error: ValidationError, model: type[Settings]) -> list[Mistake]:
     """Translate pydantic's errors to keys of ``model`` and messages in plain English, without repetitions."""
     explained = (mistake for details in error.errors(include_url=False) for mistake in _explain(details, model))
@@ -99,6 +105,8 @@ def _explain(details, model: type[Settings]) -> Iterator[Mistake]:
     elif error in ("extra_forbidden", "invalid_key"):
         known = list(fields(model, keys[:-1]))
         yield keys, f"unknown key{nearest(keys[-1], known)} (known here: {', '.join(known)})"
+    elif error == "missing" and isinstance(details["loc"][-1], str):
+        yield keys, "is missing"
     elif get_origin(kind) is Literal:
         choices = [str(choice) for choice in get_args(kind)]
         yield keys, f"{shown(given)} is not one of {', '.join(choices)}{nearest(given, choices)}"
@@ -114,7 +122,7 @@ def _explain(details, model: type[Settings]) -> Iterator[Mistake]:
 
 def fields(model: type[Settings], keys: tuple[str, ...]) -> dict[str, Any]:
     """Fields of the section at ``keys`` by name; empty if there is no section."""
-    section = _bare(_follow(keys, model)[1])[0]
+    section = _bare(_mapping_of(_bare(_follow(keys, model)[1])[0]))[0]
     return section.model_fields if is_section(section) else {}
 
 
@@ -142,9 +150,16 @@ def _follow(location: tuple[str | int, ...], model: type[Settings]) -> tuple[tup
             return tuple(keys), Annotated[(item, *stated)] if stated else item
         elif is_section(kind):  # an unknown key
             return (*keys, str(part)), None
+        elif part == OF_MAPPING.tag and index + 1 < len(location):
+            annotation = _mapping_of(kind)
         else:  # the name that pydantic gives to a member of a union
             break
     return tuple(keys), annotation
+
+
+def _mapping_of(kind) -> Any:
+    """The mapping among the members of a union with ``BY_KIND``; any other type itself."""
+    return next((member for member in get_args(kind) if OF_MAPPING in _bare(member)[1]), kind)
 
 
 def _bare(annotation) -> tuple[Any, tuple]:

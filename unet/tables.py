@@ -58,6 +58,17 @@ def metrics_table(scores: dict, title: str) -> None:
     show(table)
 
 
+def contents_table(rows: list[tuple[str, str, str]], title: str) -> None:
+    """Print name, share of the pixels and number of images of each class."""
+    table = Table(title)
+    table.add_column("class")
+    for column in ("pixels", "images"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(*row)
+    show(table)
+
+
 def rows_table(titles: list[str], rows: list[list[str]], title: str) -> None:
     """Print rows of text; all columns except the first two are right-aligned numbers."""
     table = Table(title)

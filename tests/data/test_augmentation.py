@@ -1,9 +1,11 @@
 """Augmentation: image and mask move together, values stay in range, seeds decide."""
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
 
+from tests.helpers import BACKEND
 from unet.data.augmentation import Augmentation
 
 OFF = {"flip": 0.0, "scale": (1.0, 1.0), "ratio": (1.0, 1.0)}
@@ -28,6 +30,49 @@ def test_a_certain_flip_mirrors_both(rng):
     new_image, new_mask = run(Augmentation(**OFF | {"flip": 1.0}), image, mask)
     np.testing.assert_allclose(new_image, image[:, :, ::-1], atol=1e-3)
     np.testing.assert_array_equal(new_mask, mask[:, :, ::-1])
+
+
+def test_a_certain_vertical_flip_turns_both_upside_down(rng):
+    image = rng.integers(0, 256, (3, 9, 14, 3)).astype("uint8")
+    mask = rng.integers(0, 256, (3, 9, 14)).astype("uint8")
+    new_image, new_mask = run(Augmentation(**OFF | {"vertical_flip": 1.0}), image, mask)
+    np.testing.assert_allclose(new_image, image[:, ::-1], atol=1e-3)
+    np.testing.assert_array_equal(new_mask, mask[:, ::-1])
+
+
+def test_quarter_turns_are_to_the_left_and_to_the_right(rng):
+    image = rng.integers(0, 256, (100, 9, 9, 3)).astype("uint8")
+    mask = rng.integers(0, 256, (100, 9, 9)).astype("uint8")
+    new_image, new_mask = run(Augmentation(**OFF | {"rotate_90": 0.8}), image, mask)
+    turns = []
+    for k in range(100):
+        turn = next(turn for turn in (-1, 0, 1) if (np.rot90(mask[k], turn) == new_mask[k]).all())
+        np.testing.assert_allclose(new_image[k], np.rot90(image[k], turn), atol=1e-3)
+        turns.append(turn)
+    assert all(turns.count(turn) > 10 for turn in (-1, 0, 1))
+    assert turns.count(0) < 40
+    with pytest.raises(ValueError, match="must be square, received 9×14"):
+        Augmentation(rotate_90=1.0)(np.zeros((1, 9, 14, 3)), np.zeros((1, 9, 14), "uint8"))
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="torch runs eagerly: there is no XLA to compile with")
+def test_flips_and_turns_compile(rng):
+    inputs = keras.Input((9, 9, 3)), keras.Input((9, 9), dtype="uint8")
+    model = keras.Model(inputs, Augmentation(**OFF | {"vertical_flip": 0.5, "rotate_90": 0.5})(*inputs))
+    model.compile(jit_compile=True)
+    mask = rng.integers(0, 256, (8, 9, 9)).astype("uint8")
+    image = np.repeat(mask[..., None], 3, axis=-1)
+    new_image, new_mask = model.predict_on_batch([image, mask])
+    np.testing.assert_allclose(new_image[..., 0], new_mask, atol=1e-3)
+    assert (new_mask != mask).any()
+
+
+def test_what_is_switched_off_leaves_the_random_numbers_of_the_rest(rng):
+    image = rng.integers(0, 256, (8, 9, 9, 3)).astype("uint8")
+    mask = rng.integers(0, 256, (8, 9, 9)).astype("uint8")
+    plain = run(Augmentation(seed=3), image, mask)
+    turned = run(Augmentation(seed=3, vertical_flip=1e-9, rotate_90=1e-9), image, mask)
+    np.testing.assert_array_equal(plain[1], turned[1])
 
 
 def test_mask_and_image_are_cropped_and_flipped_alike():

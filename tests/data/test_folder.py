@@ -308,7 +308,7 @@ def fault(folder, kind):
         for k in range(10):
             save(np.dstack([mask(k)] * 3) * 255, folder / "masks" / f"im_{k}.png")
         colours = "data.folder.classes={a: [0, 0, 0], b: [1, 2, 3]}"
-        return [colours], ["colour(s) that belong to no class", "[255, 255, 255]", "[1, 2, 3] (b)"]
+        return [colours], ["holds [255, 255, 255] (no class)", "[1, 2, 3] (b)"]
     if kind == "empty folder":
         for path in (folder / "images").iterdir():
             path.unlink()

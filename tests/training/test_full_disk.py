@@ -70,7 +70,7 @@ def test_events_that_do_not_fit_on_the_disk_end_an_epoch_with_a_message(trained_
     shutil.copytree(trained_run.path, run.path)
     nothing = data.Split(np.zeros((0, 8, 8, 3), np.uint8), np.zeros((0, 8, 8), np.uint8), [])
     rows = [{"epoch": 1, "loss": 0.5}]
-    with TensorBoard(run, nothing, 3, rows) as board:
+    with TensorBoard(run, nothing, rows) as board:
         board.on_epoch_end(0)
         disk.fill(1)
         for epoch in range(1, 15):  # SummaryWriter waits when ten events are pending

@@ -1,5 +1,6 @@
 """The command ``unet check-data``."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,8 +16,14 @@ def main(
             metavar="KEY=VALUE", help="Settings to change, as in data.data_dir=DIR.", autocompletion=settings
         ),
     ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="List every file of an error or warning that many files have.")
+    ] = False,
+    sheet: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Also draw some images under their masks, with a legend.")
+    ] = None,
 ):
-    """Read every image and mask of CONFIG's data, and list all errors and warnings.
+    """Read every image and mask of CONFIG's data, and print what they hold and all errors and warnings.
 
     Errors (an unreadable image, a missing mask, a mask of the wrong size or with an undefined value) prevent training:
     exit code 2. Warnings (an empty mask, near-identical images in train and test) do not: exit code 0.
@@ -26,20 +33,52 @@ def main(
     from unet import config
     from unet.backend import use_backend
     from unet.console import say
-    from unet.errors import InputError
+    from unet.errors import InputError, shortened
 
+    if sheet is not None and sheet.suffix.lower() != ".png":
+        raise InputError(f"must end in .png, received {shortened(str(sheet))}", "sheet")
     loaded = config.load(path, overrides or ())
     use_backend()
     from unet import data
+    from unet.colours import chosen_colours
     from unet.data import cache, checks
+    from unet.tables import contents_table
 
     source = data.make_source(loaded.data)
-    problems = cache.inspect(source)
+    contents = checks.Contents(source.classes)
+    examples = checks.Examples(source.count())
+
+    def use(sample: data.Sample) -> None:
+        contents.add(sample)
+        if sheet is not None:
+            examples.add(sample)
+
+    problems = cache.inspect(source, use)
     errors = [problem for problem in problems if problem.fatal]
     warnings = [problem for problem in problems if not problem.fatal]
     for heading, group in (("error", errors), ("warning", warnings)):
-        for problem in group:
+        for problem in group if every else checks.grouped(group):
             say(f"{heading}: {problem.kind}: {problem}")
+    if any(contents.images.values()):
+        for line in contents.lines():
+            say(line)
+        contents_table(contents.rows(), "classes")
     print(f"{source.count()} pairs read; {checks.summary(problems) or 'no problems found'}")
+    if sheet is not None and (chosen := examples.chosen()):
+        _draw(chosen, source.classes, chosen_colours(source.classes, loaded.data.colors or {}), sheet)
+        say(f"contact sheet: {sheet}")
     if errors:
         raise InputError(f"{len(errors)} of these are errors; fix them before training")
+
+
+def _draw(samples, classes: tuple[str, ...], colours: tuple[str, ...], path: Path) -> None:
+    """Write a contact sheet."""
+    from PIL import Image
+
+    from unet import figures
+    from unet.files import replacing
+
+    examples = [(f"{sample.name} ({sample.split})", sample.image, sample.mask) for sample in samples]
+    picture = figures.contact_sheet(examples, classes, figures.colour_table(colours))
+    with replacing(path) as temporary:
+        Image.fromarray(picture).save(temporary)

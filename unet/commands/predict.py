@@ -15,12 +15,16 @@ import typer
 
 import unet
 from unet.errors import InputError, RunError, nearest, shortened
-from unet.files import expanded
+from unet.files import expanded, files_below
 
 log = logging.getLogger("unet")
 
 LISTED = 10
 """Up to this number of images, the share of each class is printed."""
+
+
+LARGER = 1.5
+"""Ratio of an image's side to that of the network's input from which objects in tiles look larger than in training."""
 
 
 def main(
@@ -43,7 +47,9 @@ def main(
         bool,
         typer.Option("--probabilities", help="Also write NAME_probabilities.npz: float16 (H, W, C), and class names."),
     ] = False,
-    overlay: Annotated[bool, typer.Option("--overlay/--no-overlay", help="Also write NAME_overlay.jpg.")] = True,
+    overlay: Annotated[
+        bool, typer.Option("--overlay/--no-overlay", help="Also write NAME_overlay.jpg, with a legend.")
+    ] = True,
     batch_size: Annotated[int, typer.Option(help="Tiles that are processed at a time.")] = 8,
 ):
     """Segment IMAGES of any size. For each, write DIR/NAME.png: pixels are class ids, shown in the class colours.
@@ -77,13 +83,22 @@ def main(
 
     for folder in {file.parent for files in jobs.values() for file in files.values()}:
         remove_unfinished(folder)
-    lines = []
+    lines: list[str] = []
+    unlike_training = mode == "tile"
     for source, files in track(jobs.items(), len(jobs), "segmenting"):
         try:
             image = read_image(source)
         except OSError as error:
             log.warning("%s: cannot be read as an image (%s)", source, error.strerror or error)
             continue
+        if unlike_training and max(np.divide(image.shape[:2], predictor.metadata.size)) > LARGER:
+            unlike_training = False  # one warning is enough
+            log.warning(
+                "the network was trained on images resized to %d×%d pixels (height × width); in tiles of %s objects "
+                "are larger than it has seen them, and may be labelled differently; compare with --mode resize",
+                *predictor.metadata.size,
+                source,
+            )
         prediction = next(predictor.segment([image], probabilities=probabilities, **options))
         try:
             _write(files, image, prediction, predictor.metadata)
@@ -114,8 +129,10 @@ def _write(files: dict[str, Path], image: np.ndarray, prediction, metadata) -> N
     with replacing(files["mask"]) as temporary:
         figures.paletted(prediction.mask, colours).save(temporary)
     if "overlay" in files:
+        picture = figures.overlay(image, prediction.mask, colours)
         with replacing(files["overlay"]) as temporary:
-            Image.fromarray(figures.overlay(image, prediction.mask, colours)).save(temporary, quality=90)
+            legend = figures.with_legend(picture, prediction.mask, metadata.classes, colours)
+            Image.fromarray(legend).save(temporary, quality=90)
     if "probabilities" in files:
         with replacing(files["probabilities"]) as temporary:
             shares = prediction.probabilities.astype(np.float16)
@@ -182,7 +199,7 @@ def _named(argument: str, out: Path) -> list[tuple[Path, Path]]:
     if os.path.isfile(path):
         return [(path, Path(path.stem))]
     if os.path.isdir(path):
-        root, candidates = path, list(path.rglob("*"))
+        root, candidates = path, list(files_below(path))
     elif glob.has_magic(str(path)):
         fixed = next(index for index, part in enumerate(path.parts) if glob.has_magic(part))
         root, candidates = Path(*path.parts[:fixed]), list(map(Path, glob.glob(str(path), recursive=True)))

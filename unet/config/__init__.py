@@ -9,7 +9,7 @@ A YAML file contains only what differs from the defaults, or from the file that 
 from unet.config import shipped
 from unet.config.explain import Places
 from unet.config.json_schema import json_schema
-from unet.config.load import DATA_PLACES, Draft, Setting, find_base, load, parse_override, read, with_data_at
+from unet.config.load import DATA_PLACES, Draft, Setting, find_base, load, located, parse_override, read, with_data_at
 from unet.config.schema import (
     AugmentationConfig,
     Config,
@@ -19,6 +19,7 @@ from unet.config.schema import (
     LossConfig,
     ModelConfig,
     ShapesConfig,
+    SplitFolders,
     TrainingConfig,
     UpsamplerConfig,
 )
@@ -36,11 +37,13 @@ __all__ = [
     "Places",
     "Setting",
     "ShapesConfig",
+    "SplitFolders",
     "TrainingConfig",
     "UpsamplerConfig",
     "find_base",
     "json_schema",
     "load",
+    "located",
     "parse_override",
     "read",
     "shipped",

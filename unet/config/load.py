@@ -1,5 +1,6 @@
 """Reading configurations: YAML files, the chain of their bases, overrides, and the place of every key."""
 
+import logging
 import os
 import re
 from collections.abc import Iterable
@@ -15,6 +16,8 @@ from unet.config.schema import Config, UpsamplerConfig
 from unet.errors import InputError, nearest, shortened
 from unet.files import read_text
 from unet.settings import Settings, is_section, shown
+
+log = logging.getLogger("unet")
 
 MAX_BASES = 5
 """Most files in a chain of bases."""
@@ -103,6 +106,40 @@ def with_data_at(config: Config, overrides: list[str] | tuple[str, ...]) -> Conf
 
 # === Files ===
 
+PATHS = ("data.data_dir", "data.cache_dir", "init_from", "model.weights")
+"""Keys of paths, which a YAML file gives relative to itself."""
+
+
+def located(key: str, value: Any, folder: Path, origin: str) -> Any:
+    """Make a path from a YAML file in ``folder`` relative to the working directory; any other value stays as it is.
+
+    Earlier versions took such a path as relative to the working directory. It still is, with a warning, if it exists
+    there only.
+    """
+    if key not in PATHS or not isinstance(value, str) or value[:1] in ("", "~") or value in ("imagenet", "none"):
+        return value
+    path = str(folder / value)
+    if not os.path.lexists(path) and os.path.lexists(value):
+        log.warning(
+            "%s: %s: %s was found in the working directory, not next to the file; write its path relative to the file",
+            origin,
+            key,
+            shortened(value),
+        )
+        return value
+    return path
+
+
+def _with_located_paths(values: dict, places: Places, path: Path) -> dict:
+    changed = dict(values)
+    for key in PATHS:
+        section, _, name = key.rpartition(".")
+        holder = changed.get(section) if section else changed
+        if isinstance(holder, dict) and name in holder:
+            value = located(key, holder[name], path.parent, places.get(tuple(key.split(".")), str(path)))
+            changed |= {section: holder | {name: value}} if section else {name: value}
+    return changed
+
 
 def _read_chain(path: Path, above: tuple[Path, ...] = ()) -> tuple[dict, Places]:
     """Values and places of a file, merged over those of its base."""
@@ -112,6 +149,7 @@ def _read_chain(path: Path, above: tuple[Path, ...] = ()) -> tuple[dict, Places]
     if len(files) > MAX_BASES:
         raise InputError(f"{path}: the chain of bases is longer than {MAX_BASES} files, beginning with {files[0]}")
     values, places = read(path)
+    values = _with_located_paths(values, places, path)
     if "base" not in values:
         return values, places
     base_values, base_places = _read_chain(find_base(values.pop("base"), path.parent, places.pop(("base",))), files)

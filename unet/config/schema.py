@@ -6,11 +6,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
+from unet.colours import Colour
 from unet.config import document
 from unet.encoders import ENCODERS
 from unet.encoders.plan import MAX_CHANNELS, Plan, default_depth, doubled
 from unet.errors import nearest, shortened
-from unet.settings import Expected, Mistakes, Settings, shown
+from unet.settings import BY_KIND, OF_MAPPING, OF_OTHER, Expected, Mistakes, Settings, shown
 from unet.upsamplers import UPSAMPLERS
 from unet.upsamplers.settings import Options
 
@@ -59,6 +60,13 @@ def _as_classes(value):
     if len({isinstance(mark, tuple) for mark in entries.values()}) > 1:
         raise ValueError("grey values and colours cannot be mixed")
     return entries
+
+
+def _as_colour(value):
+    """Read ``[230, 159, 0]`` as ``"#E69F00"``."""
+    if isinstance(value, list) and len(value) == 3 and all(type(c) is int and 0 <= c <= 255 for c in value):
+        return "#{:02X}{:02X}{:02X}".format(*value)
+    return value
 
 
 def _as_path(value):
@@ -127,6 +135,9 @@ Weight = Annotated[float, Field(ge=0, le=LARGEST)]
 Size = Annotated[tuple[Pixels, Pixels], BeforeValidator(_as_pair), Expected("one whole number or two, [height, width]")]
 Range = Annotated[tuple[float, float], BeforeValidator(_as_tuple), Expected("two numbers, [low, high]")]
 LenientPath = Annotated[Path, BeforeValidator(_as_path)]
+ClassColour = Annotated[
+    Colour, BeforeValidator(_as_colour), Expected('"#RRGGBB", in quotes, or [r, g, b] of values 0..255')
+]
 Mark = Byte | tuple[Byte, Byte, Byte]
 Name = Annotated[str, Field(pattern=NAME, max_length=MAX_NAME), Expected(NAME_RULE)]
 Activation = Literal["relu", "leaky_relu", "elu", "selu", "gelu", "silu", "mish", "tanh"]
@@ -141,34 +152,55 @@ AnyActivation = Literal[
 # === Sections ===
 
 
+class SplitFolders(Settings):
+    """Folders of one split."""
+
+    images: Text
+    """Folder of its images, inside data_dir; subfolders are searched too."""
+    masks: Text
+    """Folder of its masks, inside data_dir."""
+
+
+SplitPlace = Annotated[
+    Annotated[Annotated[SplitFolders, OF_MAPPING] | Annotated[Text, OF_OTHER], BY_KIND] | None,
+    Expected("the name of a text file, or a mapping {images: FOLDER, masks: FOLDER}"),
+]
+"""Where the names of a split's images are from."""
+
+
 class FolderConfig(Settings):
     """Your own images and masks (``data.source: folder``)."""
 
     images: Text = "images"
     """Folder of the images, inside data_dir; subfolders are searched too."""
     masks: Text = "masks"
-    """Folder of the masks, inside data_dir; a mask has the name of its image and an image suffix such as .png."""
+    """Folder of the masks, inside data_dir; a mask has the name of its image and an image ending such as .png."""
+    image_suffix: Text = ""
+    """End of the images' names before .jpg or .png that the masks' names do not have, such as _leftImg8bit."""
+    mask_suffix: Text = ""
+    """End of the masks' names before .png that the images' names do not have, such as _mask."""
     classes: Annotated[dict[ClassName, Mark] | None, BeforeValidator(_as_classes)] = None
     """Names in the order of their ids, or a mapping from each name to its grey value or [r, g, b] in the masks."""
     ignore: Annotated[
         Mark | None, BeforeValidator(_as_tuple), Expected("a grey value 0..255 or a colour [r, g, b]")
     ] = 255
     """Grey value (or colour, if classes have colours) of pixels that are ignored in training and evaluation."""
-    train: Text | None = None
-    """Text file, inside data_dir, with the name of one training image per line; requires test."""
-    validation: Text | None = None
-    """Text file of the validation images; without it they are drawn from the training images."""
-    test: Text | None = None
-    """Text file of the test images; without split files they are drawn by name, see test_fraction."""
+    train: SplitPlace = None
+    """Training images: a text file, inside data_dir, with one image per line (its name, or the paths of image and
+    mask), or a mapping {images: FOLDER, masks: FOLDER}; requires test."""
+    validation: SplitPlace = None
+    """Validation images, likewise; by default they are drawn from the training images."""
+    test: SplitPlace = None
+    """Test images, likewise; by default they are drawn by name, see test_fraction."""
     test_fraction: Annotated[float, Field(ge=0, le=0.9)] = 0.2
-    """Fraction of the images drawn for the test split if there are no split files."""
+    """Fraction of the images drawn for the test split if train and test are not given."""
 
     @model_validator(mode="after")
     def _splits_go_together(self):
         if (self.train is None) != (self.test is None):
-            raise ValueError("give both train and test split files, or neither")
+            raise ValueError("give both train and test, or neither")
         if self.validation is not None and self.train is None:
-            raise ValueError("a validation split file requires train and test split files")
+            raise ValueError("validation requires train and test")
         return self
 
 
@@ -191,7 +223,8 @@ class DataConfig(Settings):
     size: Size = (128, 128)
     """Height and width in pixels of the network's input; one number for a square."""
     data_dir: LenientPath | None = None
-    """pets: the data_dir of TFDS. folder: the folder that contains images and masks."""
+    """pets: the data_dir of TFDS. folder: the folder that contains images and masks. Like every path in a YAML file,
+    it is relative to that file; on the command line, to the working directory."""
     download: bool = True
     """pets: download the data set if it is not in data_dir."""
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -200,6 +233,8 @@ class DataConfig(Settings):
     """Fraction of the remaining training images to train on, drawn by name: the same for every seed."""
     cache_dir: LenientPath | None = None
     """Directory of the prepared arrays; default: $UNET_CACHE, else ~/.cache/unet-upsamplers."""
+    colors: dict[ClassName, ClassColour] | None = None
+    """Colour of each class in pictures by name, as "#RRGGBB" or [r, g, b]; other classes have a default colour."""
     folder: FolderConfig = Field(default_factory=FolderConfig)
     """Settings of the folder source."""
     shapes: ShapesConfig = Field(default_factory=ShapesConfig)
@@ -224,6 +259,10 @@ class AugmentationConfig(Settings):
 
     flip: Fraction = 0.5
     """Probability of a horizontal flip."""
+    vertical_flip: Fraction = 0.0
+    """Probability of a vertical flip, for images without an up and a down, such as aerial images."""
+    rotate_90: Fraction = 0.0
+    """Probability of a quarter turn, left or right; needs a square data.size."""
     scale: Range = (0.5, 1.0)
     """Range of the area of a crop as a fraction of the image; [1, 1] crops nothing."""
     ratio: Range = (0.75, 1.3333)
@@ -411,8 +450,13 @@ class LossConfig(Settings):
     """Weight of false negatives; with alpha = beta = 0.5 the Tversky loss is the Dice loss."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Fraction of the target probability spread evenly over all classes, in the cross-entropy."""
-    class_weights: dict[ClassName, Weight] | None = None
-    """Weight of each class by name; 1 for classes that are not listed."""
+    class_weights: Annotated[
+        Annotated[Annotated[dict[ClassName, Weight], OF_MAPPING] | Annotated[Literal["auto"], OF_OTHER], BY_KIND]
+        | None,
+        Expected("a mapping from class names to weights, or auto"),
+    ] = None
+    """Weight of each class by name, 1 for classes that are not listed; or auto: 1 / ln(1.02 + share of the training
+    pixels), as in ENet (Paszke et al. 2016)."""
 
     @model_validator(mode="after")
     def _some_term(self):
@@ -489,16 +533,26 @@ class Config(Settings):
     """Optimization of the network."""
 
     @model_validator(mode="after")
-    def _weighted_classes_exist(self):
-        classes = self.data.known_classes
-        if classes and (unknown := [name for name in self.loss.class_weights or () if name not in classes]):
+    def _only_squares_turn(self):
+        height, width = self.data.size
+        if self.augmentation.rotate_90 and height != width:
+            raise Mistakes.of("rotate_90", f"needs a square data.size, received {height}×{width}").below("augmentation")
+        return self
+
+    @model_validator(mode="after")
+    def _named_classes_exist(self):
+        classes, weights = self.data.known_classes or (), self.loss.class_weights
+        named = {("data", "colors"): self.data.colors, ("loss", "class_weights"): weights}
+        unknown = [
+            (*keys, name)
+            for keys, values in named.items()
+            for name in (values if isinstance(values, dict) else ())
+            if classes and name not in classes
+        ]
+        if unknown:
             accepted = f"(classes: {shortened(', '.join(classes))})"
-            raise (
-                Mistakes(
-                    ((name,), f"there is no class {name!r}{nearest(name, classes)} {accepted}") for name in unknown
-                )
-                .below("class_weights")
-                .below("loss")
+            raise Mistakes(
+                (keys, f"there is no class {keys[-1]!r}{nearest(keys[-1], classes)} {accepted}") for keys in unknown
             )
         return self
 
@@ -509,6 +563,10 @@ class Config(Settings):
     def with_model(self, **changes) -> "Config":
         """Copy the configuration with other values in its model section; they are not checked."""
         return self.model_copy(update={"model": self.model.model_copy(update=changes)})
+
+    def with_class_weights(self, weights: dict[str, float]) -> "Config":
+        """Copy the configuration with other class weights in its loss section; they are not checked."""
+        return self.model_copy(update={"loss": self.loss.model_copy(update={"class_weights": weights})})
 
     def without_paths(self) -> dict[str, Any]:
         """The configuration as JSON values for files that are handed on: paths stay private."""

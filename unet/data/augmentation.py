@@ -12,13 +12,15 @@ from unet.resample import crop_positions, linear_weights, nearest_weights, resam
 
 @keras.saving.register_keras_serializable("unet")
 class Augmentation(keras.Layer):
-    """Random resized crop and left-right flip of image and mask, then colour jitter of the image.
+    """Random resized crop, flips and quarter turns of image and mask, then colour jitter of the image.
 
-    Crop and flip are one resampling with a matrix per image and axis; the mask is resampled in the same way with
+    Crop and flips are one resampling with a matrix per image and axis; the mask is resampled in the same way with
     one-hot rows, so that no new class ids appear. The layer always computes in float32.
 
     Args:
         flip: Probability of a left-right flip.
+        vertical_flip: Probability of an upside-down flip.
+        rotate_90: Probability of a quarter turn, left or right; images must be square.
         scale: ``(low, high)`` range of the share of the image's area that a crop covers.
         ratio: ``(low, high)`` range of the change of width/height by the crop, drawn uniformly in its logarithm.
         brightness: The shift is drawn from ±brightness · 255.
@@ -39,6 +41,8 @@ class Augmentation(keras.Layer):
     def __init__(
         self,
         flip: float = 0.5,
+        vertical_flip: float = 0.0,
+        rotate_90: float = 0.0,
         scale: tuple[float, float] = (0.5, 1.0),
         ratio: tuple[float, float] = (0.75, 1.3333),
         brightness: float = 0.0,
@@ -51,6 +55,8 @@ class Augmentation(keras.Layer):
         super().__init__(**{"name": "augmentation", "dtype": "float32"} | kwargs)
         self.settings: dict[str, Any] = {
             "flip": flip,
+            "vertical_flip": vertical_flip,
+            "rotate_90": rotate_90,
             "scale": tuple(scale),
             "ratio": tuple(ratio),
             "brightness": brightness,
@@ -80,7 +86,12 @@ class Augmentation(keras.Layer):
 
     def call(self, image, mask):
         size, height, width = ops.shape(image)[:3]
-        (top, rows), (left, columns) = self._windows(size, height, width)
+        turned, (top, rows), (left, columns) = self._windows(size, height, width)
+        if turned is not None:
+            if image.shape[1] != image.shape[2]:
+                raise ValueError(f"rotate_90: images must be square, received {image.shape[1]}×{image.shape[2]}")
+            image = ops.where(turned[:, None, None, None], ops.swapaxes(image, 1, 2), image)
+            mask = ops.where(turned[:, None, None], ops.swapaxes(mask, 1, 2), mask)
         y, x = crop_positions(top, rows, height), crop_positions(left, columns, width)
 
         image = ops.cast(image, "float32")
@@ -92,7 +103,11 @@ class Augmentation(keras.Layer):
         return image, ops.cast(ops.round(mask), "int32")
 
     def _windows(self, size, height, width):
-        """Start and extent of each image's window along both axes; a negative extent flips."""
+        """Whether each image is transposed, and start and extent of its window along both axes.
+
+        A negative extent flips. A transposed image that is flipped along one axis is turned by 90°. Nothing is drawn
+        for what is switched off, so that seeds mean the same with and without it.
+        """
 
         def uniform(low, high):
             return keras.random.uniform((size,), low, high, dtype="float32", seed=self.random)
@@ -105,7 +120,19 @@ class Augmentation(keras.Layer):
         top = uniform(0.0, 1.0) * (height - rows)
         left = uniform(0.0, 1.0) * (width - columns)
         flip = uniform(0.0, 1.0) < self.settings["flip"]
-        return (top, rows), (ops.where(flip, left + columns, left), ops.where(flip, -columns, columns))
+        upside_down, turned = ops.zeros_like(flip), None
+        if self.settings["vertical_flip"]:
+            upside_down = uniform(0.0, 1.0) < self.settings["vertical_flip"]
+        if self.settings["rotate_90"]:
+            turned = uniform(0.0, 1.0) < self.settings["rotate_90"]
+            right = uniform(0.0, 1.0) < 0.5
+            flip = ops.logical_xor(flip, ops.logical_and(turned, right))
+            upside_down = ops.logical_xor(upside_down, ops.logical_and(turned, ops.logical_not(right)))
+        return (
+            turned,
+            (ops.where(upside_down, top + rows, top), ops.where(upside_down, -rows, rows)),
+            (ops.where(flip, left + columns, left), ops.where(flip, -columns, columns)),
+        )
 
     def compute_output_spec(self, image, mask):
         return keras.KerasTensor(image.shape, "float32"), keras.KerasTensor(mask.shape, "int32")

@@ -8,6 +8,7 @@ import logging
 import mmap
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -118,9 +119,9 @@ def prepare(source: Source, size: tuple[int, int], cache_dir: Path | None = None
     return dataset
 
 
-def inspect(source: Source) -> list[Problem]:
-    """Decode the whole source and list everything that is wrong with it."""
-    return _scan(source, lambda sample: None)
+def inspect(source: Source, use: Callable[[Sample], None] = lambda sample: None) -> list[Problem]:
+    """Decode the whole source, pass every sample to ``use``, and list everything that is wrong with them."""
+    return _scan(source, use)
 
 
 def _key(source: Source, size: tuple[int, int]) -> dict:
@@ -150,9 +151,10 @@ def _build(source: Source, size: tuple[int, int], parent: Path, damaged: Path | 
         problems = _scan(source, lambda sample: files[sample.split].add(sample))
         fatal = [problem for problem in problems if problem.fatal]
         if fatal:
-            lines = [f"  {problem}" for problem in fatal[:LISTED]]
-            if len(fatal) > LISTED:
-                lines.append(f"  and {len(fatal) - LISTED:,} more; list them with unet check-data")
+            told = checks.grouped(fatal)
+            lines = [f"  {problem}" for problem in told[:LISTED]]
+            if len(told) > LISTED:
+                lines.append(f"  and {len(told) - LISTED:,} more; list them with unet check-data")
             raise InputError(
                 f"the data have {len(fatal)} error{'s' * (len(fatal) > 1)} ({checks.summary(fatal)}); nothing was "
                 "prepared:\n" + "\n".join(lines)

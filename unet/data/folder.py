@@ -6,16 +6,17 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
+from pathlib import Path, PurePosixPath
 
-from unet.config import FolderConfig
+from unet.config import FolderConfig, SplitFolders
 from unet.config.schema import is_plain
 from unet.data.images import IMAGE_ENDINGS, load_image, read_image
-from unet.data.masks import MaskReader
+from unet.data.masks import BadMask, MaskReader
 from unet.data.pets import CLASSES as PETS_CLASSES
-from unet.data.sources import Problem, Sample, draw
+from unet.data.sources import SPLITS, Problem, Sample, draw
 from unet.errors import InputError, nearest, shortened
-from unet.files import expanded, read_text
+from unet.files import expanded, files_below, read_text
 
 WORKERS = min(8, os.cpu_count() or 1)
 """Threads that decode images; as many images are in memory at a time."""
@@ -23,6 +24,11 @@ HINTS = 3
 """Closest matches are searched for this number of unknown names."""
 MAX_LIST_BYTES = 2**26
 """Largest size of a split file."""
+LAYOUT = {"images", "masks", "image_suffix", "mask_suffix", *SPLITS}
+"""Settings that decide which file is which."""
+
+_Files = tuple[Path, Path]
+"""An image and its mask."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +39,21 @@ class _Pair:
     mask: Path
 
 
+class _NotThere(Exception):
+    """A line of a list names no pair; the message says why."""
+
+    def __init__(self, kind: str, message: str, cause: str):
+        super().__init__(message)
+        self.kind = kind
+        self.cause = cause
+
+
 class FolderSource:
     """Pairs of image and mask files, matched by name.
 
-    Two layouts are supported: ``images/`` and ``masks/`` (configurable) with the same relative names, and the official
-    Pets archive (``images/NAME.jpg``, ``annotations/trimaps/NAME.png``, ``annotations/trainval.txt`` and
-    ``test.txt``), recognized by its trimaps.
+    Images and masks are in two folders, or in two folders for each split, or are listed in text files: see
+    :class:`~unet.config.FolderConfig`. The official Pets archive (``images/NAME.jpg``,
+    ``annotations/trimaps/NAME.png``, ``annotations/trainval.txt`` and ``test.txt``) is recognized by its trimaps.
 
     Args:
         data_dir: The folder.
@@ -60,6 +75,7 @@ class FolderSource:
         self.validation = validation
         self.is_pets_archive = config.classes is None and (self.root / "annotations" / "trimaps").is_dir()
         self._problems: list[Problem] = []
+        self._hints = HINTS
         if self.is_pets_archive:
             marks: dict = {name: label for label, name in enumerate(PETS_CLASSES, start=1)}
             self._pairs = self._archive_pairs()
@@ -83,6 +99,7 @@ class FolderSource:
             "root": os.path.realpath(self.root),
             "classes": dict(self._reader.marks),
             "ignore": self._reader.ignore,
+            "layout": self.config.model_dump(mode="json", include=LAYOUT, exclude_defaults=True),
             "files": files,
             "missing": [str(problem) for problem in self._problems],
         }
@@ -106,47 +123,85 @@ class FolderSource:
     # === Finding pairs ===
 
     def _folder_pairs(self) -> list[_Pair]:
-        images, masks = (self._listing(kind) for kind in (self.config.images, self.config.masks))
-        if not images:
-            raise InputError(
-                f"{self.root / self.config.images}: holds no image ({', '.join(IMAGE_ENDINGS)}); expected "
-                f"{self.config.images}/NAME.jpg and {self.config.masks}/NAME.png"
-            )
+        files: dict[str, _Files] = {}
+        splits: dict[str, str] = {}
+        places = {split: place for split in SPLITS if (place := getattr(self.config, split)) is not None}
+        if not places:
+            files = self._matched(self.config)
+            test = draw(list(files), self.config.test_fraction, "test")
+            splits = {name: "test" if name in test else "train" for name in files}
+        for split, place in places.items():
+            by_folder = isinstance(place, SplitFolders)
+            found = self._matched(place, Path(place.images)) if by_folder else self._listed(place)
+            for name in found.keys() & files.keys():
+                where = str(self.root / (place.images if by_folder else place))
+                message = f"{name} is in the {'folder' if by_folder else 'lists'} of both {splits[name]} and {split}"
+                self._problems.append(Problem("in two splits", where, message))
+            files |= found
+            splits |= dict.fromkeys(found, split)
+        if self.config.validation is None:
+            training = [name for name, split in splits.items() if split == "train"]
+            splits |= dict.fromkeys(draw(training, self.validation, "validation"), "validation")
+        self._problems = list(dict.fromkeys(self._problems))  # two splits may use the same folder
+        return [_Pair(name, splits[name], *files[name]) for name in sorted(files)]
+
+    def _matched(self, place: FolderConfig | SplitFolders, prefix: Path = Path()) -> dict[str, _Files]:
+        """Pairs of one folder of images and one of masks, by relative name below ``prefix``."""
+        images, masks = self._listings(place)
         for count, name in enumerate(sorted(images.keys() - masks.keys())):
             hint = nearest(name, masks) if count < HINTS else ""
+            message = f"has no mask {self._mask_of(place, name)}{hint}"
             self._problems.append(
-                Problem("missing mask", str(images[name]), f"has no mask {self.config.masks}/{name}.png{hint}")
+                Problem("missing mask", str(images[name]), message, cause=f"has no mask {self._mask_of(place, 'NAME')}")
             )
         for name in sorted(masks.keys() - images.keys()):
-            self._problems.append(
-                Problem("missing image", str(masks[name]), "is a mask without an image of that name", fatal=False)
+            message = "is a mask without an image of that name"
+            self._problems.append(Problem("missing image", str(masks[name]), message, False, message))
+        return {str(prefix / name): (images[name], masks[name]) for name in sorted(images.keys() & masks.keys())}
+
+    def _mask_of(self, place: FolderConfig | SplitFolders, name: str) -> str:
+        return f"{place.masks}/{name}{self.config.mask_suffix}.png"
+
+    def _listings(self, place: FolderConfig | SplitFolders) -> tuple[dict[str, Path], dict[str, Path]]:
+        """Images and masks by relative name, without suffix and ending."""
+        suffixes = self.config.image_suffix, self.config.mask_suffix
+        images, masks = (self._listing(folder) for folder in (place.images, place.masks))
+        if place.images == place.masks:  # an empty suffix ends every name
+            images = {name: path for name, path in images.items() if not (suffixes[1] and name.endswith(suffixes[1]))}
+            masks = {name: path for name, path in masks.items() if not (suffixes[0] and name.endswith(suffixes[0]))}
+        images, masks = (
+            {name.removesuffix(suffix): path for name, path in listing.items() if name.endswith(suffix)}
+            for listing, suffix in zip((images, masks), suffixes)
+        )
+        if not images:
+            image, mask = (f"{folder}/NAME{suffix}" for folder, suffix in zip((place.images, place.masks), suffixes))
+            raise InputError(
+                f"{self.root / place.images}: holds no image ({', '.join(IMAGE_ENDINGS)}); expected {image}.jpg and "
+                f"{mask}.png"
             )
-        names = sorted(images.keys() & masks.keys())
-        splits = self._splits(names)
-        return [_Pair(name, splits[name], images[name], masks[name]) for name in names if name in splits]
+        return images, masks
 
     def _listing(self, folder: str) -> dict[str, Path]:
-        """Files in a folder and its subfolders, by relative name without suffix."""
+        """Image files in a folder and its subfolders, by relative name without ending."""
         root = self.root / folder
         if not os.path.isdir(root):
             there = sorted(path.name for path in self.root.iterdir() if os.path.isdir(path))[:100]
             raise InputError(
                 f"{root}: there is no such folder{nearest(folder, there)} "
-                f"(data.data_dir holds: {', '.join(there) or 'no folder'}; the names are set by "
-                "data.folder.images and data.folder.masks)"
+                f"(data.data_dir holds: {', '.join(there) or 'no folder'}; the names are set by data.folder.images "
+                "and data.folder.masks, or by split as data.folder.train={images: FOLDER, masks: FOLDER})"
             )
         listing: dict[str, Path] = {}
-        for path in sorted(root.rglob("*")):
-            if os.path.isdir(path) or path.name.startswith("."):
+        for path in files_below(root):
+            if path.name.startswith("."):
                 continue
             name = str(path.relative_to(root).with_suffix(""))
             if not is_plain(name):
                 message = "has a name with control characters, or that is not UTF-8: rename it"
                 self._problems.append(Problem("bad name", str(path), message))
             elif path.suffix.lower() not in IMAGE_ENDINGS:
-                self._problems.append(
-                    Problem("not an image", str(path), "is not an image file and is skipped", fatal=False)
-                )
+                message = "is not an image file and is skipped"
+                self._problems.append(Problem("not an image", str(path), message, False, message))
             elif name in listing:
                 self._problems.append(
                     Problem("same name", str(path), f"has the same name as {listing[name].name}: keep one of the two")
@@ -155,27 +210,10 @@ class FolderSource:
                 listing[name] = path
         return listing
 
-    def _splits(self, names: list[str]) -> dict[str, str]:
-        """Split of each name."""
-        files = {split: getattr(self.config, split) for split in ("train", "validation", "test")}
-        if not files["train"]:
-            test = draw(names, self.config.test_fraction, "test")
-            training = [name for name in names if name not in test]
-            assigned = dict.fromkeys(test, "test") | dict.fromkeys(training, "train")
-        else:
-            assigned = {}
-            for split, file in files.items():
-                for name in self._read_list(file, set(names)) if file else ():
-                    if name in assigned and assigned[name] != split:
-                        message = f"{name} is in the lists of both {assigned[name]} and {split}"
-                        self._problems.append(Problem("in two splits", str(self.root / file), message))
-                    assigned[name] = split
-            training = [name for name, split in assigned.items() if split == "train"]
-        if not files["validation"]:
-            assigned |= dict.fromkeys(draw(training, self.validation, "validation"), "validation")
-        return assigned
+    # === Lists ===
 
-    def _read_list(self, file: str, names: set[str]) -> list[str]:
+    def _listed(self, file: str) -> dict[str, _Files]:
+        """Pairs that a text file lists."""
         path = self.root / file
         if not os.path.isfile(path):
             lists = sorted(str(p.relative_to(self.root)) for p in self.root.rglob("*.txt"))
@@ -183,18 +221,46 @@ class FolderSource:
                 f"{path}: there is no such split file{nearest(file, lists)} "
                 f"(text files in data.data_dir: {', '.join(lists[:8]) or 'none'})"
             )
-        listed = []
-        hints = HINTS
+        listed: dict[str, _Files] = {}
         for number, entry in _entries(path):
-            known = next((n for n in (entry, str(Path(entry).with_suffix(""))) if n in names), None)
-            if known is None:
-                hint = nearest(entry, names) if hints > 0 else ""
-                hints -= 1
-                message = f"line {number}: {shortened(entry)} is not an image with a mask{hint}"
-                self._problems.append(Problem("unknown name", str(path), message))
-            else:
-                listed.append(known)
+            columns = _columns(entry)
+            try:
+                listed |= self._paths(*columns) if columns else self._named(entry)
+            except _NotThere as reason:
+                self._problems.append(Problem(reason.kind, f"{path}, line {number}", str(reason), cause=reason.cause))
         return listed
+
+    def _paths(self, image: str, mask: str) -> dict[str, _Files]:
+        """The pair whose paths are on a line."""
+        found = [self._inside(path) for path in (image, mask)]
+        return {str(found[0].relative_to(self.root).with_suffix("")): (found[0], found[1])}
+
+    def _inside(self, path: str) -> Path:
+        """The file in data_dir that a path ends with: ``/SegNet/CamVid/train/a.png`` may be ``train/a.png`` there."""
+        for tail in _tails(path):
+            if os.path.isfile(self.root / tail):
+                return self.root / tail
+        cause = "names a file that is not in data.data_dir"
+        raise _NotThere("missing file", f"there is no file {shortened(path)} in data.data_dir", cause)
+
+    def _named(self, entry: str) -> dict[str, _Files]:
+        """The pair whose name, with or without ending, is on a line."""
+        images, masks = self._all_listings
+        known = (name for tail in _tails(entry) for name in (tail, str(Path(tail).with_suffix(""))))
+        name = next((name for name in known if name in images), None)
+        if name is None:
+            hint = nearest(entry, images) if self._hints > 0 else ""
+            self._hints -= 1
+            cause = f"is not the name of an image in {self.config.images}"
+            raise _NotThere("unknown name", f"{shortened(entry)} is not an image with a mask{hint}", cause)
+        if name not in masks:
+            message, cause = (f"has no mask {self._mask_of(self.config, image)}" for image in (name, "NAME"))
+            raise _NotThere("missing mask", f"{shortened(entry)} {message}", cause)
+        return {name: (images[name], masks[name])}
+
+    @cached_property
+    def _all_listings(self) -> tuple[dict[str, Path], dict[str, Path]]:
+        return self._listings(self.config)
 
     def _archive_pairs(self) -> list[_Pair]:
         pairs = []
@@ -238,20 +304,23 @@ class FolderSource:
                 Problem("unreadable image", str(pair.image), f"cannot be read as an image ({error.strerror or error})")
             )
         try:
-            mask = self._reader.read(pair.mask)
+            mask, mask_type = self._reader.read(pair.mask)
         except OSError as error:
             problems.append(
                 Problem("unreadable mask", str(pair.mask), f"cannot be read as an image ({error.strerror or error})")
             )
-        except ValueError as error:
-            problems.append(Problem("bad mask", str(pair.mask), str(error)))
+        except BadMask as error:
+            problems.append(Problem("bad mask", str(pair.mask), str(error), cause=error.cause))
         if problems:
             return problems
         if image.shape[:2] != mask.shape:
             (h, w), (mask_h, mask_w) = image.shape[:2], mask.shape
             message = f"is {mask_w}×{mask_h} pixels, its image is {w}×{h}: they must be the same size"
-            return [Problem("wrong size", str(pair.mask), message)]
-        return [Sample(pair.name, pair.split, image, mask)]
+            return [Problem("wrong size", str(pair.mask), message, cause="has another size than its image")]
+        if mask_type.startswith("JPEG"):
+            message = "is a JPEG file, whose compression can change class ids unseen; save masks as PNG"
+            problems.append(Problem("JPEG mask", str(pair.mask), message, False, message))
+        return [*problems, Sample(pair.name, pair.split, image, mask, mask_type)]
 
 
 def _entries(path: Path) -> list[tuple[int, str]]:
@@ -264,6 +333,21 @@ def _entries(path: Path) -> list[tuple[int, str]]:
         ) from None
     stripped = ((number, line.strip()) for number, line in enumerate(lines, start=1))
     return [(number, line) for number, line in stripped if line and not line.startswith("#")]
+
+
+def _columns(entry: str) -> tuple[str, str] | None:
+    """Paths of image and mask on a line with two columns, separated by white space or a comma."""
+    for separator in ("\t", ",", None):
+        columns = [column.strip() for column in entry.split(separator)]
+        if len(columns) == 2 and all(column.lower().endswith(IMAGE_ENDINGS) for column in columns):
+            return columns[0], columns[1]
+    return None
+
+
+def _tails(path: str) -> Iterator[str]:
+    """A relative path, and what remains of it without its first folders."""
+    parts = PurePosixPath(path.lstrip("/")).parts
+    return ("/".join(parts[start:]) for start in range(len(parts)))
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -3,10 +3,29 @@
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from unet.config.schema import Mark
 from unet.data.images import load_image
 from unet.data.sources import IGNORE
+
+PIXELS = {"L": "grey values", "P": "palette", "1": "one bit"}
+"""What the pixels of a mask with one channel are, by Pillow's mode."""
+FEW = 3
+"""Undefined values of a mask up to which each may be meant, such as a value for unlabelled pixels."""
+
+
+class BadMask(ValueError):
+    """A mask whose pixels are not marks of classes.
+
+    Args:
+        message: What is wrong with the file.
+        cause: The same without what is true of this file only; by default the message.
+    """
+
+    def __init__(self, message: str, cause: str = ""):
+        super().__init__(message)
+        self.cause = cause or message
 
 
 class MaskReader:
@@ -30,30 +49,41 @@ class MaskReader:
             for index, mark in enumerate(marks.values()):
                 self.table[mark] = index
 
-    def read(self, path: Path) -> np.ndarray:
-        """Read a mask as class ids, uint8 ``(H, W)``.
+    def read(self, path: Path) -> tuple[np.ndarray, str]:
+        """Read a mask as class ids, uint8 ``(H, W)``, and the type of its file.
 
         Raises:
             OSError: The file cannot be read as an image.
-            ValueError: Its pixels are not marks of classes; the message says which, and what is allowed.
+            BadMask: Its pixels are not marks of classes; the message says which, and what is allowed.
         """
         image = load_image(path)
-        if self.by_colour:
-            return self._from_colours(np.asarray(image.convert("RGB")))
-        if image.mode not in ("L", "P", "1"):
-            raise ValueError(self._wrong_mode(image.mode))
+        try:
+            if self.by_colour:
+                ids, pixels = self._from_colours(np.asarray(image.convert("RGB"))), "colours"
+            else:
+                ids, pixels = self._from_values(image), PIXELS[image.mode]
+        except BadMask:
+            if image.format == "JPEG":
+                raise BadMask(
+                    "is a JPEG file, whose compression has changed its pixels; save masks as PNG, from their source: "
+                    "converting the JPEG file does not restore them"
+                ) from None
+            raise
+        return ids, f"{image.format}, {pixels}"
+
+    def _from_values(self, image: Image.Image) -> np.ndarray:
+        if image.mode not in PIXELS:
+            raise BadMask(self._wrong_mode(image.mode))
         pixels = np.asarray(image.convert("L") if image.mode == "1" else image).astype(np.uint8)
         if image.mode == "1" and 255 not in self.marks.values():
             pixels = pixels // 255
         ids = self.table[pixels]
         if (ids < 0).any():
-            wrong = np.unique(pixels[ids < 0])
-            raise ValueError(
-                f"holds {'values' if len(wrong) > 1 else 'the value'} {', '.join(map(str, wrong[:8]))}"
-                f"{', …' if len(wrong) > 8 else ''} in {(ids < 0).mean():.1%} of its pixels; allowed: {self._allowed()}"
-            )
+            wrong = [str(value) for value in np.unique(pixels[ids < 0])]
+            values = f"{'values' if len(wrong) > 1 else 'the value'} {', '.join(wrong[:8])}{', …' * (len(wrong) > 8)}"
+            raise self._undefined(f"holds {values} in {(ids < 0).mean():.1%} of its pixels", wrong, "values")
         if (ids == IGNORE).any() and set(np.unique(pixels)) == {0, 255} and len(self.marks) == 2:
-            raise ValueError(
+            raise BadMask(
                 "holds only 0 and 255, and 255 is ignored; if 255 is the second class, set "
                 f"data.folder.classes='{{{', '.join(f'{n}: {v}' for n, v in zip(self.marks, (0, 255)))}}}'"
             )
@@ -70,12 +100,20 @@ class MaskReader:
         found = table[order][place] == codes
         if not found.all():
             colours, counts = np.unique(codes[~found], return_counts=True)
-            shown = [f"[{c >> 16}, {c >> 8 & 255}, {c & 255}]" for c in colours[np.argsort(-counts)][:4]]
-            raise ValueError(
-                f"holds {len(colours)} colour(s) that belong to no class, most often {', '.join(shown)}; "
-                f"allowed: {self._allowed()} (masks must be saved without compression loss: PNG, not JPEG)"
-            )
+            wrong = [f"[{c >> 16}, {c >> 8 & 255}, {c & 255}]" for c in colours[np.argsort(-counts)]]
+            message = f"holds {len(wrong)} colour(s) that belong to no class, most often {', '.join(wrong[:4])}"
+            raise self._undefined(message, wrong, "colours")
         return np.array(list(known.values()), np.uint8)[order][place]
+
+    def _undefined(self, message: str, wrong: list[str], kind: str) -> BadMask:
+        """The fault of a mask that holds values or colours without a meaning."""
+        hint = f"; allowed: {self._allowed()}"
+        if len(wrong) == 1:
+            hint += f"; if {wrong[0]} means ignored, set data.folder.ignore={wrong[0].replace(' ', '')}"
+        elif len(wrong) > FEW:
+            hint += "; if masks were resized or compressed, make them again: to the nearest pixel, as PNG"
+        shown = ", ".join(sorted(wrong)) if len(wrong) <= FEW else f"more than {FEW} {kind} that stand for no class"
+        return BadMask(message + hint, f"holds {shown}{' (no class)' * (len(wrong) <= FEW)}{hint}")
 
     def _wrong_mode(self, mode: str) -> str:
         if mode in ("RGB", "RGBA", "CMYK", "YCbCr", "LA", "PA"):

@@ -24,6 +24,8 @@ class Sample:
     """uint8 ``(H, W, 3)``."""
     mask: np.ndarray
     """uint8 ``(H, W)``: class ids, 255 is ignored."""
+    mask_type: str = ""
+    """Format of the mask's file and what its pixels are, such as ``"PNG, palette"``, if it was read from one."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Problem:
     where: str
     message: str
     fatal: bool = True
+    cause: str = ""
+    """The message without what is true of this file only, so that problems with the same cause can be told at once."""
 
     def __str__(self):
         return escaped(f"{self.where}: {self.message}")

@@ -10,6 +10,7 @@ from unet import config as configuration
 from unet import data, interrupts
 from unet.backend import is_out_of_memory
 from unet.config import Config
+from unet.data.balance import class_pixels, describe, inverse_log_weights
 from unet.data.batches import Batches
 from unet.encoders.weights import read_pretrained
 from unet.errors import InputError, RunError
@@ -70,7 +71,12 @@ def train(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> None:
 
         # === The step ===
         random.seed(config.seed)  # Keras draws from it the seed of whatever is not seeded by name
-        trainer = make_trainer(config, dataset.classes)
+        weights = None
+        weighted = config
+        if config.loss.class_weights == "auto":
+            weights = _class_weights(run, dataset, resumes)
+            weighted = config.with_class_weights(dict(zip(dataset.classes, weights, strict=True)))
+        trainer = make_trainer(weighted, dataset.classes)
         training = config.training
         batches = Batches(dataset.train, training.batch_size, config.seed, training.accumulate)
         trainer.compile(
@@ -92,14 +98,14 @@ def train(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> None:
         if len(dataset.validation) and not all("val_mean_iou" in row for row in rows):
             raise InputError(f"{run.history_file}: has no validation scores (val_mean_iou); restore it from a copy")
         if not resumes or run.info.data is None:
-            run.record_data(dataset)
+            run.record_data(dataset, weights)
         if done and (done >= config.training.epochs or patience_exhausted(rows, config.training)):
             log.info("%s is finished after epoch %d", run.path, done)
             return
         if done:
             log.info("resuming after epoch %d of %d", done, config.training.epochs)
         else:
-            _log_start(config, dataset, trainer, len(batches))
+            _log_start(config, dataset, trainer, len(batches), weights)
 
         # === Epochs ===
         stop = StopRequest()
@@ -108,7 +114,7 @@ def train(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> None:
         with (
             interrupts.stop_gracefully(stop.request),
             batches.raising_own_errors(),
-            TensorBoard(run, dataset.validation, len(dataset.classes), rows) as tensorboard,
+            TensorBoard(run, dataset.validation, rows) as tensorboard,
             Progress(config.training.epochs, len(batches), rows) as progress,
         ):
             try:
@@ -170,7 +176,20 @@ def _out_of_memory(config: Config, saved_epochs: int) -> str:
     )
 
 
-def _log_start(config: Config, dataset: data.Dataset, trainer: SegmentationTrainer, steps_per_epoch: int) -> None:
+def _class_weights(run: Run, dataset: data.Dataset, resumes: bool) -> list[float]:
+    """Class weights that were recorded when the training began, or those of the training split if it begins now."""
+    if resumes and (recorded := run.info.class_weights):
+        return list(recorded)
+    return inverse_log_weights(class_pixels(dataset.train, len(dataset.classes))[:-1])
+
+
+def _log_start(
+    config: Config,
+    dataset: data.Dataset,
+    trainer: SegmentationTrainer,
+    steps_per_epoch: int,
+    weights: list[float] | None,
+) -> None:
     log.info(
         "%d training, %d validation, %d test images of %d×%d; %s parameters; %d epochs of %d steps",
         len(dataset.train),
@@ -181,6 +200,12 @@ def _log_start(config: Config, dataset: data.Dataset, trainer: SegmentationTrain
         config.training.epochs,
         steps_per_epoch,
     )
+    pixels = class_pixels(dataset.train, len(dataset.classes))
+    for line in describe(pixels, dataset.classes, weighted=bool(config.loss.class_weights)):
+        log.info("%s", line)
+    if weights:
+        named = (f"{name} {weight:.3f}" for name, weight in zip(dataset.classes, weights))
+        log.info("class weights: %s", ", ".join(named))
 
 
 __all__ = ["compiles", "is_trained", "make_optimizer", "make_schedule", "make_trainer", "train"]

@@ -153,8 +153,16 @@ class _Document:
 
 def _read(path: Path, overrides: list[str] | tuple[str, ...]) -> _Document:
     values, places = configuration.read(path)
-    varied = _mapping(values, "vary", path, places)
-    settings = list(_settings(_mapping(values, "set", path, places), places))
+    varied = {
+        key: [configuration.located(key, choice, path.parent, str(path)) for choice in choices]
+        if isinstance(choices, list)
+        else choices
+        for key, choices in _mapping(values, "vary", path, places).items()
+    }
+    settings = [
+        Setting(key, configuration.located(key, value, path.parent, place), place)
+        for key, value, place in _settings(_mapping(values, "set", path, places), places)
+    ]
     for override in overrides:
         setting = configuration.parse_override(override)
         key, value, _ = setting

@@ -25,13 +25,12 @@ class TensorBoard(keras.callbacks.Callback):
     Args:
         run: Directory to write to.
         split: Validation images.
-        classes: Number of classes.
         rows: Rows of the history.
     """
 
-    def __init__(self, run: Run, split: Split, classes: int, rows: list[dict[str, float]]):
+    def __init__(self, run: Run, split: Split, rows: list[dict[str, float]]):
         super().__init__()
-        self.run, self.split, self.classes, self.rows = run, split, classes, rows
+        self.run, self.split, self.rows = run, split, rows
         self.config: Config = run.config
 
     def __enter__(self):
@@ -74,5 +73,5 @@ class TensorBoard(keras.callbacks.Callback):
         images, masks = self.split.read(slice(PICTURES))
         with averaged_weights(self.model):
             prediction = self.model.network.predict_on_batch(images).argmax(-1)
-        picture = figures.prediction_strip(images, masks, prediction, self.classes)
+        picture = figures.prediction_strip(images, masks, prediction, figures.colour_table(self.run.info.colours))
         self._write(epoch, summary=image("validation/image_truth_prediction", picture, dataformats="HWC"))
