@@ -79,9 +79,10 @@ def check_builds(seed: int) -> None:
     automatic = config.loss.class_weights == "auto"  # training puts in the weights of its data
     trainer = make_trainer(config.with_class_weights({}) if automatic else config, CLASSES)
     optimizer = make_optimizer(config.training, steps_per_epoch=int(rng.integers(1, 4)))
-    batch = {"image": rng.integers(0, 256, (2, 5, 7, 3), dtype="uint8"), "mask": np.ones((2, 5, 7), "uint8")}
+    size = (6, 6) if config.augmentation.rotate_90 else (5, 7)
+    batch = {"image": rng.integers(0, 256, (2, *size, 3), dtype="uint8"), "mask": np.ones((2, *size), "uint8")}
     found = trainer(batch, training=True)
-    assert tuple(found["logits"].shape) == (2, 5, 7, len(CLASSES))
+    assert tuple(found["logits"].shape) == (2, *size, len(CLASSES))
     assert tuple(trainer.segmentation_loss(found["mask"], found["logits"]).shape) == ()
     optimizer.build(trainer.trainable_variables)
 
