@@ -121,8 +121,8 @@ class SegmentationLoss(keras.losses.Loss):
         **kwargs: Arguments of ``keras.losses.Loss``.
 
     Raises:
-        InputError: ``class_weights`` names a class that does not exist, or is ``"auto"``: whoever has the data replaces
-            that by weights.
+        InputError: ``class_weights`` names a class that does not exist, or is ``"auto"``, which training replaces by
+            the weights of its data.
 
     Example:
         >>> from unet.config import LossConfig

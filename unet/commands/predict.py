@@ -94,8 +94,8 @@ def main(
         if unlike_training and max(np.divide(image.shape[:2], predictor.metadata.size)) > LARGER:
             unlike_training = False  # one warning is enough
             log.warning(
-                "the network was trained on images resized to %d×%d pixels (height × width); in tiles of %s objects "
-                "are larger than it has seen them, and may be labelled differently; compare with --mode resize",
+                "the network was trained on images resized to %d×%d pixels (height × width); objects in "
+                "tiles of %s look larger than in training, and may be misclassified; compare with --mode resize",
                 *predictor.metadata.size,
                 source,
             )

@@ -165,7 +165,7 @@ def near_identical(names: list[str], splits: list[str], thumbnails: np.ndarray) 
 
 
 def grouped(problems: Iterable[Problem]) -> list[Problem]:
-    """Tell problems that have the same cause as one, if there are more than ``SHOWN`` of them."""
+    """Merge problems that have the same cause into one, if there are more than ``SHOWN`` of them."""
     groups: dict[tuple, list[Problem]] = {}
     for problem in problems:
         cause = problem.cause or (problem.where, problem.message)
