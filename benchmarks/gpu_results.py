@@ -26,8 +26,11 @@ RESULTS = Path(__file__).parent.parent / "docs" / "results" / "gpu"
 SEEDS = 5
 GRACE_SECONDS = 60
 """How long a command that is asked to stop may take to save its work."""
-KEPT = ("*.json", "*.csv", "*.md", "*.html", "*.png", "config.yaml")
-"""Files of a run or report that are results; weights, events and logs stay behind."""
+KEPT = (
+    *("metrics.json", "environment.json", "history.csv", "summary.json", "latency.json", "results.csv"),
+    *("upsamplers.json", "*.md", "*.html", "*.png"),
+)
+"""Files of a run or report that are results; weights, logs and whatever names places on this machine stay behind."""
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def test_every_command_has_a_valid_configuration(tmp_path):
 def test_results_of_a_step_are_copied_once(tmp_path):
     source = tmp_path / "runs" / "pets"
     (source / "cells").mkdir(parents=True)
-    for name in ("metrics.json", "cells/results.csv", "best.keras", "log.txt"):
+    for name in ("metrics.json", "cells/results.csv", "best.keras", "config.yaml", "data.csv", "log.txt"):
         (source / name).write_text("1")
     step = Step("pets", (("--version",),), source)
     for _ in range(2):
