@@ -20,7 +20,7 @@ import typer
 from unet import console
 from unet.console import say
 from unet.errors import RunError
-from unet.files import UNFINISHED
+from unet.files import temporary_folder
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results" / "gpu"
 SEEDS = 5
@@ -107,14 +107,13 @@ def run(step: Step, results: Path, deadline: float) -> bool:
 
 def copy_results(source: Path, target: Path) -> None:
     """Copy the files that are results, in the folder itself and those below it, in one step."""
-    unfinished = target.with_name(f"{UNFINISHED}{target.name}")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    for pattern in KEPT:
-        for path in source.rglob(pattern):
-            copy = unfinished / path.relative_to(source)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, copy)
-    os.replace(unfinished, target)
+    with temporary_folder(target.parent) as temporary:
+        for pattern in KEPT:
+            for path in source.rglob(pattern):
+                copy = temporary / target.name / path.relative_to(source)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, copy)
+        os.replace(temporary / target.name, target)
 
 
 def main(

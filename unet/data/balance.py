@@ -2,8 +2,6 @@
 
 import math
 
-import numpy as np
-
 from unet.data.cache import Split
 from unet.data.sources import IGNORE
 
@@ -15,10 +13,7 @@ SHOWN = 12
 
 def class_pixels(split: Split, classes: int) -> list[int]:
     """Number of pixels of each class in a split, and of ignored pixels at the end."""
-    counts = np.zeros(256, np.int64)
-    for mask in split.masks:
-        counts += np.bincount(mask.ravel(), minlength=256)
-    return [*counts[:classes].tolist(), int(counts[IGNORE])]
+    return [*split.pixels[:classes].tolist(), int(split.pixels[IGNORE])]
 
 
 def inverse_log_weights(pixels: list[int]) -> list[float]:

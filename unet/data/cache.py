@@ -57,6 +57,11 @@ class Split:
         """Digest of each image with its mask."""
         return self.known_digests or [digest(*self.read(row)) for row in range(len(self.images))]
 
+    @cached_property
+    def pixels(self) -> np.ndarray:
+        """Number of pixels of each class id, int64 ``(256,)``."""
+        return sum((np.bincount(mask.ravel(), minlength=256) for mask in self.masks), np.zeros(256, np.int64))
+
     def read(self, rows: int | slice | np.ndarray | list[int]) -> tuple[np.ndarray, np.ndarray]:
         """Copy images and masks into memory.
 
