@@ -21,8 +21,6 @@ log = logging.getLogger("unet")
 
 LISTED = 10
 """Up to this number of images, the share of each class is printed."""
-
-
 LARGER = 1.5
 """Ratio of an image's side to that of the network's input from which objects in tiles look larger than in training."""
 
