@@ -310,8 +310,9 @@ Ranges and largest values over ratios and patterns:
         )
     }
 
-The least coverage is that of pairs with one noisy variant. Where such a pair alone is left to test, as with three
-variants of which one is far better, the share of false claims is 100 % minus its coverage, and more than 5 %.
+With two or three variants the method is the paired t test. The least coverage is that of pairs with one noisy variant.
+Where such a pair alone is left to test, because all others differ significantly, the share of false claims is 100 % minus
+its coverage.
 """
 
 

@@ -744,6 +744,40 @@ def tab(chromium, address):
     assert tab.problems == []
 
 
+FAINT_TEXT = """() => {
+  const parts = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const luminance = (colour) => {
+    const [r, g, b] = parts(colour).map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const background = (element) => {
+    for (; element; element = element.parentElement) {
+      const colour = getComputedStyle(element).backgroundColor;
+      if (parts(colour)[3] !== 0) return colour;
+    }
+    throw Error("no background");
+  };
+  const contrast = (element) => {
+    const [low, high] = [luminance(getComputedStyle(element).color), luminance(background(element))].sort((a, b) => a - b);
+    return (high + 0.05) / (low + 0.05);
+  };
+  const texts = [...document.body.querySelectorAll("*")].filter(
+    e => e.checkVisibility() && [...e.childNodes].some(n => n.nodeType === Node.TEXT_NODE && n.data.trim()));
+  return [texts.length, texts.filter(e => contrast(e) < 4.5).map(e => `${e.tagName} ${contrast(e).toFixed(2)}`)];
+}"""
+"""How many elements have text of their own, and those with a contrast below that of WCAG 2.2, level AA."""
+
+
+@needs_chromium
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_all_text_has_enough_contrast(chromium, address, tmp_path, scheme):
+    tab = Tab(chromium, address, scheme=scheme)
+    tab.drop(photograph(tmp_path / "photo.jpg"))
+    count, faint = tab.page.evaluate(FAINT_TEXT)
+    tab.context.close()
+    assert count > 20 and faint == []
+
+
 @needs_chromium
 def test_a_photograph_gives_masks_areas_and_times_side_by_side(tab, tmp_path):
     assert tab.page.title() == "Try a segmentation network"

@@ -6,6 +6,7 @@ import errno
 import logging
 import math
 import os
+import shutil
 from importlib import metadata as packages
 from pathlib import Path
 
@@ -33,6 +34,8 @@ PROOF_IMAGES = 16
 """Number of images that a float file is compared on."""
 CALIBRATION_IMAGES = 128
 """Number of training images that int8 ranges are calibrated on."""
+LEAST_SPACE = 2**20
+"""Bytes: with less free space a converter's error is taken for that of a full disk, which some do not name."""
 
 
 @renamed(name="format")
@@ -127,8 +130,9 @@ def write(file_format: Format, network: keras.Model, file: Path, metadata: Metad
     except InputError:
         raise
     except Exception as error:  # every converter has its own classes of errors
-        if getattr(error, "errno", None) == errno.ENOSPC or os.strerror(errno.ENOSPC) in str(error):
-            full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        says_so = getattr(error, "errno", None) == full.errno or full.strerror in str(error)
+        if says_so or shutil.disk_usage(file.parent).free < LEAST_SPACE:
             raise RunError(f"{file.name}: cannot be written: {full.strerror}{remedy(full)}") from error
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise RunError(f"{file.name}: could not be converted: {type(error).__name__}: {(lines or [''])[-1]}") from error

@@ -23,15 +23,13 @@ class OpenVINO(Format):
         openvino = runtime("openvino", "openvino", path)
         unmarked = path.with_name(f"unmarked-{path.name}")
         network.export(str(unmarked), format="openvino", verbose=False, input_signature=input_signature(metadata))
-        try:
-            model = openvino.Core().read_model(unmarked)
-            model.set_rt_info(metadata.to_json(), INFO)
-            model.set_rt_info(" ".join(name.replace(" ", "_") for name in metadata.classes), ["model_info", "labels"])
-            openvino.serialize(model, path)
-            del model
-        finally:
-            for part in (unmarked, unmarked.with_suffix(".bin")):
-                part.unlink(missing_ok=True)
+        model = openvino.Core().read_model(unmarked)
+        model.set_rt_info(metadata.to_json(), INFO)
+        model.set_rt_info(" ".join(name.replace(" ", "_") for name in metadata.classes), ["model_info", "labels"])
+        openvino.serialize(model, path)
+        del model
+        for part in (unmarked, unmarked.with_suffix(".bin")):
+            part.unlink()
 
     def load(self, path):
         """Load with ``openvino.Core().compile_model``, on the CPU."""

@@ -233,8 +233,12 @@ def seed_variance(scores: np.ndarray, pooled: bool | None = None) -> tuple[np.nd
       subtracted, with variances σ_k² estimated without bias (Grubbs 1948).
 
     The average is weighted by precision, 1/σ⁴ and 1/(σ² + β)², so that the second counts little if the others vary
-    much more. The degrees of freedom are Satterthwaite's (1946), between S − 1 and 2 (S − 1). The two estimates are
-    correlated if the variances in the pair differ; for β = 0 the result is Welch's test (1947).
+    much more. The weights need σ², which is first the variance of the difference, then the average that this gives:
+    with the first alone, variances that happen to be small would be averaged least. The degrees of freedom are
+    Satterthwaite's (1946), between S − 1 and 2 (S − 1). The two estimates are correlated if the variances in the pair
+    differ; for β = 0 the result is Welch's test (1947).
+
+    With two or three variants the result is the paired t test: a single other variant says too little about β.
 
     Variances are not shrunk towards a common value: with few seeds, a variant that varies more than the others often
     does not look like it, and intervals would be too narrow for it. docs/results/intervals.md compares.
@@ -257,7 +261,7 @@ def seed_variance(scores: np.ndarray, pooled: bool | None = None) -> tuple[np.nd
     if pooled:
         of_pairs = np.broadcast_to(of_pairs.mean(-1, keepdims=True), of_pairs.shape)
         degrees_of_pairs *= variants - 1
-    elif pooled is None and variants > 2:
+    elif pooled is None and variants > 3:
         of_pairs, degrees_of_pairs = _from_difference_and_sum(residuals, i, j)
     variance, degrees = np.zeros(shape), np.full(shape, seeds - 1.0)
     variance[..., i, j] = variance[..., j, i] = of_pairs / seeds
@@ -441,8 +445,10 @@ def _from_difference_and_sum(residuals, i, j):
     first, second = _mean_square(difference), np.maximum(_mean_square(total) - excess, 0)
     covariance = (difference * total).sum(-1) / (seeds - 1)
     excess = np.maximum(excess, 0)  # as an unbiased estimate, it can be negative
-    share = _divide(first**2, first**2 + (first + excess) ** 2, 0)  # of the second estimate
-    variance = (1 - share) * first + share * second
+    variance = first
+    for _ in range(2):
+        share = _divide(variance**2, variance**2 + (variance + excess) ** 2, 0)  # of the second estimate
+        variance = (1 - share) * first + share * second
     uncertainty = ((1 - share) * variance) ** 2 + (share * (variance + excess)) ** 2
     uncertainty += 2 * share * (1 - share) * np.minimum(covariance**2, variance**2)
     return variance, (seeds - 1) * np.clip(_divide(variance**2, uncertainty, 1), 1, 2)
