@@ -300,6 +300,25 @@ def test_interrupted_in_at_and_after_the_freeze_a_run_ends_with_the_same_bits(tm
     assert (interrupted.path / "log.txt").read_text().count("initial weights from") == 1
 
 
+@pytest.mark.slow
+def test_the_file_of_the_encoders_weights_may_be_gone_when_a_run_resumes(tmp_path, monkeypatch, mobilenet_weights):
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    runs = []
+    for name in ("whole", "interrupted"):
+        file = shutil.copy(mobilenet_weights, tmp_path / f"{name}.weights.h5")
+        settings = "model.encoder=mobilenet_v2", f"model.weights={file}", "training.epochs=2", f"name={name}"
+        runs.append(Run.create(config.load(tmp_path / "tiny.yaml", settings), tmp_path))
+    train(runs[0])
+    with monkeypatch.context() as patched:
+        interrupt_in_epoch(patched, 1)
+        with pytest.raises(KeyboardInterrupt):
+            train(runs[1])
+    (tmp_path / "interrupted.weights.h5").unlink()
+    train(runs[1])
+    a, b = (weights(run.last_file) for run in runs)
+    assert [key for key in a if not np.array_equal(a[key], b[key])] == []
+
+
 def interrupt_in_epoch(monkeypatch, epoch):
     """Let Ctrl-C arrive after the second batch of an epoch, counted from 0."""
     epochs = []
