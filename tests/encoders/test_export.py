@@ -52,8 +52,8 @@ def lite(tmp_path_factory):
 
 @pytest.mark.parametrize(("name", "quantize"), FLOAT + QUANTIZED)
 def test_lite0_in_every_format(lite, name, quantize):
-    """Measured on 16 test scenes: with int8, LiteRT gives 99.3% of the pixels the class that Keras gives them in float32,
-    and ONNX Runtime 99.1%; with float16, LiteRT 99.98%."""
+    """Measured on 16 test scenes: with int8, LiteRT gives 99.3% of the pixels the class that Keras gives them in
+    float32, and ONNX Runtime 99.1%; with float16, LiteRT 99.98%."""
     proof = exported(lite, name, quantize)["proof"]
     assert proof["images"] == 16
     if quantize == "none":
