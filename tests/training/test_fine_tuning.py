@@ -18,10 +18,12 @@ from unet.data.batches import Batches
 from unet.encoders import ENCODERS
 from unet.encoders.weights import is_encoder
 from unet.errors import InputError
+from unet.model import build_unet
 from unet.runs import Run
 from unet.training import initial_weights, make_optimizer, make_trainer, train
 from unet.training.callbacks import EpochSetup, StopRequest
-from unet.training.initial_weights import load_initial_weights
+from unet.training.freezing import with_frozen_encoder
+from unet.training.initial_weights import InitialWeights
 
 TINY = f"""
 data: {{source: shapes, size: [9, 12], shapes: {{train: 20, test: 2}}, validation: 0.2}}
@@ -265,6 +267,16 @@ def test_frozen_epochs_are_those_of_layers_that_keras_does_not_train(load, model
         assert not np.array_equal(snapshots[3][path], snapshots[2][path]), f"{path} is trained after the freeze"
 
 
+@pytest.mark.parametrize(
+    "name", [name if name == "efficientnet_lite0" else pytest.param(name, marks=pytest.mark.slow) for name in ENCODERS]
+)
+def test_a_network_can_be_saved_while_its_encoder_is_frozen(name):
+    network = build_unet(3, encoder=name, width=2, depth=1)
+    before = network.get_config()
+    with_frozen_encoder(network)
+    assert network.get_config() == before
+
+
 @pytest.mark.parametrize("epochs", [(2,), pytest.param((1, 2, 3), marks=pytest.mark.slow)])
 def test_interrupted_in_at_and_after_the_freeze_a_run_ends_with_the_same_bits(tmp_path, monkeypatch, source, epochs):
     """The freeze ends after epoch 1, counted from 0; an interrupted epoch is repeated when the run resumes.
@@ -385,7 +397,7 @@ def started(settings, classes=("a", "b", "c")):
     """Initial weights of a configuration, and those that it would have without ``init_from``."""
     network = make_trainer(settings, classes).network
     before = dict(zip((w.path for w in network.weights), arrays(network.weights)))
-    load_initial_weights(network, settings)
+    InitialWeights(settings).assign(network)
     return dict(zip((w.path for w in network.weights), arrays(network.weights))), before
 
 
