@@ -477,3 +477,9 @@ def test_a_source_that_cannot_be_used_is_reported(load, source, tmp_path):
             started(load(f"init_from={path}"))
     with pytest.raises(InputError, match=r"no layer fits this network; other shapes: 14 \(encoder_1_conv_1, "):
         started(load(f"init_from={run.path}", "model.width=3"), ["a", "b"])
+
+
+def test_a_source_that_is_missing_is_reported_before_data_are_prepared(tmp_path, load, monkeypatch):
+    monkeypatch.setattr(data, "prepare", lambda *arguments, **settings: pytest.fail("data were prepared"))
+    with pytest.raises(InputError, match="init_from: .*absent: there is no such run or .keras file"):
+        train(Run.create(load(f"init_from={tmp_path / 'absent'}"), tmp_path))

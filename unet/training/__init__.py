@@ -10,7 +10,6 @@ from unet.backend import is_out_of_memory
 from unet.config import Config
 from unet.data.balance import class_pixels, describe, inverse_log_weights
 from unet.data.batches import Batches
-from unet.encoders.weights import read_pretrained
 from unet.errors import InputError, RunError
 from unet.runs import Run
 from unet.training import batch_size, checkpoints
@@ -26,7 +25,7 @@ from unet.training.callbacks import (
     Validation,
     patience_exhausted,
 )
-from unet.training.initial_weights import load_initial_weights
+from unet.training.initial_weights import InitialWeights
 from unet.training.optimizer import make_optimizer, make_schedule
 from unet.training.step import SegmentationTrainer, compiles, make_trainer
 
@@ -66,10 +65,7 @@ def train(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> None:
         # === Data ===
         run.record_environment(jit=compiles(config))
         resumes = run.last_file.exists()
-        pretrained = None
-        if not resumes and config.init_from is None and config.model.weights != "none":
-            # Before the data are prepared, which takes longer.
-            pretrained = read_pretrained(config.model.encoder, config.model.weights)
+        initial = None if resumes else InitialWeights(config)  # before the data are prepared, which takes longer
         dataset = data.prepare(config.data, verify=True)
         if resumes:
             checkpoints.check_data(run, dataset)
@@ -93,8 +89,8 @@ def train(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> None:
         trainer.optimizer.build(trainer.trainable_variables)
 
         # === Resume ===
-        if not resumes:
-            load_initial_weights(trainer.network, config, pretrained)
+        if initial is not None:
+            initial.assign(trainer.network)
         done = checkpoints.restore(run, trainer, len(batches))
         rows = [row for row in run.history() if row["epoch"] <= done]
         if len(rows) < done:
