@@ -481,5 +481,5 @@ def test_a_source_that_cannot_be_used_is_reported(load, source, tmp_path):
 
 def test_a_source_that_is_missing_is_reported_before_data_are_prepared(tmp_path, load, monkeypatch):
     monkeypatch.setattr(data, "prepare", lambda *arguments, **settings: pytest.fail("data were prepared"))
-    with pytest.raises(InputError, match="init_from: .*absent: there is no such run or .keras file"):
+    with pytest.raises(InputError, match=r"init_from: .*absent: there is no such run or \.keras file"):
         train(Run.create(load(f"init_from={tmp_path / 'absent'}"), tmp_path))
