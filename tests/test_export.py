@@ -21,6 +21,7 @@ from benchmarks import export_matrix
 from benchmarks.export_matrix import QUANTIZED, make_network, scenes, try_out, writable
 from tests.helpers import BACKEND, JIT, ROOT
 from tests.helpers.commands import run_unet, run_unet_process
+from tests.helpers.formats import RUNTIMES, needs
 from unet import config, formats, upsamplers
 from unet.data.shapes import draw_scene
 from unet.errors import InputError, RunError
@@ -33,16 +34,6 @@ from unet.training import train
 from unet.upsamplers import UPSAMPLERS
 
 pytestmark = [pytest.mark.slow] if BACKEND == "jax" else []  # JAX writes no format but .keras
-
-RUNTIMES = {"onnx": ("tf2onnx", "onnxruntime"), "litert": ("ai_edge_litert",), "openvino": ("openvino",)}
-
-
-def needs(name: str):
-    """Skip where this process cannot write the format."""
-    if not writable(name):
-        pytest.skip(f"{name} is written by the {FORMATS[name].backend} backend")
-    for module in RUNTIMES.get(name, ()):
-        pytest.importorskip(module)
 
 
 def here(pairs):

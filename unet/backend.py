@@ -2,9 +2,11 @@
 
 import contextlib
 import importlib.util
+import math
 import os
 import platform
 import sys
+from pathlib import Path
 
 from unet.console import quiet_stderr
 from unet.environment import environment_variables
@@ -80,11 +82,44 @@ def peak_memory() -> float:
     on_gpu = peak_memory_on_gpu()
     if on_gpu is not None:
         return on_gpu
+    return _peak_in_ram()
+
+
+def _peak_in_ram() -> float:
     try:
         import resource
     except ImportError:  # not on Windows
         return float("nan")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def resident_memory() -> float:
+    """Memory of this process in RAM, in MiB: now on Linux, elsewhere its peak so far."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    except OSError:
+        return _peak_in_ram()
+
+
+def available_memory() -> float:
+    """Memory in MiB that this machine, or the container that this process is in, can still give without swapping.
+
+    Infinite where it cannot be known.
+    """
+    found = [math.inf]
+    with contextlib.suppress(OSError, ValueError):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        found += [int(line.split()[1]) / 2**10 for line in lines if line.startswith("MemAvailable:")]
+    group = Path("/sys/fs/cgroup")
+    with contextlib.suppress(OSError, ValueError):  # "max" is no number
+        limit, taken = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        files = [line.split() for line in (group / "memory.stat").read_text().splitlines()]
+        found.append((limit - taken + sum(int(value) for name, value in files if name == "inactive_file")) / 2**20)
+    if len(found) == 1:
+        with contextlib.suppress(AttributeError, ValueError, OSError):  # half of a Mac's memory
+            found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**21)
+    return min(found)
 
 
 def peak_memory_on_gpu() -> float | None:

@@ -30,13 +30,12 @@ MEMBERS = {"config.json", WEIGHTS, "metadata.json", "model_info.json"}
 _LOADING = threading.Lock()
 
 
-def check(path: Path) -> None:
-    """Check the network that a ``.keras`` file describes.
+def _check(path: Path, text: str | None) -> None:
+    """Check the network that ``config.json`` of a ``.keras`` file describes.
 
     Raises:
-        InputError: The file is damaged, or contains code or anything else that is no part of such a network.
+        InputError: It is missing or damaged, or contains code or anything else that is no part of such a network.
     """
-    text = records.text_in(path, "config.json")
     if text is None:
         raise InputError(f"{path}: has no config.json, so it is not a .keras file; give a run or an exported file")
     try:
@@ -85,16 +84,18 @@ def _check_part(path: Path, part: dict) -> None:
 
 
 def load(path: Path) -> keras.Model:
-    """Load a checked file for inference.
+    """Check a file and load it for inference.
 
     Raises:
-        InputError: See :func:`check`; or Keras cannot load it.
+        InputError: It is damaged, contains code or anything else that is no part of such a network, or Keras cannot
+            load it.
     """
     with records.open_archive(path) as archive:
         sizes = {member.filename: member.file_size for member in archive.infolist()}
+        text = records.text_of_member(archive, "config.json", path)
     if unknown := sorted(sizes.keys() - MEMBERS):
         raise InputError(f"{path}: contains {unknown[0][:80]}, which is no part of such a network; it is refused")
-    check(path)
+    _check(path, text)
     try:
         with _weights_limited_to(sizes.get(WEIGHTS, 0), path), quiet_stderr():  # Keras warns before it fails
             return keras.saving.load_model(path, compile=False, safe_mode=True)

@@ -45,7 +45,7 @@ def build_unet(
     Args:
         classes: Number of classes, the output channels.
         encoder: A name in ``unet.encoders.ENCODERS``. Its weights are random: see
-            :func:`unet.encoders.weights.load_pretrained`.
+            :func:`unet.encoders.weights.assign_pretrained`.
         width: Channels of the first stage; each deeper stage has twice as many. A pretrained encoder has its own.
         widths: Channels of every stage of the plain encoder, ``depth + 1`` numbers ending with the bottleneck;
             overrides ``width``.

@@ -136,13 +136,18 @@ def text_in(path: Path, name: str) -> str | None:
         InputError: The archive is damaged, or the text is too large or not UTF-8.
     """
     with open_archive(path) as archive:
-        try:
-            member = archive.getinfo(name)
-        except KeyError:
-            return None
-        if member.file_size > LIMIT:
-            raise InputError(f"{path}: {name} is larger than {LIMIT:,} bytes")
-        return archive.read(member).decode()
+        return text_of_member(archive, name, path)
+
+
+def text_of_member(archive: zipfile.ZipFile, name: str, path: Path) -> str | None:
+    """The same of an archive that is open."""
+    try:
+        member = archive.getinfo(name)
+    except KeyError:
+        return None
+    if member.file_size > LIMIT:
+        raise InputError(f"{path}: {name} is larger than {LIMIT:,} bytes")
+    return archive.read(member).decode()
 
 
 def arrays_of(path: Path) -> dict[str, Any]:

@@ -204,7 +204,10 @@ class Run(Scores):
         remove_unfinished(run.path)  # of a process that was killed while it made the directory
         config = _with_absolute_paths(config)
         if run.config_file.is_file():
-            differences = _differences(run.config.model_dump(mode="json"), config.model_dump(mode="json"))
+            there = run.config
+            if config.training.batch_size == "auto":  # has been found for this run
+                config = config.with_training(batch_size=there.training.batch_size)
+            differences = _differences(there.model_dump(mode="json"), config.model_dump(mode="json"))
             if differences:
                 raise InputError(
                     f"{run.path} already holds a run with another configuration:\n"
@@ -251,7 +254,7 @@ class Run(Scores):
 
     @property
     def config(self) -> Config:
-        """The configuration the run was created with; its data may have been moved since (:meth:`move_data`).
+        """The configuration the run was created with; its data may have been moved since (:meth:`record_config`).
 
         Raises:
             InputError: config.yaml is damaged.
@@ -296,8 +299,8 @@ class Run(Scores):
             raise InputError(f"{self.data_file}: is damaged; restore it from a copy, or delete it") from None
         return fingerprint.changes(before, old, fingerprint.listing_of(dataset))
 
-    def move_data(self, config: Config) -> None:
-        """Record in config.yaml where the run's data are now."""
+    def record_config(self, config: Config) -> None:
+        """Record in config.yaml what has been decided since: where the data are now, or the batch size."""
         write_text(self.config_file, _with_absolute_paths(config).to_yaml())
 
     def history(self) -> list[dict[str, float]]:

@@ -72,6 +72,9 @@ OF_MAPPING, OF_OTHER = Tag("mapping"), Tag("other")
 """Tags of the two members of a union with :data:`BY_KIND`."""
 BY_KIND = Discriminator(lambda value: "mapping" if isinstance(value, dict | BaseModel) else "other")
 """Annotation metadata of a union of a mapping and something else: a mistake in one is not also one in the other."""
+OF_TEXT = Tag("text")
+BY_TEXT = Discriminator(lambda value: "text" if isinstance(value, str) else "other")
+"""The same for a union of text and something else."""
 
 
 def mistakes(error: ValidationError, model: type[Settings]) -> list[Mistake]:

@@ -18,10 +18,12 @@ from unet.data.batches import Batches
 from unet.encoders import ENCODERS
 from unet.encoders.weights import is_encoder
 from unet.errors import InputError
+from unet.model import build_unet
 from unet.runs import Run
 from unet.training import initial_weights, make_optimizer, make_trainer, train
 from unet.training.callbacks import EpochSetup, StopRequest
-from unet.training.initial_weights import load_initial_weights
+from unet.training.freezing import with_frozen_encoder
+from unet.training.initial_weights import InitialWeights
 
 TINY = f"""
 data: {{source: shapes, size: [9, 12], shapes: {{train: 20, test: 2}}, validation: 0.2}}
@@ -265,6 +267,16 @@ def test_frozen_epochs_are_those_of_layers_that_keras_does_not_train(load, model
         assert not np.array_equal(snapshots[3][path], snapshots[2][path]), f"{path} is trained after the freeze"
 
 
+@pytest.mark.parametrize(
+    "name", [name if name == "efficientnet_lite0" else pytest.param(name, marks=pytest.mark.slow) for name in ENCODERS]
+)
+def test_a_network_can_be_saved_while_its_encoder_is_frozen(name):
+    network = build_unet(3, encoder=name, width=2, depth=1)
+    before = network.get_config()
+    with_frozen_encoder(network)
+    assert network.get_config() == before
+
+
 @pytest.mark.parametrize("epochs", [(2,), pytest.param((1, 2, 3), marks=pytest.mark.slow)])
 def test_interrupted_in_at_and_after_the_freeze_a_run_ends_with_the_same_bits(tmp_path, monkeypatch, source, epochs):
     """The freeze ends after epoch 1, counted from 0; an interrupted epoch is repeated when the run resumes.
@@ -298,6 +310,25 @@ def test_interrupted_in_at_and_after_the_freeze_a_run_ends_with_the_same_bits(tm
         assert [key for key in a if not np.array_equal(a[key], b[key])] == []
     assert "from epoch 3 on, the encoder is trained too" in (whole.path / "log.txt").read_text()
     assert (interrupted.path / "log.txt").read_text().count("initial weights from") == 1
+
+
+@pytest.mark.slow
+def test_the_file_of_the_encoders_weights_may_be_gone_when_a_run_resumes(tmp_path, monkeypatch, mobilenet_weights):
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    runs = []
+    for name in ("whole", "interrupted"):
+        file = shutil.copy(mobilenet_weights, tmp_path / f"{name}.weights.h5")
+        settings = "model.encoder=mobilenet_v2", f"model.weights={file}", "training.epochs=2", f"name={name}"
+        runs.append(Run.create(config.load(tmp_path / "tiny.yaml", settings), tmp_path))
+    train(runs[0])
+    with monkeypatch.context() as patched:
+        interrupt_in_epoch(patched, 1)
+        with pytest.raises(KeyboardInterrupt):
+            train(runs[1])
+    (tmp_path / "interrupted.weights.h5").unlink()
+    train(runs[1])
+    a, b = (weights(run.last_file) for run in runs)
+    assert [key for key in a if not np.array_equal(a[key], b[key])] == []
 
 
 def interrupt_in_epoch(monkeypatch, epoch):
@@ -366,7 +397,7 @@ def started(settings, classes=("a", "b", "c")):
     """Initial weights of a configuration, and those that it would have without ``init_from``."""
     network = make_trainer(settings, classes).network
     before = dict(zip((w.path for w in network.weights), arrays(network.weights)))
-    load_initial_weights(network, settings)
+    InitialWeights(settings).assign(network)
     return dict(zip((w.path for w in network.weights), arrays(network.weights))), before
 
 
@@ -446,3 +477,9 @@ def test_a_source_that_cannot_be_used_is_reported(load, source, tmp_path):
             started(load(f"init_from={path}"))
     with pytest.raises(InputError, match=r"no layer fits this network; other shapes: 14 \(encoder_1_conv_1, "):
         started(load(f"init_from={run.path}", "model.width=3"), ["a", "b"])
+
+
+def test_a_source_that_is_missing_is_reported_before_data_are_prepared(tmp_path, load, monkeypatch):
+    monkeypatch.setattr(data, "prepare", lambda *arguments, **settings: pytest.fail("data were prepared"))
+    with pytest.raises(InputError, match=r"init_from: .*absent: there is no such run or \.keras file"):
+        train(Run.create(load(f"init_from={tmp_path / 'absent'}"), tmp_path))

@@ -12,6 +12,7 @@ from tests.helpers import BACKEND, JIT, SLOW_BEYOND_TENSORFLOW
 from tests.helpers.commands import run_unet, start_unet
 from tests.helpers.weights import weights
 from unet import interrupts
+from unet.training.checkpoints import saved_epochs
 
 EPOCHS = 6
 
@@ -22,8 +23,29 @@ SETTINGS = [
 ]
 
 
-def arguments(root: Path, name: str, epochs: int = EPOCHS) -> list:
-    return ["train", "configs/demo.yaml", "--root", root, f"name={name}", *SETTINGS, f"training.epochs={epochs}"]
+FINE_TUNING = [
+    *("model.encoder=efficientnet_lite0", "model.weights=none", "training.freeze_epochs=3"),
+    *("training.encoder_learning_rate=0.3", "training.accumulate=2"),
+]
+"""Settings with which the encoder is frozen for half of the epochs."""
+
+
+def arguments(root: Path, name: str, *more: str, epochs: int = EPOCHS) -> list:
+    settings = [f"name={name}", *SETTINGS, f"training.epochs={epochs}", *more]
+    return ["train", "configs/demo.yaml", "--root", root, *settings]
+
+
+def start(root: Path, name: str, *more: str):
+    """Start a run and wait until its directory exists."""
+    process = start_unet(*arguments(root, name, *more), UNET_CACHE=str(root / "cache"))
+    while process.poll() is None and not (root / name / "config.yaml").is_file():
+        time.sleep(0.01)
+    return process
+
+
+def finish(process) -> None:
+    output = process.communicate()
+    assert process.returncode == 0, output
 
 
 def progress(run: Path) -> tuple:
@@ -38,18 +60,7 @@ def test_killed_runs_end_with_the_bits_of_one_that_was_not(tmp_path):
     """Each run is killed at a random moment of a random epoch, and started again."""
     kills = 10 if BACKEND == "tensorflow" else 3
 
-    def start(name):
-        """Start a run and wait until its directory exists."""
-        process = start_unet(*arguments(tmp_path, name), UNET_CACHE=str(tmp_path / "cache"))
-        while process.poll() is None and not (tmp_path / name / "config.yaml").is_file():
-            time.sleep(0.01)
-        return process
-
-    def finish(process):
-        output = process.communicate()
-        assert process.returncode == 0, output
-
-    process, started = start("whole"), time.monotonic()
+    process, started = start(tmp_path, "whole"), time.monotonic()
     finish(process)
     duration = time.monotonic() - started
 
@@ -57,7 +68,7 @@ def test_killed_runs_end_with_the_bits_of_one_that_was_not(tmp_path):
     killed: dict[str, tuple] = {}
     for attempt in range(3 * kills):
         name = f"killed_{attempt}"
-        process = start(name)
+        process = start(tmp_path, name)
         rows = dice.randrange(EPOCHS)  # of history.csv with its heading: 0 is before the first checkpoint
         while process.poll() is None and progress(tmp_path / name)[0] < rows:
             time.sleep(0.005)
@@ -66,12 +77,45 @@ def test_killed_runs_end_with_the_bits_of_one_that_was_not(tmp_path):
         process.communicate()
         if process.returncode == -signal.SIGKILL:  # else it had ended before
             killed[name] = progress(tmp_path / name)
-            finish(start(name))
+            finish(start(tmp_path, name))
             assert_same_run(tmp_path / "whole", tmp_path / name, f"killed with {killed[name]} recorded")
         if len(killed) == kills:
             break
     assert len(killed) == kills
     print(f"killed at (rows of history, last.keras there): {list(killed.values())}")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs POSIX signals")
+@pytest.mark.slow
+def test_killed_in_a_frozen_epoch_and_at_the_end_of_the_freeze_runs_end_with_the_same_bits(tmp_path):
+    """Killed in the second of three frozen epochs; when the third is in history.csv, which is before it is in
+    last.keras; when it is in both; and when the first epoch without the freeze has begun."""
+    finish(start(tmp_path, "whole", *FINE_TUNING))
+
+    def saved(run):
+        return saved_epochs(run / "last.keras") if (run / "last.keras").is_file() else 0
+
+    moments = {
+        "frozen": lambda run: progress(run)[0] == 2,
+        "recorded": lambda run: progress(run)[0] == 4,
+        "saved": lambda run: saved(run) == 3,
+        "thawed": lambda run: "from epoch 4 on" in (run / "log.txt").read_text(),
+    }
+    killed = {}
+    for name, reached in moments.items():
+        process = start(tmp_path, name, *FINE_TUNING)
+        folder = tmp_path / name
+        while process.poll() is None and not ((folder / "log.txt").is_file() and reached(folder)):
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL, f"{name}: had ended before"
+        killed[name] = (progress(folder)[0] - 1, saved(folder))
+        finish(start(tmp_path, name, *FINE_TUNING))
+        assert_same_run(tmp_path / "whole", folder, f"killed when {name}")
+    print(f"killed at (epochs in history.csv, epochs in last.keras): {killed}")
+    assert 1 <= killed["frozen"][0] < 3
+    assert killed["thawed"][0] >= 3
 
 
 def assert_same_run(whole: Path, killed: Path, message: str) -> None:
@@ -102,7 +146,7 @@ def assert_same_run(whole: Path, killed: Path, message: str) -> None:
 )
 def test_a_signal_ends_the_process_cleanly_and_the_run_resumes(tmp_path, signals, code):
     epochs = 5 * EPOCHS if BACKEND == "jax" else EPOCHS  # not finished before the signal comes
-    process = start_unet(*arguments(tmp_path, "stopped", epochs))
+    process = start_unet(*arguments(tmp_path, "stopped", epochs=epochs))
     while process.poll() is None and not progress(tmp_path / "stopped")[1]:
         time.sleep(0.01)
     for number in signals:

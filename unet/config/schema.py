@@ -11,7 +11,7 @@ from unet.config import document
 from unet.encoders import ENCODERS
 from unet.encoders.plan import MAX_CHANNELS, Plan, default_depth, doubled
 from unet.errors import nearest, shortened
-from unet.settings import BY_KIND, OF_MAPPING, OF_OTHER, Expected, Mistakes, Settings, shown
+from unet.settings import BY_KIND, BY_TEXT, OF_MAPPING, OF_OTHER, OF_TEXT, Expected, Mistakes, Settings, shown
 from unet.upsamplers import UPSAMPLERS
 from unet.upsamplers.settings import Options
 
@@ -472,8 +472,13 @@ class TrainingConfig(Settings):
 
     epochs: Count = 100
     """Number of passes over the training images."""
-    batch_size: Count = 32
-    """Images per step; an incomplete last batch is dropped."""
+    batch_size: Annotated[
+        Annotated[Annotated[Literal["auto"], OF_TEXT] | Annotated[Count, OF_OTHER], BY_TEXT],
+        Expected("a whole number, or auto"),
+    ] = 32
+    """Images per step; an incomplete last batch is dropped. auto: the largest power of two that fits in memory, found
+    by trying when the run starts, and leaves at least ten updates in an epoch; config.yaml of the run has the number.
+    The learning rate is not changed with it."""
     accumulate: Count = 1
     """Number of batches whose gradients are averaged for one update of the weights, as of one larger batch; an
     incomplete last group is dropped. Batch statistics are still those of each batch."""
@@ -509,6 +514,17 @@ class TrainingConfig(Settings):
     """Minimum seconds between checkpoints, which are written at the end of an epoch; 0: after every epoch."""
     pictures_every: Annotated[int, Field(ge=0, le=MAX_COUNT)] = 5
     """Epochs between images of validation predictions in TensorBoard; 0: none."""
+
+    @property
+    def images_per_step(self) -> int:
+        """The batch size as a number.
+
+        Raises:
+            ValueError: It is ``auto`` and has not been found yet.
+        """
+        if self.batch_size == "auto":
+            raise ValueError("training.batch_size is auto; a run has a number once its training has started")
+        return self.batch_size
 
 
 class Config(Settings):
@@ -563,6 +579,10 @@ class Config(Settings):
     def with_model(self, **changes) -> "Config":
         """Copy the configuration with other values in its model section; they are not checked."""
         return self.model_copy(update={"model": self.model.model_copy(update=changes)})
+
+    def with_training(self, **changes) -> "Config":
+        """Copy the configuration with other values in its training section; they are not checked."""
+        return self.model_copy(update={"training": self.training.model_copy(update=changes)})
 
     def with_class_weights(self, weights: dict[str, float]) -> "Config":
         """Copy the configuration with other class weights in its loss section; they are not checked."""

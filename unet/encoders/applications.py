@@ -71,6 +71,9 @@ class Application(Encoder):
 
     def _source(self, weights: str | Path | None) -> keras.Model:
         """Build the source network, with random weights for ``None``."""
+        file = None if weights in (None, IMAGENET) else Path(weights)
+        if file and file.suffix not in SUFFIXES:
+            raise InputError(f"{file}: must be a file of Keras weights ({', '.join(SUFFIXES)})")
         build = functools.partial(
             getattr(keras.applications, self.network), include_top=False, input_shape=(None, None, 3), **self.arguments
         )
@@ -78,8 +81,8 @@ class Application(Encoder):
             if weights == IMAGENET:
                 return _downloaded(build, self.network)
             network = build(weights=None)
-        if weights is not None:
-            _load(network, Path(weights), self.network)
+        if file is not None:
+            _load(network, file, self.network)
         return network
 
     def _names(self, source: keras.Model) -> dict[str, str]:
@@ -113,8 +116,6 @@ def _downloaded(build: Callable[..., keras.Model], network: str) -> keras.Model:
 
 
 def _load(network: keras.Model, path: Path, name: str) -> None:
-    if path.suffix not in SUFFIXES:
-        raise InputError(f"{path}: must be a file of Keras weights ({', '.join(SUFFIXES)})")
     try:
         network.load_weights(path)
     except Exception as error:  # Keras and HDF5 raise many classes of errors

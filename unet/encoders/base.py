@@ -35,8 +35,9 @@ class Encoder:
     """
 
     scale: ClassVar[float | tuple[float, ...]] = 1 / 127.5
+    """Pixels 0..255 are normalized to scale · pixel + offset; one number, or three for red, green and blue."""
     offset: ClassVar[float | tuple[float, ...]] = -1.0
-    """Normalization of pixels 0..255: scale · pixel + offset, for all channels or for red, green and blue."""
+    """See ``scale``."""
 
     def levels(self, pixels, depth: int, widths: tuple[int, ...], stage: StageBlock, pool: Pool) -> list[Level]:
         """Add the encoder's layers to a functional model.

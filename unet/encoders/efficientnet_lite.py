@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from unet.blocks import MOMENTUM, seed_of, seeded
+from unet.blocks import MOMENTUM, StageBlock, seed_of, seeded
 from unet.encoders import pth
 from unet.encoders.base import IMAGENET, Encoder, Level, stem
 from unet.errors import InputError
@@ -45,10 +45,9 @@ class EfficientNetLite(Encoder):
         self.variant = variant
 
     def levels(self, pixels, depth, widths, stage, pool):
-        convolution = _Convolution(stage)
         x = self.normalized(pixels, stage)
         found = [Level(stem(x, stage, widths[0]))]
-        x = convolution(x, 32, 3, 2, "encoder_2_stem")
+        x = _convolution(x, stage, 32, 3, 2, "encoder_2_stem")
         blocks = self.blocks()
         for index, (kernel, stride, expansion, filters) in enumerate(blocks):
             level = len(found) + 1 + (stride == 2)
@@ -56,7 +55,7 @@ class EfficientNetLite(Encoder):
                 found.append(Level(x))
                 if len(found) > depth:
                     return found
-            x = _block(convolution, x, kernel, stride, expansion, filters, f"encoder_{level}_block_{index}")
+            x = _block(x, stage, kernel, stride, expansion, filters, f"encoder_{level}_block_{index}")
         return [*found, Level(x)]
 
     def blocks(self) -> list[tuple[int, int, int, int]]:
@@ -114,36 +113,31 @@ def rounded(filters: float) -> int:
     return nearest + 8 if nearest < 0.9 * filters else nearest
 
 
-class _Convolution:
-    """Adds a convolution with batch normalization and ReLU6 to a functional model."""
-
-    def __init__(self, stage):
-        self.dtype, self.seed = stage.dtype, stage.seed
-
-    def __call__(self, x, filters, kernel, stride, name, depthwise=False, activate=True):
-        initializer = seeded(keras.initializers.HeNormal(), seed_of(self.seed, name))
-        shared = {
-            "strides": stride, "padding": "same", "use_bias": False, "data_format": "channels_last",
-            "dtype": self.dtype, "name": name,
-        }  # fmt: skip
-        if depthwise:
-            x = layers.DepthwiseConv2D(kernel, depthwise_initializer=initializer, **shared)(x)
-        else:
-            x = layers.Conv2D(filters, kernel, kernel_initializer=initializer, **shared)(x)
-        x = layers.BatchNormalization(momentum=MOMENTUM, epsilon=EPSILON, dtype=self.dtype, name=f"{name}_norm")(x)
-        return layers.ReLU(6.0, dtype=self.dtype, name=f"{name}_act")(x) if activate else x
+def _convolution(x, stage: StageBlock, filters, kernel, stride, name, depthwise=False, activate=True):
+    """Convolution with batch normalization and ReLU6."""
+    initializer = seeded(keras.initializers.HeNormal(), seed_of(stage.seed, name))
+    shared = {
+        "strides": stride, "padding": "same", "use_bias": False, "data_format": "channels_last",
+        "dtype": stage.dtype, "name": name,
+    }  # fmt: skip
+    if depthwise:
+        x = layers.DepthwiseConv2D(kernel, depthwise_initializer=initializer, **shared)(x)
+    else:
+        x = layers.Conv2D(filters, kernel, kernel_initializer=initializer, **shared)(x)
+    x = layers.BatchNormalization(momentum=MOMENTUM, epsilon=EPSILON, dtype=stage.dtype, name=f"{name}_norm")(x)
+    return layers.ReLU(6.0, dtype=stage.dtype, name=f"{name}_act")(x) if activate else x
 
 
-def _block(convolution: _Convolution, x, kernel, stride, expansion, filters, name):
+def _block(x, stage: StageBlock, kernel, stride, expansion, filters, name):
     """Inverted residual: expand, filter every channel, project, and add the input if the shapes agree."""
     y = x
     if expansion > 1:
-        y = convolution(y, expansion * x.shape[-1], 1, 1, f"{name}_expand")
-    y = convolution(y, y.shape[-1], kernel, stride, f"{name}_depthwise", depthwise=True)
-    y = convolution(y, filters, 1, 1, f"{name}_project", activate=False)
+        y = _convolution(y, stage, expansion * x.shape[-1], 1, 1, f"{name}_expand")
+    y = _convolution(y, stage, y.shape[-1], kernel, stride, f"{name}_depthwise", depthwise=True)
+    y = _convolution(y, stage, filters, 1, 1, f"{name}_project", activate=False)
     if stride > 1 or x.shape[-1] != filters:
         return y
-    return layers.Add(dtype=convolution.dtype, name=f"{name}_add")([x, y])
+    return layers.Add(dtype=stage.dtype, name=f"{name}_add")([x, y])
 
 
 def _weights(

@@ -56,17 +56,3 @@ def assign_pretrained(network: keras.Model, weights: dict[str, list[np.ndarray]]
     for layer in network.layers:
         if is_encoder(layer) and layer.weights:
             layer.set_weights(weights[layer.name])
-
-
-def load_pretrained(network: keras.Model, encoder: str, source: str | Path) -> None:
-    """Replace the weights of the network's encoder by pretrained ones.
-
-    Args:
-        network: Network from :func:`unet.model.build_unet`.
-        encoder: Name of its encoder.
-        source: ``"imagenet"``, or a file in the format of the encoder's source.
-
-    Raises:
-        InputError: The weights cannot be had, or are those of another network.
-    """
-    assign_pretrained(network, read_pretrained(encoder, source))

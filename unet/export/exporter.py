@@ -146,8 +146,7 @@ def rebuild(run: Run, metadata: Metadata) -> keras.Model:
     """
     config = run.config
     trained = load_saved(run.trained_network())
-    training = config.training.model_copy(update={"precision": "float32"})
-    config = config.with_data(size=metadata.size).model_copy(update={"training": training})
+    config = config.with_data(size=metadata.size).with_training(precision="float32")
     network = from_config(config, len(metadata.classes), fixed_size=not metadata.dynamic)
     if _layers(network) != _layers(trained):
         raise RunError(f"{run.path}: best.keras is not the network that config.yaml describes")

@@ -4,18 +4,15 @@ import logging
 import random
 import signal
 
-import keras
-
 from unet import config as configuration
 from unet import data, interrupts
 from unet.backend import is_out_of_memory
 from unet.config import Config
 from unet.data.balance import class_pixels, describe, inverse_log_weights
 from unet.data.batches import Batches
-from unet.encoders.weights import read_pretrained
 from unet.errors import InputError, RunError
 from unet.runs import Run
-from unet.training import checkpoints
+from unet.training import batch_size, checkpoints
 from unet.training.callbacks import (
     Checkpoint,
     DivergenceGuard,
@@ -28,9 +25,9 @@ from unet.training.callbacks import (
     Validation,
     patience_exhausted,
 )
-from unet.training.initial_weights import load_initial_weights
+from unet.training.initial_weights import InitialWeights
 from unet.training.optimizer import make_optimizer, make_schedule
-from unet.training.step import SegmentationTrainer, make_trainer
+from unet.training.step import SegmentationTrainer, compiles, make_trainer
 
 log = logging.getLogger("unet")
 
@@ -56,18 +53,24 @@ def train(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> None:
     """
     config = configuration.with_data_at(run.config, overrides)
     with run.locked(), run.logging(), interrupts.sigterm_as_exit():
+        # === Batch size ===
+        if config.training.batch_size == "auto":  # before this process uses the device
+            size = batch_size.find(run, overrides)
+            if not size:
+                raise RunError(_out_of_memory(config.with_training(batch_size=1), 0))
+            log.info("training.batch_size: auto: %d images", size)
+            run.record_config(run.config.with_training(batch_size=size))
+            config = config.with_training(batch_size=size)
+
         # === Data ===
         run.record_environment(jit=compiles(config))
         resumes = run.last_file.exists()
-        pretrained = None
-        if not resumes and config.init_from is None and config.model.weights != "none":
-            # Before the data are prepared, which takes longer.
-            pretrained = read_pretrained(config.model.encoder, config.model.weights)
+        initial = None if resumes else InitialWeights(config)  # before the data are prepared, which takes longer
         dataset = data.prepare(config.data, verify=True)
         if resumes:
             checkpoints.check_data(run, dataset)
         if config != run.config:
-            run.move_data(config)
+            run.record_config(config)
 
         # === The step ===
         random.seed(config.seed)  # Keras draws from it the seed of whatever is not seeded by name
@@ -78,7 +81,7 @@ def train(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> None:
             weighted = config.with_class_weights(dict(zip(dataset.classes, weights, strict=True)))
         trainer = make_trainer(weighted, dataset.classes)
         training = config.training
-        batches = Batches(dataset.train, training.batch_size, config.seed, training.accumulate)
+        batches = Batches(dataset.train, training.images_per_step, config.seed, training.accumulate)
         trainer.compile(
             optimizer=make_optimizer(training, steps_per_epoch=len(batches)),
             jit_compile=compiles(config),
@@ -86,8 +89,8 @@ def train(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> None:
         trainer.optimizer.build(trainer.trainable_variables)
 
         # === Resume ===
-        if not resumes:
-            load_initial_weights(trainer.network, config, pretrained)
+        if initial is not None:
+            initial.assign(trainer.network)
         done = checkpoints.restore(run, trainer, len(batches))
         rows = [row for row in run.history() if row["epoch"] <= done]
         if len(rows) < done:
@@ -109,7 +112,7 @@ def train(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> None:
 
         # === Epochs ===
         stop = StopRequest()
-        validation = Validation(dataset.validation, config.training.batch_size, rows, stop)
+        validation = Validation(dataset.validation, training.images_per_step, rows, stop)
         checkpoint = Checkpoint(run, validation, stop, done)
         with (
             interrupts.stop_gracefully(stop.request),
@@ -153,25 +156,20 @@ def is_trained(run: Run) -> bool:
     return bool(history) and (history[-1]["epoch"] >= training.epochs or patience_exhausted(history, training))
 
 
-def compiles(config: Config) -> bool:
-    """Whether the step is compiled. On PyTorch it never is: ``fit`` crashes under torch.compile (keras #22282)."""
-    return config.training.jit and keras.backend.backend() != "torch"
-
-
 def _out_of_memory(config: Config, saved_epochs: int) -> str:
     """Message with the settings that reduce memory, the one that changes results least first."""
     training, (height, width) = config.training, config.data.size
-    half = max(1, training.batch_size // 2)
+    size = training.images_per_step
     advice = [
-        f"training.batch_size={half} training.accumulate={2 * training.accumulate}, which updates weights as often"
-        if training.batch_size > 1
+        f"training.batch_size={size // 2} training.accumulate={2 * training.accumulate}, which updates weights as often"
+        if size > 1
         else "",
         "training.precision=mixed_bfloat16" if training.precision == "float32" else "",
         f"a smaller data.size (now {height}×{width})",
         f"a smaller model.width (now {config.model.width})" if config.model.encoder == "plain" else "a smaller encoder",
     ]
     return (
-        f"out of memory with training.batch_size={training.batch_size}; epochs saved: {saved_epochs}. Start a new run "
+        f"out of memory with training.batch_size={size}; epochs saved: {saved_epochs}. Start a new run "
         f"with {'; or '.join(filter(None, advice))}"
     )
 

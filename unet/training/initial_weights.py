@@ -16,40 +16,57 @@ from unet.runs import Run
 log = logging.getLogger("unet")
 
 
-def load_initial_weights(
-    network: keras.Model, config: Config, pretrained: dict[str, list[np.ndarray]] | None = None
-) -> None:
-    """Replace random weights by those that the configuration names.
+class InitialWeights:
+    """The weights that a configuration names, read at once so that what is missing is reported early.
 
     ``init_from`` takes precedence over ``model.weights``, which is not even read if the former has the whole encoder.
 
     Args:
-        network: Network that the configuration describes.
         config: Configuration of the run.
-        pretrained: What ``model.weights`` names, if it has been read already.
 
     Raises:
-        InputError: Weights cannot be had, or nothing in ``init_from`` fits the network.
+        InputError: Weights cannot be had.
     """
-    found = _fitting(network, config.init_from) if config.init_from is not None else {}
-    own = [layer.name for layer in network.layers if layer.weights and is_encoder(layer)]
-    if config.model.weights != "none" and not found.keys() >= set(own):
-        if pretrained is None:
-            pretrained = read_pretrained(config.model.encoder, config.model.weights)
-        assign_pretrained(network, pretrained)
-    for name, values in found.items():
-        network.get_layer(name).set_weights(values)
+
+    def __init__(self, config: Config):
+        self._config = config
+        self._source = None if config.init_from is None else _saved(config.init_from)
+        self._pretrained = self._read_pretrained() if config.init_from is None else None
+
+    def assign(self, network: keras.Model) -> None:
+        """Replace random weights of the network that the configuration describes.
+
+        Raises:
+            InputError: Nothing in ``init_from`` fits the network, or weights that it lacks cannot be had.
+        """
+        found = {} if self._source is None else _fitting(network, self._source, self._config.init_from)
+        own = [layer.name for layer in network.layers if layer.weights and is_encoder(layer)]
+        if not found.keys() >= set(own):
+            pretrained = self._pretrained or self._read_pretrained()
+            if pretrained is not None:
+                assign_pretrained(network, pretrained)
+        for name, values in found.items():
+            network.get_layer(name).set_weights(values)
+
+    def _read_pretrained(self) -> dict[str, list[np.ndarray]] | None:
+        model = self._config.model
+        return None if model.weights == "none" else read_pretrained(model.encoder, model.weights)
 
 
-def _fitting(network: keras.Model, path: Path) -> dict[str, list[np.ndarray]]:
-    """Weights, by layer name, of those layers in a run or file that have the shapes of the network's.
-
-    What fits and what does not is logged.
-    """
+def _saved(path: Path) -> keras.Model:
+    """The network of a run or file."""
     file = Run.open(path).trained_network() if os.path.isdir(path) else path
     if not os.path.exists(file):
         raise InputError(f"init_from: {path}: there is no such run or .keras file")
-    given = {layer.name: layer for layer in load_saved(file).layers if layer.weights}
+    return load_saved(file)
+
+
+def _fitting(network: keras.Model, source: keras.Model, path: Path | None) -> dict[str, list[np.ndarray]]:
+    """Weights, by layer name, of those layers of another network that have the shapes of the network's.
+
+    What fits and what does not is logged; ``path`` is where the other network is from.
+    """
+    given = {layer.name: layer for layer in source.layers if layer.weights}
     wanted = {layer.name: layer for layer in network.layers if layer.weights}
     absent = [name for name in wanted if name not in given]
     different = [name for name in wanted if name in given and _shapes(given[name]) != _shapes(wanted[name])]

@@ -28,6 +28,11 @@ def make_trainer(config: Config, classes: tuple[str, ...]) -> "SegmentationTrain
     )
 
 
+def compiles(config: Config) -> bool:
+    """Whether the step is compiled. On PyTorch it never is: ``fit`` crashes under torch.compile (keras #22282)."""
+    return config.training.jit and keras.backend.backend() != "torch"
+
+
 @keras.saving.register_keras_serializable("unet")
 class SegmentationTrainer(keras.Model):
     """Model for ``fit`` and ``evaluate``: maps ``{"image", "mask"}`` batches to ``{"logits", "mask"}``.

@@ -201,6 +201,11 @@ def _cells(document: _Document, base: Path) -> tuple[Cell, ...]:
     for choice in itertools.product(*(choices for _, choices in axes)):
         chosen = [Setting(key, value, document.place("vary", key)) for (key, _), value in zip(axes, choice)]
         configs.append(draft.checked([*document.settings, *chosen]))
+    if any(config.training.batch_size == "auto" for config in configs):
+        raise InputError(
+            f"{document.path}: training.batch_size: auto may give the cells batches of different sizes, so that their "
+            "scores cannot be compared; give a number"
+        )
     cells = tuple(
         Cell(variant, config.model_copy(update={"name": run_name(variant, config.seed)}))
         for variant, config in zip(label_configs(configs), configs, strict=True)

@@ -92,13 +92,15 @@ def seconds_left(
     for cell in grid.cells:
         if cell.variant not in per_step and _state(cell, root) == "finished":
             metrics = Run(root / cell.config.name).metrics()
-            per_step[cell.variant] = cell.config.training.batch_size / metrics["cost"]["images_per_second"]
+            per_step[cell.variant] = cell.config.training.images_per_step / metrics["cost"]["images_per_second"]
     if time_each:
         per_step |= _timed([variant for variant in grid.variants if variant not in per_step], first, environment)
     elif not per_step:
         per_step |= _timed([grid.baseline], first, environment)
     reference = grid.baseline if grid.baseline in per_step else next(iter(per_step))
-    work = {variant: costs[variant].multiply_adds * first[variant].training.batch_size for variant in grid.variants}
+    work = {
+        variant: costs[variant].multiply_adds * first[variant].training.images_per_step for variant in grid.variants
+    }
     for variant in grid.variants:
         per_step.setdefault(variant, per_step[reference] * work[variant] / work[reference])
     return {cell.config.name: _left(cell, root, per_step[cell.variant]) for cell in grid.cells}
@@ -129,8 +131,10 @@ def _left(cell: Cell, root: Path, per_step: float) -> float:
     if _state(cell, root) == "finished":
         return 0.0
     training, dataset = cell.config.training, data.prepare(cell.config.data)
-    steps = len(dataset.train) // training.batch_size
-    validation, test = (math.ceil(len(split) / training.batch_size) for split in (dataset.validation, dataset.test))
+    steps = len(dataset.train) // training.images_per_step
+    validation, test = (
+        math.ceil(len(split) / training.images_per_step) for split in (dataset.validation, dataset.test)
+    )
     epochs = training.epochs - len(Run(root / cell.config.name).history())
     forward = per_step / 3  # the backward pass takes about twice as long as the forward pass
     return STARTING_SECONDS + epochs * (steps * per_step + validation * forward) + test * forward

@@ -20,8 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from unet import console, interrupts, records
-from unet.ablation.run import processes
+from unet import console, interrupts, processes, records
 from unet.ablation.run.finished import RunsByVariant
 from unet.errors import RunError
 from unet.files import replacing, write_json

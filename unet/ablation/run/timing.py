@@ -65,7 +65,7 @@ def steps(runs: dict[str, Run], count: int = 5) -> dict:
     found = {}
     for variant, run in track(runs.items(), len(runs), "timing a few steps"):
         config = run.config
-        (height, width), batch = config.data.size, config.training.batch_size
+        (height, width), batch = config.data.size, config.training.images_per_step
         classes = run.info.classes
         rng = np.random.default_rng(0)
         split = Split(
