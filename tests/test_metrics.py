@@ -6,6 +6,7 @@ from scipy import ndimage
 from sklearn import metrics as sklearn_metrics
 
 from unet import metrics
+from unet.data.images import resize_logits
 from unet.data.sources import IGNORE
 from unet.errors import InputError, RunError
 
@@ -80,11 +81,10 @@ def distance_band(mask, pixels):
 
 @pytest.mark.parametrize("pixels", [1, 2, 5])
 def test_boundary_band_equals_the_distance_transform(rng, pixels):
-    truth, _ = blobs(rng)
-    for index in range(3):
-        band = metrics.boundary_band(truth == index, pixels)
-        expected = np.stack([distance_band(t == index, pixels) for t in truth])
-        np.testing.assert_array_equal(band, expected)
+    for mask in blobs(rng)[0]:
+        band = metrics.boundary_band(mask, pixels)
+        for index in (0, 1, 2, IGNORE):
+            np.testing.assert_array_equal(band & (mask == index), distance_band(mask == index, pixels))
 
 
 def test_boundary_iou_equals_its_definition(rng):
@@ -140,12 +140,16 @@ def test_a_perfect_prediction_scores_one_everywhere(rng):
     assert set(leaves({k: v for k, v in tally.scores().items() if k != "images"})) == {1.0}
 
 
+def bands(truth, prediction):
+    return np.stack([metrics.scored_counts(metrics.image_counts(*pair, 3))["band"] for pair in zip(truth, prediction)])
+
+
 def test_band_accuracy_equals_its_definition(rng):
     """Pixels within w of a pixel of another class, by looking at every pixel's neighbourhood."""
     truth, logits = blobs(rng, images=3, size=(20, 23))
     truth[2] = 1  # no contour at all
     prediction = logits.argmax(-1)
-    counts = metrics.band_counts(truth, prediction)
+    counts = bands(truth, prediction)
     assert counts.shape == (3, len(metrics.BAND_WIDTHS), 2)
     for image in range(3):
         mask = truth[image]
@@ -173,7 +177,26 @@ def test_band_accuracy_equals_its_definition(rng):
 @pytest.mark.parametrize("size", [(1, 1), (3, 4), (8, 7), (20, 20)])
 def test_an_image_without_contours_is_in_no_band_whatever_its_size(size):
     truth = np.ones((2, *size), "uint8")
-    assert not metrics.band_counts(truth, truth.astype("int64")).any()
+    assert not bands(truth, truth.astype("int64")).any()
+
+
+@pytest.mark.parametrize("distance", [0, 1, 2, 5, 15, 40])
+def test_pixels_within_a_distance_are_those_of_the_distance_transform(rng, distance):
+    pixels = rng.random((23, 31)) < 0.01
+    nearest = ndimage.distance_transform_cdt(~pixels, "chessboard")
+    np.testing.assert_array_equal(metrics.within(pixels, distance), nearest <= distance)
+
+
+def test_logits_are_enlarged_to_the_size_of_each_mask(rng):
+    truth, logits = blobs(rng, images=3, size=(40, 52))
+    masks = [truth[0], truth[1, :9], truth[2, :, :17]]
+    tally, one_by_one = metrics.Tally(CLASSES), metrics.Tally(CLASSES)
+    tally.add(["a", "b", "c"], masks, logits[:, :20, :20])
+    for name, mask, values in zip("abc", masks, logits[:, :20, :20]):
+        one_by_one.add([name], mask[None], resize_logits(values, mask.shape)[None])
+    for key in ("confusion", "boundary_union", "band", "pet_ignored", "pet_as_pet"):
+        np.testing.assert_array_equal(tally.counts(key), one_by_one.counts(key))
+    assert tally.counts("confusion").sum((1, 2)).tolist() == [(mask != IGNORE).sum() for mask in masks]
 
 
 @pytest.mark.parametrize("wrong", [3, 254, -1])
