@@ -480,6 +480,23 @@ def test_the_model_card_names_files_scores_and_terms(run, exported, mean_iou, tm
     card = model_card(run, tmp_path)
     assert f"| {mean_iou:.4f} |" in card
     assert "compared on: 16 test images" in card
+    scores = run.metrics()["test"]
+    found = [scores[key][name]["dataset"] for name in ("pet", "border") for key in ("precision", "recall")]
+    for row in ("| test | pet | {:.4f} | {:.4f} |\n", "| test | border | {:.4f} | {:.4f} |\n"):
+        assert row.format(found.pop(0), found.pop(0)) in card
+
+
+@pytest.mark.parametrize("missing", [("precision",), ("precision", "recall", "mean_precision", "mean_recall")])
+def test_the_model_card_of_a_run_that_an_earlier_version_evaluated(run, mean_iou, tmp_path, missing):
+    shutil.copytree(run.path, tmp_path / "run")
+    older = Run(tmp_path / "run")
+    scores = older.metrics()
+    for key in missing:
+        del scores["test"][key]
+    older.metrics_file.write_text(json.dumps(scores))
+    card = model_card(older, tmp_path)
+    assert f"| {mean_iou:.4f} |" in card
+    assert "precision | recall" not in card
 
 
 def test_an_onnx_file_runs_where_neither_keras_nor_tensorflow_is(exported):

@@ -73,6 +73,42 @@ def test_an_absent_class_has_no_score_and_leaves_the_mean():
     assert "pet_iou" not in scores
 
 
+def test_precision_and_recall_equal_their_definition(rng):
+    """Counted pixel by pixel; of the pixels that are predicted as a class, and of those that are of it."""
+    truth, logits = blobs(rng)
+    truth[0][truth[0] == 1] = 0  # class 1 is missing in the truth of the first image,
+    logits[1, ..., 2] = -9  # class 2 in the prediction of the second,
+    truth[2], logits[2, ..., 1:] = 0, -9  # and both in both of the third
+    prediction = logits.argmax(-1)
+    tally = metrics.Tally(CLASSES)
+    tally.add(list("abcde"), truth, logits)
+    scores = tally.scores()
+
+    def share(right, all_pixels, either):
+        return right.sum() / all_pixels.sum() if all_pixels.any() else 0 if either.any() else np.nan
+
+    for key in ("precision", "recall"):
+        values = np.empty((6, 3))  # of each image and, last, of all
+        for image, chosen in enumerate([*range(5), slice(None)]):
+            counted = truth[chosen] != IGNORE
+            for index in range(3):
+                is_true, is_predicted = (counted & (ids[chosen] == index) for ids in (truth, prediction))
+                of = is_predicted if key == "precision" else is_true
+                values[image, index] = share(is_true & is_predicted, of, is_true | is_predicted)
+        for index, name in enumerate(CLASSES):
+            assert scores[key][name]["dataset"] == pytest.approx(values[5, index])
+            assert scores[key][name]["per_image"] == pytest.approx(np.nanmean(values[:5, index]))
+        assert scores[f"mean_{key}"]["dataset"] == pytest.approx(values[5].mean())
+        assert scores[f"mean_{key}"]["per_image"] == pytest.approx(np.nanmean(np.nanmean(values[:5], 1)))
+        assert (values[:5] == 0).any()
+        assert np.isnan(values[2, 1:]).all()
+    labels = {"labels": [0, 1, 2], "average": "macro"}
+    valid = truth != IGNORE
+    pooled = truth[valid], prediction[valid]
+    assert scores["mean_precision"]["dataset"] == pytest.approx(sklearn_metrics.precision_score(*pooled, **labels))
+    assert scores["mean_recall"]["dataset"] == pytest.approx(sklearn_metrics.recall_score(*pooled, **labels))
+
+
 def distance_band(mask, pixels):
     """Pixels of the mask within ``pixels`` (chessboard) of the outside; pixels beyond the image count as outside."""
     distance = ndimage.distance_transform_cdt(np.pad(mask, 1), metric="chessboard")[1:-1, 1:-1]

@@ -68,6 +68,23 @@ def dice(intersection: np.ndarray, union: np.ndarray) -> np.ndarray:
     return iou(2 * np.asarray(intersection), np.asarray(union) + intersection)
 
 
+def precision(matrix: np.ndarray) -> np.ndarray:
+    """Share of the pixels predicted as each class that are of it.
+
+    Takes confusion matrices ``(..., C, C)`` and returns ``(..., C)``. As for IoU, a class has no score (NaN) if it
+    occurs neither in the truth nor in the prediction, and 0 if it occurs in one of them only.
+    """
+    intersection, union = intersection_union(matrix)
+    predicted = matrix.sum(-2)
+    absent = np.where(union > 0, 0.0, np.nan)
+    return np.divide(intersection, predicted, where=predicted > 0, out=absent)
+
+
+def recall(matrix: np.ndarray) -> np.ndarray:
+    """Share of the pixels of each class that are predicted as it, ``(..., C)``; otherwise as :func:`precision`."""
+    return precision(np.swapaxes(matrix, -1, -2))
+
+
 def pixel_accuracy(matrix: np.ndarray) -> np.ndarray:
     """Fraction of pixels with the correct class, from confusion matrices ``(..., C, C)``."""
     return iou(np.trace(matrix, axis1=-2, axis2=-1), matrix.sum((-2, -1)))
@@ -284,6 +301,7 @@ class Tally:
         matrices = self.counts("confusion")
         ious = _both(iou, *intersection_union(matrices))
         dices = _both(dice, *intersection_union(matrices))
+        precisions, recalls = _both(precision, matrices), _both(recall, matrices)
         boundary = _both(iou, self.counts("boundary_intersection"), self.counts("boundary_union"))
         accuracy = {"dataset": pixel_accuracy(matrices.sum(0)), "per_image": mean(pixel_accuracy(matrices))}
         scores: dict[str, Any] = {
@@ -292,6 +310,10 @@ class Tally:
             "iou": self._by_class(ious),
             "mean_dice": _over_classes(dices),
             "dice": self._by_class(dices),
+            "mean_precision": _over_classes(precisions),
+            "precision": self._by_class(precisions),
+            "mean_recall": _over_classes(recalls),
+            "recall": self._by_class(recalls),
             "pixel_accuracy": {key: float(value) for key, value in accuracy.items()},
             "mean_boundary_iou": _over_classes(boundary),
             "boundary_iou": self._by_class(boundary),
@@ -325,9 +347,9 @@ class Tally:
         }
 
 
-def _both(score, intersection: np.ndarray, union: np.ndarray) -> dict[str, np.ndarray]:
+def _both(score, *counts: np.ndarray) -> dict[str, np.ndarray]:
     """Score of the summed counts, and of the counts of each image."""
-    return {"dataset": score(intersection.sum(0), union.sum(0)), "per_image": score(intersection, union)}
+    return {"dataset": score(*(values.sum(0) for values in counts)), "per_image": score(*counts)}
 
 
 def _over_classes(values: dict[str, np.ndarray]) -> dict[str, float]:

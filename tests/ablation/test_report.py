@@ -67,6 +67,9 @@ def test_the_summary_repeats_what_the_runs_measured(directory, summary):
         scores = [run["test"] for run in runs]
         assert variant.mean_iou == pytest.approx(np.mean([score["mean_iou"]["dataset"] for score in scores]))
         assert variant.iou["pet"] == pytest.approx(np.mean([score["iou"]["pet"]["dataset"] for score in scores]))
+        recalls = [score["recall"]["border"]["dataset"] for score in scores]
+        assert variant.recall["border"] == pytest.approx(np.mean(recalls))
+        assert list(variant.precision) == ["pet", "background", "border"]
         bands = [score["band_accuracy"]["2"]["dataset"] for score in scores]
         assert variant.band_accuracy["2"] == pytest.approx(np.mean(bands))
         assert variant.parameters == runs[0]["cost"]["parameters"]

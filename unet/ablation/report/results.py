@@ -36,6 +36,8 @@ class ReportedScores(TypedDict):
     mean_boundary_iou: Average
     band_accuracy: dict[str, Average]
     pixel_accuracy: Average
+    precision: NotRequired[dict[str, Average]]
+    recall: NotRequired[dict[str, Average]]
 
 
 class ReportedCost(TypedDict):
@@ -90,6 +92,9 @@ class Variant:
     nothing was measured."""
     learning: list[list[float]] = field(repr=False)
     """Validation mean IoU by seed and epoch."""
+    precision: dict[str, float] = field(default_factory=dict)
+    """By class, like ``recall``; empty where a run was evaluated by an earlier version."""
+    recall: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -270,6 +275,10 @@ def _variant(runs: RunsByVariant, name: str, analysis: statistics.Analysis, late
             values = [value[key] for value in values]
         return float(np.mean([np.nan if value is None else value for value in values]))
 
+    def by_class(key: str) -> dict[str, float]:
+        known = all(key in score for score in scores)
+        return {name: average(key, name, "dataset") for name in scores[0][key]} if known else {}
+
     return Variant(
         name=name,
         mean_iou=score.mean,
@@ -282,8 +291,8 @@ def _variant(runs: RunsByVariant, name: str, analysis: statistics.Analysis, late
         difference_low=difference_low,
         difference_high=difference_high,
         p_holm=p_holm,
-        iou={key: average("iou", key, "dataset") for key in scores[0]["iou"]},
-        pet_iou={key: average("pet_iou", key, "dataset") for key in scores[0].get("pet_iou", {})},
+        iou=by_class("iou"),
+        pet_iou=by_class("pet_iou"),
         mean_boundary_iou=average("mean_boundary_iou", "dataset"),
         band_accuracy={key: average("band_accuracy", key, "dataset") for key in scores[0]["band_accuracy"]},
         pixel_accuracy=average("pixel_accuracy", "dataset"),
@@ -298,6 +307,8 @@ def _variant(runs: RunsByVariant, name: str, analysis: statistics.Analysis, late
         file_mib=average("file_mib"),
         latency=latency,
         learning=[[row["val_mean_iou"] for row in run.history() if "val_mean_iou" in row] for run in repetitions],
+        precision=by_class("precision"),
+        recall=by_class("recall"),
     )
 
 
