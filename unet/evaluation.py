@@ -72,6 +72,7 @@ def evaluate_file(path: Path, split: str = "test", native: bool = False, overrid
         InputError: The file cannot be loaded, the data cannot be used, or the split is empty.
     """
     network = load_network(path)
+    network.needs_values("scoring")
     home = path.absolute().parent.parent
     config = Run.open(home).config if (home / "config.yaml").is_file() else _config_of(network, overrides)
     config = configuration.with_data_at(config, overrides)
