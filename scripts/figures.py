@@ -26,7 +26,11 @@ def main(
 
     summary = Summary.load(results / "summary.json")
     for draw in (charts.score_by_cost, charts.differences, charts.learning):
-        save(draw(summary), results / "charts" / f"{draw.__name__}.png")
+        figure, path = draw(summary), results / "charts" / f"{draw.__name__}.png"
+        if figure:
+            save(figure, path)
+        else:
+            path.unlink(missing_ok=True)
     drawn = [name for name in charts.CAPTIONS if (results / "charts" / f"{name}.png").is_file()]
     write_text(results / "report.md", as_markdown(summary, drawn))
 

@@ -136,7 +136,7 @@ def test_check_data_draws_a_contact_sheet(tmp_path):
     assert (pixels == (1, 2, 3)).all(1).any()  # contours and legend of the rare class
     code, _, err = run_unet("check-data", path, "--sheet", tmp_path / "sheet.pdf")
     assert code == 2
-    assert "error: --sheet: must end in .png" in err
+    assert "error: --sheet: must end in .png or .html" in err
 
 
 def test_the_runs_of_earlier_versions_keep_their_colours():

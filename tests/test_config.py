@@ -189,6 +189,10 @@ BROKEN = {
     ),
     "class that is no text": ("loss: {class_weights: {1: 2}}\n", ["loss.class_weights.1: must be text"]),
     "grey value to ignore out of range": ("data: {folder: {ignore: 256}}\n", ["data.folder.ignore", "≤ 255"]),
+    "list of values to ignore with a wrong one": (
+        "data: {folder: {ignore: [11, x]}}\n",
+        ["data.folder.ignore: must be a grey value 0..255, a colour [r, g, b], or a list of them"],
+    ),
     "text for a number": ("model: {width: wide}\n", ["model.width", "must be a whole number", '"wide"']),
     "quoted number": ('training: {batch_size: "16"}\n', ["must be a whole number", '"16"']),
     "fraction for a whole number": ("model: {depth: 2.5}\n", ["must be a whole number, received 2.5"]),

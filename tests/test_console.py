@@ -57,9 +57,9 @@ def test_tables_show_names_as_they_are(capsys):
     out = capsys.readouterr().out
     assert out.count(VISIBLE) == 2
     both = {"dataset": 0.5, "per_image": 0.25}
-    scores = dict.fromkeys(("mean_iou", "mean_dice", "mean_boundary_iou", "pixel_accuracy"), both)
-    scores |= {name: {HOSTILE: both} for name in ("iou", "dice", "boundary_iou")} | {"images": 1}
+    scores = {key: {HOSTILE: both} for key in ("iou", "dice", "precision", "recall", "boundary_iou")}
+    scores |= {f"mean_{name}": both for name in scores} | {"pixel_accuracy": both, "images": 1}
     metrics_table(scores, HOSTILE)
     out = capsys.readouterr().out
-    assert out.count(VISIBLE) == 4
+    assert out.count(VISIBLE) == 6
     assert not set(out) & set("\x1b\r\x07\u202e")

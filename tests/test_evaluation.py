@@ -50,7 +50,7 @@ def test_everything_is_written_and_splits_are_kept_side_by_side(run):
     evaluate(run, "validation")
     metrics = json.loads(run.metrics_file.read_text())
     assert {"test", "validation"} <= metrics.keys()
-    promised = {"mean_iou", "iou", "pixel_accuracy", "dice", "boundary_iou", "pet_iou"}
+    promised = {"mean_iou", "iou", "pixel_accuracy", "dice", "precision", "mean_recall", "boundary_iou", "pet_iou"}
     assert promised <= metrics["test"].keys()
     assert metrics["test"]["iou"].keys() == {"pet", "background", "border"}
     assert metrics["test"]["pet_iou"].keys() == {"border_ignored", "border_as_pet", "border_as_background"}

@@ -23,10 +23,11 @@ from tests.helpers import BACKEND, JIT, ROOT
 from tests.helpers.commands import run_unet, run_unet_process
 from tests.helpers.formats import RUNTIMES, needs
 from unet import config, formats, upsamplers
+from unet.blocks import ClassIds
 from unet.data.shapes import draw_scene
 from unet.errors import InputError, RunError
 from unet.evaluation import evaluate, evaluate_file, evaluation_of
-from unet.export import FloatProof, QuantizedProof, export, model_card, proof, read_proof
+from unet.export import ClassesProof, FloatProof, QuantizedProof, export, model_card, proof, read_proof
 from unet.files import UNFINISHED
 from unet.formats import FORMATS, Metadata, load_network
 from unet.runs import Run
@@ -194,6 +195,67 @@ def test_activation(run, activation):
     assert output.dtype == np.float32
     total = output.sum(-1)
     assert np.allclose(total, 1, atol=1e-5) == (activation == "softmax")
+
+
+@pytest.mark.parametrize(
+    "name", ["keras", *(pytest.param(name, marks=pytest.mark.slow) for name in FORMATS if name != "keras")]
+)
+def test_class_ids_are_those_of_the_network_except_for_ties(run, name, tmp_path):
+    needs(name)
+    file, entry = export(run, name, activation="classes", out=tmp_path)
+    assert file.stem.startswith("tiny_classes")
+    assert entry["activation"] == "classes"
+    assert entry["proof"]["kind"] == "classes"
+    assert entry["proof"]["largest_gap"] <= 1e-3
+    loaded = load_network(file)
+    assert loaded.metadata.activation == "classes"
+    images = scenes((24, 32), 5)
+    ids = loaded(images)
+    assert (ids.shape, ids.dtype) == ((5, 24, 32), np.uint8)
+    logits = keras.saving.load_model(run.best_file, compile=False).predict_on_batch(images)
+    logits = np.asarray(logits, np.float64)
+    ranked = np.sort(logits, axis=-1)
+    tied = ranked[..., -1] - ranked[..., -2] < 1e-3
+    assert tied.mean() < 0.01
+    np.testing.assert_array_equal(ids[~tied], logits.argmax(-1)[~tied])
+    assert len(np.unique(ids)) == 3
+    card = (tmp_path / "model_card.md").read_text()
+    assert "| class ids | float32 |" in card
+    assert "uint8 `(batch, height, width)`" in card
+    np.testing.assert_array_equal(unet.load(file).predict(images[0]), ids[0])
+    with pytest.raises(InputError, match=f"{file.name} returns the class of each pixel only, and scoring needs the"):
+        evaluate_file(file)
+
+
+def test_equal_logits_give_the_first_class():
+    logits = np.zeros((1, 2, 2, 4), np.float32)
+    logits[0, 0, 0] = [1, 3, 3, 2]
+    logits[0, 1, 1] = [-0.0, 0, 0, 0]
+    inputs = keras.Input((2, 2, 4))
+    found = keras.Model(inputs, ClassIds()(inputs)).predict_on_batch(logits)
+    assert np.asarray(found)[0, 0].tolist() == [1, 0]
+    assert np.asarray(found).dtype == np.uint8
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize(
+    ("upsampler", "quantization", "differences", "accepted"),
+    [
+        ("nearest", "none", (1.0, 0.0, 1.0), True),
+        ("nearest", "none", (0.9995, 9e-4, 1.0), True),
+        ("nearest", "none", (0.9995, 2e-3, 0.9999), False),
+        ("nearest", "none", (0.998, 9e-4, 1.0), False),
+        ("max_unpool", "none", (0.9995, 0.5, 0.9995), True),
+        ("nearest", "float16", (0.995, 0.02, 0.996), True),
+        ("nearest", "float16", (0.98, 0.02, 0.996), False),
+    ],
+)
+def test_what_a_proof_of_class_ids_accepts(upsampler, quantization, differences, accepted):
+    metadata = dataclasses.replace(export_matrix.metadata_for(upsampler, "litert", quantization, (8, 8)))
+    same, gap, within = differences
+    found = ClassesProof(images=1, same_class=same, largest_gap=gap, within=within)
+    assert (found.judge(metadata) == "") == accepted
+    assert read_proof(proof.to_json(found)) == found
 
 
 def test_a_run_is_exported_from_within_and_again(run, exported, monkeypatch):
@@ -471,6 +533,23 @@ def test_the_model_card_names_files_scores_and_terms(run, exported, mean_iou, tm
     card = model_card(run, tmp_path)
     assert f"| {mean_iou:.4f} |" in card
     assert "compared on: 16 test images" in card
+    scores = run.metrics()["test"]
+    found = [scores[key][name]["dataset"] for name in ("pet", "border") for key in ("precision", "recall")]
+    for row in ("| test | pet | {:.4f} | {:.4f} |\n", "| test | border | {:.4f} | {:.4f} |\n"):
+        assert row.format(found.pop(0), found.pop(0)) in card
+
+
+@pytest.mark.parametrize("missing", [("precision",), ("precision", "recall", "mean_precision", "mean_recall")])
+def test_the_model_card_of_a_run_that_an_earlier_version_evaluated(run, mean_iou, tmp_path, missing):
+    shutil.copytree(run.path, tmp_path / "run")
+    older = Run(tmp_path / "run")
+    scores = older.metrics()
+    for key in missing:
+        del scores["test"][key]
+    older.metrics_file.write_text(json.dumps(scores))
+    card = model_card(older, tmp_path)
+    assert f"| {mean_iou:.4f} |" in card
+    assert "precision | recall" not in card
 
 
 def test_an_onnx_file_runs_where_neither_keras_nor_tensorflow_is(exported):
@@ -546,7 +625,7 @@ def test_the_command_scores_a_file(exported):
             ["--format", "torch", "--quantize", "int8"],
             "--quantize: 'int8' is not possible in torch, which supports",
         ),
-        (["--activation", "sigmoid"], "--activation: 'sigmoid' is not one of softmax, none"),
+        (["--activation", "sigmoid"], "--activation: 'sigmoid' is not one of softmax, none, classes"),
         (["--format", "keras", "model.width=8"], "model.width: cannot be changed for a trained network"),
     ],
 )

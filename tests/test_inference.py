@@ -23,7 +23,7 @@ from tests.helpers.commands import run_unet
 from unet import data, figures
 from unet.colours import hex_colours
 from unet.commands import predict
-from unet.data.images import resize_logits, resized_argmax
+from unet.data.images import resize_image, resize_logits, resize_mask, resized_argmax
 from unet.data.sources import native_samples
 from unet.errors import InputError, RunError
 from unet.evaluation import evaluate
@@ -153,6 +153,30 @@ def test_probabilities_and_logits_lead_to_the_same_mask(options):
     shares = [predictor.probabilities(photo, **options) for predictor in (by_logits, by_probabilities)]
     np.testing.assert_allclose(*shares, atol=1e-5)
     np.testing.assert_allclose(shares[0].sum(-1), 1, atol=1e-5)
+
+
+@pytest.mark.backend_free
+def test_class_ids_are_enlarged_and_other_uses_are_refused():
+    photo = smooth(90, 130)
+    predictor = Predictor(Network(lambda pixels: colour(pixels).argmax(-1).astype(np.uint8), activation="classes"))
+    small = colour(resize_image(photo, (32, 48))).argmax(-1).astype(np.uint8)
+    np.testing.assert_array_equal(predictor.predict(photo), resize_mask(small, (90, 130)))
+    assert len(np.unique(small)) == 3
+    for options, purpose in (
+        ({"mode": "tile"}, "mode: .*blending tiles"),
+        ({"flip": True}, "flip: .*averaging with the mirror image"),
+        ({"probabilities": True}, "probabilities: .*computing probabilities"),
+    ):
+        message = (
+            f"{purpose} needs the values of all classes; use the run, or a file exported with --activation softmax"
+        )
+        with pytest.raises(InputError, match=message):
+            predictor.segment([photo], **options)
+    with pytest.raises(InputError, match="returns the class of each pixel only"):
+        predictor.network.logits(photo[None])
+    wrong = Network(lambda pixels: np.full(pixels.shape[:3], 3, np.uint8), activation="classes")
+    with pytest.raises(InputError, match="returns uint8 up to 3, where its metadata describe the ids of 3 classes"):
+        Predictor(wrong).predict(photo)
 
 
 @pytest.mark.backend_free

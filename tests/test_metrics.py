@@ -6,6 +6,7 @@ from scipy import ndimage
 from sklearn import metrics as sklearn_metrics
 
 from unet import metrics
+from unet.data.images import resize_logits
 from unet.data.sources import IGNORE
 from unet.errors import InputError, RunError
 
@@ -72,6 +73,42 @@ def test_an_absent_class_has_no_score_and_leaves_the_mean():
     assert "pet_iou" not in scores
 
 
+def test_precision_and_recall_equal_their_definition(rng):
+    """Counted pixel by pixel; of the pixels that are predicted as a class, and of those that are of it."""
+    truth, logits = blobs(rng)
+    truth[0][truth[0] == 1] = 0  # class 1 is missing in the truth of the first image,
+    logits[1, ..., 2] = -9  # class 2 in the prediction of the second,
+    truth[2], logits[2, ..., 1:] = 0, -9  # and both in both of the third
+    prediction = logits.argmax(-1)
+    tally = metrics.Tally(CLASSES)
+    tally.add(list("abcde"), truth, logits)
+    scores = tally.scores()
+
+    def share(right, all_pixels, either):
+        return right.sum() / all_pixels.sum() if all_pixels.any() else 0 if either.any() else np.nan
+
+    for key in ("precision", "recall"):
+        values = np.empty((6, 3))  # of each image and, last, of all
+        for image, chosen in enumerate([*range(5), slice(None)]):
+            counted = truth[chosen] != IGNORE
+            for index in range(3):
+                is_true, is_predicted = (counted & (ids[chosen] == index) for ids in (truth, prediction))
+                of = is_predicted if key == "precision" else is_true
+                values[image, index] = share(is_true & is_predicted, of, is_true | is_predicted)
+        for index, name in enumerate(CLASSES):
+            assert scores[key][name]["dataset"] == pytest.approx(values[5, index])
+            assert scores[key][name]["per_image"] == pytest.approx(np.nanmean(values[:5, index]))
+        assert scores[f"mean_{key}"]["dataset"] == pytest.approx(values[5].mean())
+        assert scores[f"mean_{key}"]["per_image"] == pytest.approx(np.nanmean(np.nanmean(values[:5], 1)))
+        assert (values[:5] == 0).any()
+        assert np.isnan(values[2, 1:]).all()
+    labels = {"labels": [0, 1, 2], "average": "macro"}
+    valid = truth != IGNORE
+    pooled = truth[valid], prediction[valid]
+    assert scores["mean_precision"]["dataset"] == pytest.approx(sklearn_metrics.precision_score(*pooled, **labels))
+    assert scores["mean_recall"]["dataset"] == pytest.approx(sklearn_metrics.recall_score(*pooled, **labels))
+
+
 def distance_band(mask, pixels):
     """Pixels of the mask within ``pixels`` (chessboard) of the outside; pixels beyond the image count as outside."""
     distance = ndimage.distance_transform_cdt(np.pad(mask, 1), metric="chessboard")[1:-1, 1:-1]
@@ -80,11 +117,10 @@ def distance_band(mask, pixels):
 
 @pytest.mark.parametrize("pixels", [1, 2, 5])
 def test_boundary_band_equals_the_distance_transform(rng, pixels):
-    truth, _ = blobs(rng)
-    for index in range(3):
-        band = metrics.boundary_band(truth == index, pixels)
-        expected = np.stack([distance_band(t == index, pixels) for t in truth])
-        np.testing.assert_array_equal(band, expected)
+    for mask in blobs(rng)[0]:
+        band = metrics.boundary_band(mask, pixels)
+        for index in (0, 1, 2, IGNORE):
+            np.testing.assert_array_equal(band & (mask == index), distance_band(mask == index, pixels))
 
 
 def test_boundary_iou_equals_its_definition(rng):
@@ -140,12 +176,16 @@ def test_a_perfect_prediction_scores_one_everywhere(rng):
     assert set(leaves({k: v for k, v in tally.scores().items() if k != "images"})) == {1.0}
 
 
+def bands(truth, prediction):
+    return np.stack([metrics.scored_counts(metrics.image_counts(*pair, 3))["band"] for pair in zip(truth, prediction)])
+
+
 def test_band_accuracy_equals_its_definition(rng):
     """Pixels within w of a pixel of another class, by looking at every pixel's neighbourhood."""
     truth, logits = blobs(rng, images=3, size=(20, 23))
     truth[2] = 1  # no contour at all
     prediction = logits.argmax(-1)
-    counts = metrics.band_counts(truth, prediction)
+    counts = bands(truth, prediction)
     assert counts.shape == (3, len(metrics.BAND_WIDTHS), 2)
     for image in range(3):
         mask = truth[image]
@@ -173,7 +213,26 @@ def test_band_accuracy_equals_its_definition(rng):
 @pytest.mark.parametrize("size", [(1, 1), (3, 4), (8, 7), (20, 20)])
 def test_an_image_without_contours_is_in_no_band_whatever_its_size(size):
     truth = np.ones((2, *size), "uint8")
-    assert not metrics.band_counts(truth, truth.astype("int64")).any()
+    assert not bands(truth, truth.astype("int64")).any()
+
+
+@pytest.mark.parametrize("distance", [0, 1, 2, 5, 15, 40])
+def test_pixels_within_a_distance_are_those_of_the_distance_transform(rng, distance):
+    pixels = rng.random((23, 31)) < 0.01
+    nearest = ndimage.distance_transform_cdt(~pixels, "chessboard")
+    np.testing.assert_array_equal(metrics.within(pixels, distance), nearest <= distance)
+
+
+def test_logits_are_enlarged_to_the_size_of_each_mask(rng):
+    truth, logits = blobs(rng, images=3, size=(40, 52))
+    masks = [truth[0], truth[1, :9], truth[2, :, :17]]
+    tally, one_by_one = metrics.Tally(CLASSES), metrics.Tally(CLASSES)
+    tally.add(["a", "b", "c"], masks, logits[:, :20, :20])
+    for name, mask, values in zip("abc", masks, logits[:, :20, :20]):
+        one_by_one.add([name], mask[None], resize_logits(values, mask.shape)[None])
+    for key in ("confusion", "boundary_union", "band", "pet_ignored", "pet_as_pet"):
+        np.testing.assert_array_equal(tally.counts(key), one_by_one.counts(key))
+    assert tally.counts("confusion").sum((1, 2)).tolist() == [(mask != IGNORE).sum() for mask in masks]
 
 
 @pytest.mark.parametrize("wrong", [3, 254, -1])

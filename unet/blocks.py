@@ -5,7 +5,7 @@ import zlib
 from dataclasses import dataclass
 
 import keras
-from keras import layers
+from keras import layers, ops
 
 BLOCKS = ("plain", "residual")
 NORMALIZATIONS = ("batch", "group", "none")
@@ -134,6 +134,33 @@ def squeeze_and_excitation(x, stage: StageBlock, name: str):
     by_channel = _scaled(x, stage.pointwise(hidden, channels, f"{name}_excite"), stage, f"{name}_channel")
     by_pixel = _scaled(x, stage.pointwise(x, 1, f"{name}_squeeze"), stage, f"{name}_pixel")
     return layers.Add(dtype=stage.dtype, name=name)([by_channel, by_pixel])
+
+
+@keras.saving.register_keras_serializable(package="unet")
+class ClassIds(layers.Layer):
+    """The id of each pixel's class: the channel with the largest value, of equal ones the first.
+
+    Takes logits ``(B, H, W, C)`` with at most 256 channels, returns uint8 ``(B, H, W)``.
+
+    Example:
+        >>> ClassIds()(np.array([[[[0.1, 0.7, 0.2]]]])).numpy()
+        array([[[1]]], dtype=uint8)
+    """
+
+    def call(self, logits):
+        """Argmax over the channels."""
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow
+
+            # Keras orders -0 before 0, by operations on bits that other runtimes do not know.
+            ids = tensorflow.argmax(logits, axis=-1, output_type="int32")
+        else:
+            ids = ops.argmax(logits, axis=-1)
+        return ops.cast(ids, "uint8")
+
+    def compute_output_spec(self, logits):
+        """Shape without the channels, and the type of the ids."""
+        return keras.KerasTensor(logits.shape[:-1], "uint8")
 
 
 def _scaled(x, factors, stage: StageBlock, name: str):

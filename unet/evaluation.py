@@ -16,7 +16,7 @@ from unet import data, figures
 from unet.config import Config
 from unet.config.explain import explain
 from unet.console import track
-from unet.data.images import resize_image, resize_logits
+from unet.data.images import resize_image, resized_argmax
 from unet.data.sources import native_samples
 from unet.errors import InputError
 from unet.files import replacing, write_text
@@ -72,6 +72,7 @@ def evaluate_file(path: Path, split: str = "test", native: bool = False, overrid
         InputError: The file cannot be loaded, the data cannot be used, or the split is empty.
     """
     network = load_network(path)
+    network.needs_values("scoring")
     home = path.absolute().parent.parent
     config = Run.open(home).config if (home / "config.yaml").is_file() else _config_of(network, overrides)
     config = configuration.with_data_at(config, overrides)
@@ -121,12 +122,7 @@ def _score(network: LoadedNetwork, config: Config, records: Scores, split: str, 
     tally = Tally(dataset.classes)
     batches = _native_batches(source, split, config.data.size) if native else _prepared_batches(arrays)
     for names, images, masks in track(batches, -(-len(arrays) // BATCH), f"evaluating {split}"):
-        logits = network.logits(images)
-        if native:
-            for name, mask, values in zip(names, masks, logits, strict=True):
-                tally.add([name], mask[None], resize_logits(values, mask.shape)[None])
-        else:
-            tally.add(names, masks, logits)
+        tally.add(names, masks, network.logits(images))
 
     # === Files ===
     name = f"{split}_native" if native else split
@@ -196,7 +192,7 @@ def _examples(network: LoadedNetwork, tally: Tally, chosen, pairs, size: tuple[i
             "score": scores[index],
             "image": image,
             "truth": mask,
-            "prediction": resize_logits(values, mask.shape).argmax(-1),
+            "prediction": resized_argmax(values, mask.shape),
         }
         for (index, group), (image, mask), values in zip(chosen, pairs, logits, strict=True)
     ]

@@ -6,12 +6,14 @@ counts summed over images give the *dataset* value of a score; the mean over the
 the mean.
 """
 
+import math
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
+from unet.data.images import resized_argmax
 from unet.data.sources import IGNORE
 from unet.errors import InputError, RunError
 
@@ -66,6 +68,23 @@ def dice(intersection: np.ndarray, union: np.ndarray) -> np.ndarray:
     return iou(2 * np.asarray(intersection), np.asarray(union) + intersection)
 
 
+def precision(matrix: np.ndarray) -> np.ndarray:
+    """Share of the pixels predicted as each class that are of it.
+
+    Takes confusion matrices ``(..., C, C)`` and returns ``(..., C)``. As for IoU, a class has no score (NaN) if it
+    occurs neither in the truth nor in the prediction, and 0 if it occurs in one of them only.
+    """
+    intersection, union = intersection_union(matrix)
+    predicted = matrix.sum(-2)
+    absent = np.where(union > 0, 0.0, np.nan)
+    return np.divide(intersection, predicted, where=predicted > 0, out=absent)
+
+
+def recall(matrix: np.ndarray) -> np.ndarray:
+    """Share of the pixels of each class that are predicted as it, ``(..., C)``; otherwise as :func:`precision`."""
+    return precision(np.swapaxes(matrix, -1, -2))
+
+
 def pixel_accuracy(matrix: np.ndarray) -> np.ndarray:
     """Fraction of pixels with the correct class, from confusion matrices ``(..., C, C)``."""
     return iou(np.trace(matrix, axis1=-2, axis2=-1), matrix.sum((-2, -1)))
@@ -76,118 +95,134 @@ def boundary_width(height: int, width: int) -> int:
     return max(1, round(BOUNDARY_RATIO * float(np.hypot(height, width))))
 
 
-def boundary_band(masks: np.ndarray, pixels: int) -> np.ndarray:
-    """Pixels of each mask within ``pixels`` of its contour; the image border counts as contour.
+def within(pixels: np.ndarray, distance: int) -> np.ndarray:
+    """Pixels within a Chebyshev distance of the given ones: dilation with a square, bool ``(H, W)`` to the same."""
+    for axis in (0, 1):
+        reached = 0
+        while reached < distance:
+            step = min(reached + 1, distance - reached)  # farther, and there would be gaps next to the border
+            grown = pixels.copy()
+            source, target = np.moveaxis(pixels, axis, 0), np.moveaxis(grown, axis, 0)
+            target[step:] |= source[:-step]
+            target[:-step] |= source[step:]
+            pixels, reached = grown, reached + step
+    return pixels
+
+
+def boundary_band(labels: np.ndarray, width: int) -> np.ndarray:
+    """Pixels within ``width`` of a pixel of another label, or of the outside of the image.
+
+    For every label these are its pixels without their ``width``-fold 3×3 erosion, as in the code of the authors of
+    Boundary IoU.
 
     Args:
-        masks: bool ``(N, H, W)``.
-        pixels: Chebyshev distance d; the band is the mask without its d-fold 3×3 erosion, as in the authors' code.
+        labels: ``(H, W)``.
+        width: Chebyshev distance in pixels.
 
     Returns:
-        bool ``(N, H, W)``.
+        bool ``(H, W)``.
     """
-    eroded = masks.astype(np.uint8)
-    for axis in (1, 2):
-        eroded = ndimage.minimum_filter1d(eroded, 2 * pixels + 1, axis=axis, mode="constant", cval=0)
-    return masks & ~eroded.astype(bool)
+    edge = np.zeros(labels.shape, bool)
+    edge[[0, -1]] = edge[:, [0, -1]] = True
+    for one, other in (
+        (np.s_[1:], np.s_[:-1]),
+        (np.s_[:, 1:], np.s_[:, :-1]),
+        (np.s_[1:, 1:], np.s_[:-1, :-1]),
+        (np.s_[1:, :-1], np.s_[:-1, 1:]),
+    ):
+        differs = labels[one] != labels[other]
+        edge[one] |= differs
+        edge[other] |= differs
+    return within(edge, width - 1)
 
 
-def boundary_counts(truth: np.ndarray, prediction: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Intersection and union of the boundary bands of each class (Boundary IoU, Cheng et al. 2021).
+def contours(truth: np.ndarray) -> np.ndarray:
+    """Pixels next to one of another class, bool ``(H, W)``; there is no contour between ignored and other pixels."""
+    found = np.zeros(truth.shape, bool)
+    counted = truth != IGNORE
+    for one, other in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
+        differs = (truth[one] != truth[other]) & counted[one] & counted[other]
+        found[one] |= differs
+        found[other] |= differs
+    return found
+
+
+def image_counts(
+    truth: np.ndarray, prediction: np.ndarray, classes: int, without: np.ndarray | None = None
+) -> np.ndarray:
+    """Count the pixels of an image by everything that a score depends on.
 
     Args:
-        truth: uint8 ``(N, H, W)``; ignored pixels belong to no class and are excluded from both bands.
-        prediction: ``(N, H, W)``.
+        truth: uint8 ``(H, W)``: class ids; 255 is ignored.
+        prediction: ``(H, W)``: class ids.
         classes: Number of classes C.
+        without: Another property of each pixel, bool ``(H, W)``; ``None``: false.
 
     Returns:
-        int64 ``(N, C)`` each.
+        int64 ``(C, C, 2, 6, 2, 2)``: pixels by true class, predicted class, ``without``, number of bands of
+        ``BAND_WIDTHS`` around a true contour that contain the pixel, and whether it is in the boundary band of the
+        prediction and of the truth (Boundary IoU, Cheng et al. 2021). Ignored pixels belong to no class and are not
+        counted.
     """
-    pixels = boundary_width(*truth.shape[1:])
-    valid = truth != IGNORE
-    counts = []
-    for index in range(classes):
-        a = boundary_band(truth == index, pixels)
-        b = boundary_band((prediction == index) & valid, pixels)
-        counts.append(((a & b).sum((1, 2)), (a | b).sum((1, 2))))
-    intersection, union = np.moveaxis(np.array(counts, np.int64), 0, -1)
-    return intersection, union
+    labels = np.minimum(truth, classes)  # the last one is ignored
+    predicted = np.where(labels == classes, IGNORE, prediction)
+    width = boundary_width(*truth.shape)
+    kinds = boundary_band(truth, width).astype(np.uint8)
+    kinds += 2 * boundary_band(predicted, width).astype(np.uint8)
+    band, reached = contours(truth), 1
+    for distance in BAND_WIDTHS:
+        band, reached = within(band, distance - reached), distance
+        kinds += 4 * band.astype(np.uint8)
+    if without is not None:
+        kinds += 24 * without.astype(np.uint8)
+    shape = (classes + 1, classes, 2, 1 + len(BAND_WIDTHS), 2, 2)
+    size = math.prod(shape)
+    code = labels.astype(np.min_scalar_type(size))
+    code *= classes
+    code += np.where(labels == classes, 0, prediction).astype(code.dtype)
+    code *= math.prod(shape[2:])
+    code += kinds
+    return np.bincount(code.ravel(), minlength=size).reshape(shape)[:classes]
 
 
-def contour_distance(truth: np.ndarray) -> np.ndarray:
-    """Distance of each pixel from the nearest one of another class: 1 on both sides of a contour.
+def scored_counts(counts: np.ndarray, pet: int | None = None, border: int | None = None) -> dict[str, np.ndarray]:
+    """The counts of one image from which the scores are computed.
 
     Args:
-        truth: uint8 ``(N, H, W)``; there is no contour between ignored and other pixels.
+        counts: Result of :func:`image_counts`, where ``without`` states for a trimap whether the pet class is the best
+            of all but the border.
+        pet: Id of the pet class of a trimap.
+        border: Id of the border class of a trimap.
 
     Returns:
-        int64 ``(N, H, W)``, the Chebyshev distance; greater than H + W and every band if an image has a single class.
+        ``confusion`` ``(C, C)``; ``boundary_intersection`` and ``boundary_union`` ``(C,)``; ``band`` ``(5, 2)``: the
+        correct pixels and all pixels within 1, 2, 4, 8 and 16 pixels of a true contour (trimap accuracy, Kohli et al.
+        2009). Of a trimap also ``pet_RULE`` ``(2,)``, intersection and union of the pet under three rules:
+
+        - ``ignored``: pixels whose true class is border are excluded, and the prediction elsewhere is the best of the
+          other classes,
+        - ``as_pet``: border counts as pet, in truth and prediction,
+        - ``as_background``: border counts as background.
     """
-
-    def differ(one, other):
-        return (one != other) & (one != IGNORE) & (other != IGNORE)
-
-    contour = np.zeros(truth.shape, bool)
-    below, right = differ(truth[:, 1:], truth[:, :-1]), differ(truth[:, :, 1:], truth[:, :, :-1])
-    contour[:, 1:] |= below
-    contour[:, :-1] |= below
-    contour[:, :, 1:] |= right
-    contour[:, :, :-1] |= right
-    far = max(truth.shape[1] + truth.shape[2], *BAND_WIDTHS) + 1
-    if not len(truth):
-        return np.zeros(truth.shape, np.int64)
-    return np.stack(
-        [
-            1 + ndimage.distance_transform_cdt(~image, "chessboard") if image.any() else np.full(image.shape, far)
-            for image in contour
-        ]
-    )
-
-
-def band_counts(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Correct pixels and all pixels in bands around the true contours (trimap accuracy, Kohli et al. 2009).
-
-    Args:
-        truth: uint8 ``(N, H, W)``; ignored pixels are excluded.
-        prediction: ``(N, H, W)``.
-
-    Returns:
-        int64 ``(N, 5, 2)``: correct pixels and all pixels within 1, 2, 4, 8 and 16 pixels of a contour.
-    """
-    distance = contour_distance(truth)
-    valid, right = truth != IGNORE, truth == prediction
-    bands = [valid & (distance <= width) for width in BAND_WIDTHS]
-    return np.stack([np.stack([(band & right).sum((1, 2)), band.sum((1, 2))], axis=-1) for band in bands], axis=1)
-
-
-def pet_counts(truth: np.ndarray, logits: np.ndarray, pet: int, border: int) -> dict[str, np.ndarray]:
-    """Intersection and union of the pet under three rules for the border class of a trimap.
-
-    ``ignored``: pixels whose true class is border are excluded, and the prediction elsewhere is the best of the other
-    classes. ``as_pet``: border counts as pet, in truth and prediction. ``as_background``: border counts as background.
-
-    Args:
-        truth: uint8 ``(N, H, W)``.
-        logits: ``(N, H, W, C)``, or other scores that rank the classes.
-        pet: Id of the pet class.
-        border: Id of the border class.
-
-    Returns:
-        int64 ``(N, 2)`` by rule: intersection, union.
-    """
-    prediction = logits.argmax(-1)
-    without_border = np.where(np.arange(logits.shape[-1]) == border, -np.inf, logits).argmax(-1)
-    valid = truth != IGNORE
-    rules = {
-        "ignored": (truth == pet, without_border == pet, valid & (truth != border)),
-        "as_pet": (np.isin(truth, (pet, border)), np.isin(prediction, (pet, border)), valid),
-        "as_background": (truth == pet, prediction == pet, valid),
+    matrix = counts.sum((2, 3, 4, 5))
+    in_prediction, in_truth = counts[..., 1, :].sum((0, 2, 3, 4)), counts[..., 1].sum((1, 2, 3, 4))
+    in_both = np.einsum("iiab->i", counts[..., 1, 1])
+    by_band = np.stack([np.einsum("iiabcd->b", counts), counts.sum((0, 1, 2, 4, 5))], axis=-1)
+    found = {
+        "confusion": matrix,
+        "boundary_intersection": in_both,
+        "boundary_union": in_truth + in_prediction - in_both,
+        "band": by_band[:0:-1].cumsum(0),  # the narrowest first: its pixels are in all bands
     }
-    counts = {}
-    for rule, (a, b, counted) in rules.items():
-        both, either = (a & b & counted).sum((1, 2)), ((a | b) & counted).sum((1, 2))
-        counts[rule] = np.stack([both, either], axis=-1)
-    return counts
+    if pet is None or border is None:
+        return found
+    chosen = counts[:, :, 1].sum((1, 2, 3, 4))
+    others = [index for index in range(len(matrix)) if index not in (pet, border)]
+    found["pet_ignored"] = np.array([chosen[pet], matrix[pet].sum() + chosen[others].sum()])
+    for rule, kinds in (("as_pet", [pet, border]), ("as_background", [pet])):
+        both = matrix[np.ix_(kinds, kinds)].sum()
+        found[f"pet_{rule}"] = np.array([both, matrix[kinds].sum() + matrix[:, kinds].sum() - both])
+    return found
 
 
 def mean(values: np.ndarray, axis=None) -> np.ndarray:
@@ -209,41 +244,48 @@ class Tally:
         self.classes = tuple(classes)
         self.has_trimap = {"pet", "border"} <= set(classes)
         self.names: list[str] = []
-        self._parts: dict[str, list[np.ndarray]] = {}
+        self._counts: list[dict[str, np.ndarray]] = []
 
-    def add(self, names: list[str], truth: np.ndarray, logits: np.ndarray) -> None:
-        """Count a batch: truth uint8 ``(N, H, W)``, logits ``(N, H, W, C)``.
+    def add(self, names: list[str], truth: Iterable[np.ndarray], logits: np.ndarray) -> None:
+        """Count a batch.
+
+        Args:
+            names: Names of the N images.
+            truth: Mask of each image, uint8 ``(H, W)``, also of different sizes.
+            logits: ``(N, h, w, C)``; they are enlarged bilinearly to the size of the mask.
 
         Raises:
             InputError: A mask has an id that is neither a class nor the ignored one.
             RunError: Logits are NaN.
         """
-        for name, mask, values in zip(names, truth, logits, strict=True):
-            if np.isnan(values).any():
-                raise RunError(
-                    f"image {name}: the logits are NaN, so there is no prediction. The weights are not finite, or "
-                    "its precision is too low for them: train again, or use an earlier run"
-                )
-            if (unknown := np.setdiff1d(mask, [*range(len(self.classes)), IGNORE])).size:
-                raise InputError(
-                    f"image {name}: its mask holds {', '.join(map(str, unknown[:5]))}; expected are the class ids 0 to "
-                    f"{len(self.classes) - 1}, or {IGNORE} for ignored pixels. Run unet check-data to list every mask"
-                )
-        prediction = logits.argmax(-1)
-        n = len(self.classes)
-        parts = {"confusion": confusion(truth, prediction, n)}
-        parts["boundary_intersection"], parts["boundary_union"] = boundary_counts(truth, prediction, n)
-        parts["band"] = band_counts(truth, prediction)
-        if self.has_trimap:
-            pet, border = self.classes.index("pet"), self.classes.index("border")
-            parts |= {f"pet_{rule}": counts for rule, counts in pet_counts(truth, logits, pet, border).items()}
+        self._counts += [self._count(*image) for image in zip(names, truth, logits, strict=True)]
         self.names += names
-        for key, values in parts.items():
-            self._parts.setdefault(key, []).append(values)
+
+    def _count(self, name: str, mask: np.ndarray, logits: np.ndarray) -> dict[str, np.ndarray]:
+        """Counts of one image."""
+        classes = len(self.classes)
+        if np.isnan(logits).any():
+            raise RunError(
+                f"image {name}: the logits are NaN, so there is no prediction. The weights are not finite, or "
+                "its precision is too low for them: train again, or use an earlier run"
+            )
+        if ((mask >= classes) & (mask != IGNORE)).any():
+            unknown = np.setdiff1d(mask, [*range(classes), IGNORE])
+            raise InputError(
+                f"image {name}: its mask holds {', '.join(map(str, unknown[:5]))}; expected are the class ids 0 to "
+                f"{classes - 1}, or {IGNORE} for ignored pixels. Run unet check-data to list every mask"
+            )
+        prediction = resized_argmax(logits, mask.shape)
+        if not self.has_trimap:
+            return scored_counts(image_counts(mask, prediction, classes))
+        pet, border = self.classes.index("pet"), self.classes.index("border")
+        best = resized_argmax(np.delete(logits, border, axis=-1), mask.shape)
+        return scored_counts(image_counts(mask, prediction, classes, best == pet - (border < pet)), pet, border)
 
     def counts(self, key: str) -> np.ndarray:
         """Counts of every image, in the order in which images were added."""
-        return np.concatenate(self._parts[key])
+        like = self._count("", np.full((1, 1), IGNORE, np.uint8), np.zeros((1, 1, len(self.classes))))[key]
+        return np.array([counts[key] for counts in self._counts], like.dtype).reshape(-1, *like.shape)
 
     @property
     def confusion(self) -> np.ndarray:
@@ -259,6 +301,7 @@ class Tally:
         matrices = self.counts("confusion")
         ious = _both(iou, *intersection_union(matrices))
         dices = _both(dice, *intersection_union(matrices))
+        precisions, recalls = _both(precision, matrices), _both(recall, matrices)
         boundary = _both(iou, self.counts("boundary_intersection"), self.counts("boundary_union"))
         accuracy = {"dataset": pixel_accuracy(matrices.sum(0)), "per_image": mean(pixel_accuracy(matrices))}
         scores: dict[str, Any] = {
@@ -267,6 +310,10 @@ class Tally:
             "iou": self._by_class(ious),
             "mean_dice": _over_classes(dices),
             "dice": self._by_class(dices),
+            "mean_precision": _over_classes(precisions),
+            "precision": self._by_class(precisions),
+            "mean_recall": _over_classes(recalls),
+            "recall": self._by_class(recalls),
             "pixel_accuracy": {key: float(value) for key, value in accuracy.items()},
             "mean_boundary_iou": _over_classes(boundary),
             "boundary_iou": self._by_class(boundary),
@@ -300,9 +347,9 @@ class Tally:
         }
 
 
-def _both(score, intersection: np.ndarray, union: np.ndarray) -> dict[str, np.ndarray]:
+def _both(score, *counts: np.ndarray) -> dict[str, np.ndarray]:
     """Score of the summed counts, and of the counts of each image."""
-    return {"dataset": score(intersection.sum(0), union.sum(0)), "per_image": score(intersection, union)}
+    return {"dataset": score(*(values.sum(0) for values in counts)), "per_image": score(*counts)}
 
 
 def _over_classes(values: dict[str, np.ndarray]) -> dict[str, float]:

@@ -41,15 +41,17 @@ def metrics_table(scores: dict, title: str) -> None:
             name, *("–" if values[key] != values[key] else f"{values[key]:.4f}" for key in ("dataset", "per_image"))
         )
 
-    row("mean IoU", scores["mean_iou"])
-    for name, values in scores["iou"].items():
-        row(f"  IoU {name}", values)
-    row("mean Dice", scores["mean_dice"])
-    for name, values in scores["dice"].items():
-        row(f"  Dice {name}", values)
-    row("mean Boundary IoU", scores["mean_boundary_iou"])
-    for name, values in scores["boundary_iou"].items():
-        row(f"  Boundary IoU {name}", values)
+    titles = {
+        "iou": "IoU",
+        "dice": "Dice",
+        "precision": "precision",
+        "recall": "recall",
+        "boundary_iou": "Boundary IoU",
+    }
+    for key, title in titles.items():
+        row(f"mean {title}", scores[f"mean_{key}"])
+        for name, values in scores[key].items():
+            row(f"  {title} {name}", values)
     row("pixel accuracy", scores["pixel_accuracy"])
     for rule, values in scores.get("pet_iou", {}).items():
         row(f"pet IoU, {rule.replace('_', ' ')}", values)

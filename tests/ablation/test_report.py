@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -66,11 +67,21 @@ def test_the_summary_repeats_what_the_runs_measured(directory, summary):
         scores = [run["test"] for run in runs]
         assert variant.mean_iou == pytest.approx(np.mean([score["mean_iou"]["dataset"] for score in scores]))
         assert variant.iou["pet"] == pytest.approx(np.mean([score["iou"]["pet"]["dataset"] for score in scores]))
+        recalls = [score["recall"]["border"]["dataset"] for score in scores]
+        assert variant.recall["border"] == pytest.approx(np.mean(recalls))
+        assert list(variant.precision) == ["pet", "background", "border"]
         bands = [score["band_accuracy"]["2"]["dataset"] for score in scores]
         assert variant.band_accuracy["2"] == pytest.approx(np.mean(bands))
         assert variant.parameters == runs[0]["cost"]["parameters"]
         assert variant.latency["1"]["median_ms"] <= variant.latency["1"]["p95_ms"]
         assert variant.latency["1"]["median_ms"] < variant.latency["32"]["median_ms"]
+        with open(directory / "latency.json") as file:
+            stored = json.load(file)["variants"]
+        for batch, times in variant.latency.items():
+            ratios = np.divide(stored[variant.name][batch]["times_ms"], stored["nearest"][batch]["times_ms"])
+            assert len(ratios) == times["rounds"]
+            assert times["ratio"] == pytest.approx(np.median(ratios))
+            assert ratios.min() <= times["ratio_low"] <= times["ratio"] <= times["ratio_high"] <= ratios.max()
         assert [len(curve) for curve in variant.learning] == [2, 2]
         assert variant.peak_memory_mib > 1
         assert variant.checkerboard_initial == pytest.approx(
@@ -190,6 +201,84 @@ def test_the_committed_report_is_that_of_the_committed_summary():
     committed = ROOT / "docs" / "results" / "upsamplers_cpu"
     written = markdown.as_markdown(results.Summary.load(committed / "summary.json"), list(charts.CAPTIONS))
     assert written == (committed / "report.md").read_text(encoding="utf-8"), "run `make figures`"
+
+
+COMMITTED = results.Summary.load(ROOT / "docs" / "results" / "upsamplers_cpu" / "summary.json")
+
+
+def with_times(ratios, **changes):
+    """The committed summary with ratios of times and their intervals, by variant."""
+    keys = ("ratio", "ratio_low", "ratio_high")
+
+    def timed(variant):
+        ratio = dict(zip(keys, ratios.get(variant.name, (1, 0.9, 1.1))))
+        return replace(variant, latency={"1": variant.latency["1"] | ratio}, **changes)
+
+    return replace(COMMITTED, variants=tuple(map(timed, COMMITTED.variants)))
+
+
+@pytest.mark.backend_free
+class TestCosts:
+    """Charts, tables and notes about costs that were measured, or not, or are equal."""
+
+    def test_times_are_drawn_relative_to_the_baseline_from_zero(self):
+        summary = replace(
+            with_times({"nearest": (1, 1, 1), "carafe": (1.5, 1.4, 1.7)}), fastest=("nearest", "bilinear")
+        )
+        times, work = charts.score_by_cost(summary).axes
+        assert "relative to nearest (5.64 ms)" in times.get_xlabel()
+        assert work.get_xlabel() == "multiply-adds per image (millions)"
+        assert times.get_xlim()[0] == work.get_xlim()[0] == 0
+        score = 100 * summary.variant("carafe").mean_iou
+        bars = [line.get_xydata().tolist() for line in times.lines]
+        assert [[1.4, score], [1.7, score]] in bars
+        titles, row = tables.costs(summary).titles, tables.costs(summary).rows[-1]
+        assert str(row.entries[titles.index("1 image, × nearest")]) == "1.50 [1.40, 1.70]"
+        assert tables.cost_notes(summary) == []
+
+    def test_costs_that_do_not_differ_are_not_drawn(self):
+        everyone = tuple(variant.name for variant in COMMITTED.variants)
+        equal_times = replace(with_times({}), fastest=everyone)
+        (work,) = charts.score_by_cost(equal_times).axes
+        assert "multiply-adds" in work.get_xlabel()
+        nothing = replace(with_times({}, multiply_adds=7), fastest=everyone)
+        assert charts.score_by_cost(nothing) is None
+        text = markdown.as_markdown(nothing, ["differences"])
+        for note in (
+            "All variants have the same number of multiply-adds.",
+            "The times for one image do not differ by more than their 95 % intervals.",
+        ):
+            assert note in text
+            assert note in page.as_html(nothing, {}, None)
+
+    def test_times_of_earlier_versions_have_no_interval_and_do_not_decide(self, directory):
+        latency = json.loads((directory / "latency.json").read_text())
+        for batches in latency["variants"].values():
+            for times in batches.values():
+                del times["times_ms"]
+        runs = arrange([Run(path.parent) for path in sorted(directory.glob("*/config.yaml"))])
+        found = results.summarise(runs, "title", None, latency, {})
+        assert found.cost_name == "million multiply-adds"
+        assert found.fastest == ()
+        assert "ms, without intervals" in charts.score_by_cost(found).axes[0].get_xlabel()
+        assert "The times were measured without intervals" in markdown.as_markdown(found, [])
+        assert "× nearest" not in page.as_html(found, {}, None)
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize("count", [3, 11])
+def test_many_classes_have_a_table_of_their_own(count):
+    iou = {f"class {index}": index / 100 for index in range(count)}
+    summary = replace(COMMITTED, variants=tuple(replace(one, iou=iou) for one in COMMITTED.variants))
+    table = tables.classes(summary)
+    folded = set(iou).isdisjoint(tables.quality(summary).titles)
+    text, html = markdown.as_markdown(summary, []), page.as_html(summary, {}, None)
+    assert ("### IoU by class, %" in text) == ("<h3>IoU by class, %</h3>" in html) == folded == (count == 11)
+    assert len({len(tables.quality(summary).titles), *(len(row.entries) for row in tables.quality(summary).rows)}) == 1
+    if folded:
+        assert table.titles == ("class", *(one.name for one in summary.best_first()))
+        assert [str(entry) for entry in table.rows[10].entries] == ["class 10", *["10.0"] * 11]
+        assert table.as_markdown() in text
 
 
 @pytest.mark.backend_free

@@ -10,7 +10,15 @@ import pytest
 from scipy import stats
 from scipy.special import expit
 
-from unet.ablation.report.statistics import analyse, detectable_difference, holm, seed_variance, verdict
+from unet.ablation.report.statistics import (
+    analyse,
+    detectable_difference,
+    fastest,
+    holm,
+    seed_variance,
+    time_ratio,
+    verdict,
+)
 from unet.metrics import intersection_union, iou, mean
 
 pytestmark = pytest.mark.backend_free
@@ -457,10 +465,47 @@ def test_ties_are_ordered_by_mean_and_the_cheapest_is_named():
         "Best: dysample (mean IoU 0.900). Statistically tied with it: bilinear, carafe. "
         "Cheapest among the tied: bilinear (12.3 ms per image)."
     )
-    assert "1,500 s" in verdict(result, dict.fromkeys(result.names, 1500), "s")
+    costs = {"carafe": 20, "nearest": 1, "dysample": 1500, "bilinear": 12.3}
+    assert verdict(result, costs, "ms", ["carafe", "bilinear"]).endswith(
+        "Cheapest among the tied, and not distinguished by cost: carafe and bilinear (12.3 to 20 ms)."
+    )
+    assert verdict(result, dict.fromkeys(result.names, 1500), "s").endswith(
+        "Cost does not distinguish dysample, bilinear and carafe (1,500 s)."
+    )
     assert "heapest" not in verdict(result, {}, "s")
     with pytest.raises(ValueError, match="cost lacks nearest, bilinear"):
         verdict(result, {"carafe": 20, "dysample": 30}, "s")
+
+
+@pytest.mark.parametrize("confidence", [0.9, 0.95, 0.999])
+@pytest.mark.parametrize("rounds", [1, 5, 6, 7, 40, 41])
+def test_interval_of_a_time_ratio_is_that_of_scipys_quantile_test(rng, rounds, confidence):
+    times, others = rng.gamma(2, size=(2, rounds)) + 1
+    found = time_ratio(times, others, confidence)
+    assert found.value == pytest.approx(np.median(times / others))
+    wanted = stats.quantile_test(times / others, q=1).confidence_interval(confidence)
+    if np.isnan(wanted.low):
+        assert found.low is found.high is None
+    else:
+        assert (found.low, found.high) == (wanted.low, wanted.high)
+
+
+def test_pairing_by_round_removes_what_slows_all_variants(rng):
+    drift = rng.gamma(1, size=40) + 1  # a slow machine: times vary by a factor of several
+    noise = 1 + 0.01 * rng.normal(size=(3, 40))
+    times = dict(zip(("same", "slower", "base"), np.array([[5.0], [5.2], [5.0]]) * drift * noise))
+    assert fastest(times) in (("same", "base"), ("base", "same"))
+    slower = time_ratio(times["slower"], times["base"])
+    assert 1.03 < slower.low < 1.04 < slower.high < 1.05
+    assert set(fastest({name: values[:5] for name, values in times.items()})) == set(times)  # too few rounds
+
+
+def test_equally_fast_variants_are_rarely_told_apart():
+    """At most 5 % of 1,000 studies of 8 equal variants leave one out; 2 standard errors are 1.4 %."""
+    rng = np.random.default_rng(0)
+    times = rng.lognormal(sigma=0.2, size=(1000, 8, 20))
+    wrong = sum(len(fastest(dict(enumerate(study)))) < 8 for study in times)
+    assert wrong < 64
 
 
 def test_when_all_are_tied_the_verdict_says_what_could_have_been_seen():

@@ -1,11 +1,14 @@
 """What ``unet check-data`` says: one line for each cause, what to do about it, and what the data hold."""
 
+import base64
+import io
 import re
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.helpers import browser
 from tests.helpers.commands import run_unet
 from unet import config, data
 from unet.data import cache, checks
@@ -150,6 +153,44 @@ def test_good_data_are_described(make):
         "car": [f"{24 / counted:.2%}", "1"],
         "ignored, of all pixels": [f"{24 / (3 * 160 + 96):.2%}", "1"],
     }
+
+
+@pytest.fixture
+def sheet(make, tmp_path):
+    """The contact sheet, as a page, of 5 images with a hostile class name, a rare class and a warning."""
+    masks = [mask(0, 0, 0, 1), mask(0, 1), mask(0, 2, 255), mask(255), mask(0, 1)[:8, :12]]
+    path = make(masks, "classes: ['<b>ground</b>', road, \"a&b\"]")
+    result = run_unet("check-data", path, "--sheet", tmp_path / "new" / "sheet.html")
+    assert result.code == 0, result.err
+    assert f"contact sheet: {tmp_path}/new/sheet.html" in result.out
+    return tmp_path / "new" / "sheet.html"
+
+
+def test_the_sheet_is_a_page_with_all_that_was_found(sheet, tmp_path):
+    page = sheet.read_text()
+    for row in ("<b>ground", "a&b"):
+        assert row not in page
+    assert "&lt;b&gt;ground&lt;/b&gt;" in page
+    counted = 200 + 200 + 140 + 96  # of the masks in turn, without ignored pixels
+    road = 40 + 100 + 48
+    assert f"road</td><td>{road / counted:.2%}</td>" in page
+    assert "<tr><td>20×10</td><td>4</td></tr>\n<tr><td>12×8</td><td>1</td></tr>" in page
+    assert "warning: empty mask" in page
+    sources = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+    pictures = [np.asarray(Image.open(io.BytesIO(base64.b64decode(source)))) for source in sources]
+    assert sorted(picture.shape for picture in pictures) == [(8, 12, 3), *[(10, 20, 3)] * 4]
+    assert not re.search(r'(src|href)="(?!data:)', page)
+
+
+@browser.needs_chromium
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 375])
+def test_the_sheet_in_a_browser(sheet, tmp_path, width):
+    seen = browser.look(sheet, width, width == 375, tmp_path)
+    assert seen["problems"] == seen["fetched"] == []
+    assert seen["broken"] == 0
+    assert len(seen["figures"]) == 5
+    assert seen["page"][0] <= seen["page"][1]
 
 
 def test_the_types_of_masks_are_counted(make, tmp_path):

@@ -98,6 +98,45 @@ def test_subfolders_and_other_folder_names(tmp_path, load):
     assert sorted(found) == ["day/0", "day/1", "day/2", "day/3"]
 
 
+@pytest.mark.parametrize(
+    ("classes", "ignore", "pixels"),
+    [
+        ("[a, b]", "[11, 255]", [[0, 11, 1, 255]]),
+        ("[a, b]", "[11]", [[0, 11, 1, 11]]),
+        ("{a: 0, b: 7}", "[11, 12, 13]", [[0, 11, 7, 13]]),  # grey values, as the classes have no colours
+        (
+            "{a: [0, 0, 0], b: [9, 9, 9]}",
+            "[[11, 12, 13], [5, 5, 5]]",
+            [[[0, 0, 0], [11, 12, 13], [9, 9, 9], [5, 5, 5]]],
+        ),
+        ("{a: [0, 0, 0], b: [9, 9, 9]}", "[11, 12, 13]", [[[0, 0, 0], [11, 12, 13], [9, 9, 9], [11, 12, 13]]]),
+    ],
+)
+def test_several_values_or_colours_are_ignored(tmp_path, load, classes, ignore, pixels):
+    save(photo(0, (1, 4)), tmp_path / "images" / "a.png")
+    save(np.array(pixels, "uint8"), tmp_path / "masks" / "a.png")
+    settings = load(tmp_path, f"data.folder.classes={classes}", f"data.folder.ignore={ignore}")
+    np.testing.assert_array_equal(samples(settings)["a"].mask, [[0, 255, 1, 255]])
+
+
+def test_what_is_allowed_names_every_ignored_value(tmp_path, load):
+    save(photo(0, (1, 4)), tmp_path / "images" / "a.png")
+    save(np.array([[0, 1, 30, 30]], "uint8"), tmp_path / "masks" / "a.png")
+    settings = load(tmp_path, "data.folder.classes=[a, b]", "data.folder.ignore=[1, 11, 12]")  # 1 is a class
+    (problem,) = data.make_source(settings).samples()
+    assert "allowed: 0 (a), 1 (b), 11 (ignored), 12 (ignored)" in problem.message
+
+
+def test_one_ignored_value_in_a_list_leaves_the_cache_valid(tmp_path, load):
+    save(photo(0, (1, 4)), tmp_path / "images" / "a.png")
+    save(np.array([[0, 1, 11, 11]], "uint8"), tmp_path / "masks" / "a.png")
+    keys = [
+        data.make_source(load(tmp_path, "data.folder.classes=[a, b]", f"data.folder.ignore={ignore}")).key()["ignore"]
+        for ignore in ("11", "[11]", "[11, 12]", "null")
+    ]
+    assert keys == [11, 11, (11, 12), None]
+
+
 def test_masks_by_colour_by_grey_value_and_ignored(tmp_path, load):
     ids = np.array([[0, 1, 255, 1]], "uint8")
     colours = {0: (0, 0, 0), 1: (128, 64, 0), 255: (255, 255, 255)}

@@ -20,7 +20,10 @@ def main(
         bool, typer.Option("--all", help="List every file of an error or warning that many files have.")
     ] = False,
     sheet: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Also draw some images under their masks, with a legend.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Also draw some images under their masks: .png, or .html with all that is found."
+        ),
     ] = None,
 ):
     """Read every image and mask of CONFIG's data, and print what they hold and all errors and warnings.
@@ -35,13 +38,15 @@ def main(
     from unet.console import say
     from unet.errors import InputError, shortened
 
-    if sheet is not None and sheet.suffix.lower() != ".png":
-        raise InputError(f"must end in .png, received {shortened(str(sheet))}", "sheet")
+    if sheet is not None and sheet.suffix.lower() not in (".png", ".html"):
+        raise InputError(f"must end in .png or .html, received {shortened(str(sheet))}", "sheet")
     loaded = config.load(path, overrides or ())
     use_backend()
     from unet import data
-    from unet.colours import chosen_colours
+    from unet.colours import chosen_colours, colour_table
     from unet.data import cache, checks
+    from unet.files import write_text
+    from unet.sheet import as_html
     from unet.tables import contents_table
 
     source = data.make_source(loaded.data)
@@ -65,13 +70,19 @@ def main(
         contents_table(contents.rows(), "classes")
     print(f"{source.count()} pairs read; {checks.summary(problems) or 'no problems found'}")
     if sheet is not None and (chosen := examples.chosen()):
-        _draw(chosen, source.classes, chosen_colours(source.classes, loaded.data.colors or {}), sheet)
+        colours = colour_table(chosen_colours(source.classes, loaded.data.colors or {}))
+        if sheet.suffix.lower() == ".png":
+            _draw(chosen, source.classes, colours, sheet)
+        else:
+            title = loaded.data.data_dir.name if loaded.data.data_dir else loaded.data.source
+            shown = problems if every else checks.grouped(problems)
+            write_text(sheet, as_html(title, contents, chosen, shown, colours))
         say(f"contact sheet: {sheet}")
     if errors:
         raise InputError(f"{len(errors)} of these are errors; fix them before training")
 
 
-def _draw(samples, classes: tuple[str, ...], colours: tuple[str, ...], path: Path) -> None:
+def _draw(samples, classes: tuple[str, ...], colours, path: Path) -> None:
     """Write a contact sheet."""
     from PIL import Image
 
@@ -79,6 +90,6 @@ def _draw(samples, classes: tuple[str, ...], colours: tuple[str, ...], path: Pat
     from unet.files import replacing
 
     examples = [(f"{sample.name} ({sample.split})", sample.image, sample.mask) for sample in samples]
-    picture = figures.contact_sheet(examples, classes, figures.colour_table(colours))
+    picture = figures.contact_sheet(examples, classes, colours)
     with replacing(path) as temporary:
         Image.fromarray(picture).save(temporary)

@@ -32,6 +32,11 @@ def _as_tuple(value):
     return tuple(value) if isinstance(value, list) else value
 
 
+def _as_marks(value):
+    """Read a grey value, a colour, or a list of either."""
+    return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
+
+
 def _as_classes(value):
     """Class names as a mapping from names to the grey value or colour that represents each in the masks."""
     if value is None:
@@ -182,9 +187,12 @@ class FolderConfig(Settings):
     classes: Annotated[dict[ClassName, Mark] | None, BeforeValidator(_as_classes)] = None
     """Names in the order of their ids, or a mapping from each name to its grey value or [r, g, b] in the masks."""
     ignore: Annotated[
-        Mark | None, BeforeValidator(_as_tuple), Expected("a grey value 0..255 or a colour [r, g, b]")
+        Byte | Annotated[tuple[Mark, ...], Field(min_length=1, max_length=256)] | None,
+        BeforeValidator(_as_marks),
+        Expected("a grey value 0..255, a colour [r, g, b], or a list of them"),
     ] = 255
-    """Grey value (or colour, if classes have colours) of pixels that are ignored in training and evaluation."""
+    """Grey value (or colour, if classes have colours) of pixels that are ignored in training and evaluation, or a list
+    of them."""
     train: SplitPlace = None
     """Training images: a text file, inside data_dir, with one image per line (its name, or the paths of image and
     mask), or a mapping {images: FOLDER, masks: FOLDER}; requires test."""

@@ -98,7 +98,7 @@ class FolderSource:
             "source": "folder",
             "root": os.path.realpath(self.root),
             "classes": dict(self._reader.marks),
-            "ignore": self._reader.ignore,
+            "ignore": self._reader.ignored[0] if len(self._reader.ignored) == 1 else self._reader.ignored or None,
             "layout": self.config.model_dump(mode="json", include=LAYOUT, exclude_defaults=True),
             "files": files,
             "missing": [str(problem) for problem in self._problems],

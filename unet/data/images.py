@@ -99,6 +99,8 @@ def resize_logits(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def resized_argmax(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Compute ``resize_logits(logits, size).argmax(-1)`` as uint8, one channel at a time to save memory."""
+    if logits.shape[:2] == tuple(size):
+        return logits.argmax(-1).astype(np.uint8)
     best = np.full(size, -np.inf, np.float32)
     mask = np.zeros(size, np.uint8)
     for index in range(logits.shape[-1]):
@@ -106,7 +108,7 @@ def resized_argmax(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         for top in range(0, size[0], 256):  # converting an image to an array takes several times its memory
             rows = slice(top, min(top + 256, size[0]))
             values = np.asarray(channel.crop((0, rows.start, size[1], rows.stop)))
-            mask[rows][values > best[rows]] = index
+            np.copyto(mask[rows], index, where=values > best[rows])
             np.maximum(best[rows], values, out=best[rows])
         del channel  # before the next one is enlarged
     return mask

@@ -33,19 +33,22 @@ class MaskReader:
 
     Args:
         marks: Grey value or (r, g, b) colour of each class in the masks, by class name, in the order of the ids.
-        ignore: Grey value or colour of ignored pixels; ``None``: no pixel is ignored.
+        ignore: Grey value or colour of ignored pixels, or several of them; ``None``: no pixel is ignored. Three numbers
+            are one colour if the classes have colours, and otherwise three grey values.
     """
 
-    def __init__(self, marks: dict, ignore: Mark | None):
+    def __init__(self, marks: dict, ignore: Mark | tuple[Mark, ...] | None):
         self.marks = marks
         self.by_colour = any(isinstance(mark, tuple) for mark in marks.values())
+        given: list = list(ignore) if isinstance(ignore, tuple) else [] if ignore is None else [ignore]
+        if self.by_colour and isinstance(ignore, tuple) and isinstance(ignore[0], int):
+            given = [ignore]
         # A grey value to ignore (the default is 255) has no meaning among colours, or if it marks a class.
-        means_nothing = isinstance(ignore, tuple) != self.by_colour or ignore in marks.values()
-        self.ignore = None if means_nothing else ignore
+        meant = (mark for mark in given if isinstance(mark, tuple) == self.by_colour and mark not in marks.values())
+        self.ignored = tuple(dict.fromkeys(meant))
         self.table = np.full(256, -1, np.int16)
         if not self.by_colour:
-            if self.ignore is not None:
-                self.table[self.ignore] = IGNORE
+            self.table[list(self.ignored)] = IGNORE
             for index, mark in enumerate(marks.values()):
                 self.table[mark] = index
 
@@ -92,8 +95,7 @@ class MaskReader:
     def _from_colours(self, pixels: np.ndarray) -> np.ndarray:
         codes = pixels.astype(np.int32) @ np.array([65536, 256, 1])
         known = {mark: index for index, mark in enumerate(self.marks.values())}
-        if self.ignore is not None:
-            known[self.ignore] = IGNORE
+        known |= dict.fromkeys(self.ignored, IGNORE)
         table = np.array([r * 65536 + g * 256 + b for r, g, b in known])
         order = np.argsort(table)
         place = np.clip(np.searchsorted(table[order], codes), 0, len(table) - 1)
@@ -125,5 +127,5 @@ class MaskReader:
 
     def _allowed(self) -> str:
         allowed = [f"{list(m) if isinstance(m, tuple) else m} ({name})" for name, m in self.marks.items()]
-        ignored = list(self.ignore) if isinstance(self.ignore, tuple) else self.ignore
-        return ", ".join(allowed) + (f", {ignored} (ignored)" if ignored is not None else "")
+        ignored = [f"{list(mark) if isinstance(mark, tuple) else mark} (ignored)" for mark in self.ignored]
+        return ", ".join([*allowed, *ignored])

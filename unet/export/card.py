@@ -2,7 +2,7 @@
 
 from importlib import metadata as packages
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
@@ -46,6 +46,11 @@ class CardScores(TypedDict):
     mean_iou: Average
     iou: dict[str, Average]
     pixel_accuracy: Average
+    precision: NotRequired[dict[str, Average]]
+    """By class; runs that an earlier version evaluated have neither precision nor recall."""
+    recall: NotRequired[dict[str, Average]]
+    mean_precision: NotRequired[Average]
+    mean_recall: NotRequired[Average]
 
 
 def card_scores(run: Run) -> dict[str, dict[str, Any]]:
@@ -57,8 +62,10 @@ def card_scores(run: Run) -> dict[str, dict[str, Any]]:
     scores = {split: entry for split, entry in run.metrics().items() if "mean_iou" in entry}
     for split, entry in scores.items():
         check(entry, CardScores, f"{run.metrics_file}: {split}")
-        if missing := [name for name in run.info.classes if name not in entry["iou"]]:
-            raise InputError(f"{run.metrics_file}: {split} has no IoU of {', '.join(missing)}; evaluate the run again")
+        for key, title in (("iou", "IoU"), ("precision", "precision"), ("recall", "recall")):
+            if missing := [name for name in run.info.classes if key in entry and name not in entry[key]]:
+                names = ", ".join(missing)
+                raise InputError(f"{run.metrics_file}: {split} has no {title} of {names}; evaluate the run again")
     return scores
 
 
@@ -70,11 +77,14 @@ def model_card(run: Run, directory: Path) -> str:
         loader=PackageLoader("unet.export"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     files = {name: entry | {"proof": read_proof(entry["proof"])} for name, entry in records(directory).items()}
+    metrics = card_scores(run)
+    added = {"precision", "recall", "mean_precision", "mean_recall"}
     return environment.get_template("model_card.md.j2").render(
         name=run.name,
         about=describe(run),
         config=run.config,
-        metrics=card_scores(run),
+        metrics=metrics,
+        rates={split: scores for split, scores in metrics.items() if added <= scores.keys()},
         files=files,
         version=packages.version("unet-upsamplers"),
     )

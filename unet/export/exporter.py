@@ -15,13 +15,14 @@ import numpy as np
 
 from unet import config as configuration
 from unet import data
+from unet.blocks import ClassIds
 from unet.config import Config
 from unet.console import quiet_stderr
 from unet.data.images import resize_image
 from unet.deprecation import renamed
 from unet.errors import InputError, RunError
 from unet.export.card import CARD, card_scores, model_card, record, records
-from unet.export.proof import Proof, prove, prove_quantized, to_json
+from unet.export.proof import Proof, prove, prove_classes, prove_quantized, to_json
 from unet.files import locked, remedy, remove_unfinished, temporary_folder, write_text, writing
 from unet.formats import Format, LoadedNetwork, Metadata, choose, describe
 from unet.formats.base import LARGEST_SIZE
@@ -58,7 +59,8 @@ def export(
         format: One of ``unet.formats.FORMATS``; Keras must use the format's backend.
         size: Height and width, ``"dynamic"`` for any, or ``None``: any if the format supports it, else the training
             size.
-        activation: ``"softmax"``: the file returns probabilities; ``"none"``: logits.
+        activation: ``"softmax"``: the file returns probabilities; ``"none"``: logits; ``"classes"``: the id of each
+            pixel's class, uint8 ``(B, H, W)``.
         quantize: ``"none"``, or one of the format's quantizations.
         out: Directory; default ``export`` in the run directory.
         overrides: ``data.key=value``: the current location of the run's data.
@@ -87,13 +89,14 @@ def export(
     directory = Path(out or run.path / "export")
     records(directory)  # reports damaged files before anything is written
     card_scores(run)
-    target = directory / (run.name + ("" if quantize == "none" else f"_{quantize}") + file_format.ending)
+    kinds = [run.name, *["classes"] * (activation == "classes"), *[quantize] * (quantize != "none")]
+    target = directory / ("_".join(kinds) + file_format.ending)
     trained_on = run.starts()[-1]["backend"]
     if file_format.backend not in (None, trained_on):
         log.info("trained on %s; rebuilt on %s with the same weights", trained_on, file_format.backend)
 
     network = rebuild(run, metadata)
-    complete = with_softmax(network) if activation == "softmax" else network
+    complete = {"softmax": with_softmax, "classes": with_argmax}.get(activation, lambda network: network)(network)
     examples = _spread(dataset.train, CALIBRATION_IMAGES) if dataset else drawn_images(metadata.size)
     # In the target's directory, so that the file can be moved there in one step.
     with temporary_folder(directory) as temporary:
@@ -182,13 +185,14 @@ def _dataset(config: Config, metadata: Metadata, required: bool) -> data.Dataset
 
 
 def _prove(loaded: LoadedNetwork, network: keras.Model, dataset: data.Dataset | None) -> Proof:
-    """Compare the file with the network: by mean IoU if it is quantized and there are masks, else by logits."""
+    """Compare the file with the network: by mean IoU if it is quantized and there are masks, else pixel by pixel."""
+    compare = prove_classes if loaded.returns_classes else prove
     if dataset is None:
-        return prove(loaded, network, drawn_images(loaded.metadata.size), "drawn images")
+        return compare(loaded, network, drawn_images(loaded.metadata.size), "drawn images")
     split, kind = (dataset.test, "test images") if len(dataset.test) else (dataset.train, "training images")
     if loaded.metadata.quantization != "none":
         return prove_quantized(loaded, network, split, kind)
-    return prove(loaded, network, _spread(split, PROOF_IMAGES), kind)
+    return compare(loaded, network, _spread(split, PROOF_IMAGES), kind)
 
 
 def drawn_images(size: tuple[int, int], count: int = PROOF_IMAGES) -> np.ndarray:
@@ -222,6 +226,11 @@ def with_softmax(network: keras.Model) -> keras.Model:
     """Append a softmax to a network that returns logits."""
     probabilities = keras.layers.Softmax(dtype="float32", name="probabilities")(network.output)
     return keras.Model(network.input, probabilities, name=network.name)
+
+
+def with_argmax(network: keras.Model) -> keras.Model:
+    """Let a network that returns logits return the id of each pixel's class, uint8 ``(B, H, W)``."""
+    return keras.Model(network.input, ClassIds(name="classes")(network.output), name=network.name)
 
 
 def _spread(split: data.Split, count: int) -> np.ndarray:

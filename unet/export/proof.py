@@ -104,7 +104,49 @@ class QuantizedProof:
         }
 
 
-Proof = FloatProof | QuantizedProof
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassesProof:
+    """Comparison of class ids, pixel by pixel."""
+
+    kind: ClassVar[str] = "classes"
+    images: int
+    """Number of images compared."""
+    compared_on: str = "test images"
+    """What the images are: ``"test images"``, ``"training images"`` or ``"drawn images"``."""
+    same_class: float
+    """Share of pixels that get the same class."""
+    largest_gap: float
+    """Largest difference, over pixels that get another class, between the network's logits of the two classes."""
+    within: float = 1.0
+    """Share of pixels that get the same class, or another one with a gap of at most ``LARGEST_DIFFERENCE``: a tie."""
+
+    def judge(self, metadata: Metadata) -> str:
+        """Return why the file is rejected, or an empty string if it is accepted."""
+        if metadata.quantization == "float16":
+            passed, least = self.same_class >= SAME_CLASS_FLOAT16, SAME_CLASS_FLOAT16
+        else:
+            continuous = not layer_class(metadata.upsampler).needs_argmax
+            passed = self.within >= (1 if continuous else WITHIN) and self.same_class >= SAME_CLASS
+            least = SAME_CLASS
+        return (
+            ""
+            if passed
+            else (
+                f"{self.same_class:.3%} of the pixels get the same class (at least {least:.1%}), and the logits of "
+                f"others differ by up to {self.largest_gap:.2g} (ties: {LARGEST_DIFFERENCE:g})"
+            )
+        )
+
+    def rows(self) -> dict[str, str]:
+        """Results as text, by title."""
+        rows = {
+            "compared on": f"{self.images:,} {self.compared_on}",
+            "pixels with the same class": f"{self.same_class:.3%}",
+        }
+        return rows | ({"largest gap of another class": f"{self.largest_gap:.2g}"} if self.largest_gap else {})
+
+
+Proof = FloatProof | QuantizedProof | ClassesProof
 
 
 def to_json(proof: Proof) -> dict:
@@ -115,7 +157,8 @@ def to_json(proof: Proof) -> dict:
 def read_proof(content: dict) -> Proof:
     """Read the entry ``proof`` of export.json, of this version or an earlier one."""
     kind = content.get("kind") or ("quantized" if "mean_iou" in content else "float")  # versions up to 0.1 had no kind
-    proof: type[FloatProof] | type[QuantizedProof] = QuantizedProof if kind == QuantizedProof.kind else FloatProof
+    kinds: dict[str, type[Proof]] = {proof.kind: proof for proof in (QuantizedProof, ClassesProof)}
+    proof = kinds.get(kind, FloatProof)
     return proof(**{field.name: content[field.name] for field in dataclasses.fields(proof) if field.name in content})
 
 
@@ -133,13 +176,8 @@ def prove(
     Raises:
         RunError: The file's output has another shape.
     """
-    batches = [images[:1], images[1:]] if len(images) > 1 else [images]
-    if loaded.metadata.dynamic:
-        height, width = loaded.metadata.size
-        odd = (height + height // 4) | 1, (width - width // 8) | 1
-        batches.append(np.stack([resize_image(image, odd) for image in images[:2]]))
     difference, within, same, pixels = 0.0, 0, 0, 0
-    for batch in batches:
+    for batch in _batches(loaded.metadata, images):
         expected = np.asarray(network.predict_on_batch(batch), np.float32)
         found = loaded.logits(batch)
         if found.shape != expected.shape:
@@ -162,6 +200,37 @@ def prove(
     )
 
 
+def prove_classes(
+    loaded: LoadedNetwork, network: keras.Model, images: np.ndarray, compared_on: str = "test images"
+) -> ClassesProof:
+    """Compare the class ids that a file returns with the network's logits; arguments as for :func:`prove`."""
+    gaps = []
+    for batch in _batches(loaded.metadata, images):
+        logits = np.asarray(network.predict_on_batch(batch), np.float32)
+        ids = loaded.class_ids(batch)
+        own = np.take_along_axis(logits, ids[..., None].astype(np.intp), axis=-1)[..., 0]
+        gap = np.nan_to_num(logits.max(-1) - own, nan=np.inf)  # NaN must not count as a tie
+        gaps.append(np.where(ids == logits.argmax(-1), -1, gap).ravel())
+    gap = np.concatenate(gaps)
+    return ClassesProof(
+        images=len(images),
+        compared_on=compared_on,
+        same_class=float((gap < 0).mean()),
+        largest_gap=max(0.0, float(gap.max())),
+        within=float((gap <= LARGEST_DIFFERENCE).mean()),
+    )
+
+
+def _batches(metadata: Metadata, images: np.ndarray) -> list[np.ndarray]:
+    """One image, the others, and if the file accepts any size, two images at an odd one."""
+    batches = [images[:1], images[1:]] if len(images) > 1 else [images]
+    if metadata.dynamic:
+        height, width = metadata.size
+        odd = (height + height // 4) | 1, (width - width // 8) | 1
+        batches.append(np.stack([resize_image(image, odd) for image in images[:2]]))
+    return batches
+
+
 def prove_quantized(
     loaded: LoadedNetwork, network: keras.Model, split: data.Split, compared_on: str = "test images"
 ) -> QuantizedProof:
@@ -178,7 +247,10 @@ def prove_quantized(
     for start in track(range(0, len(split), BATCH), -(-len(split) // BATCH), f"comparing on {compared_on}"):
         chosen = slice(start, start + BATCH)
         images, masks = split.read(chosen)
-        outputs = {"file": loaded(images), "network": np.asarray(network.predict_on_batch(images), np.float32)}
+        output = loaded.class_ids(images) if loaded.returns_classes else loaded(images)
+        if loaded.returns_classes:  # mean IoU depends on the largest value only
+            output = np.eye(len(loaded.metadata.classes), dtype=np.float32)[output]
+        outputs = {"file": output, "network": np.asarray(network.predict_on_batch(images), np.float32)}
         for name, tally in tallies.items():
             tally.add(split.names[chosen], masks, outputs[name])
         same += int((outputs["file"].argmax(-1) == outputs["network"].argmax(-1)).sum())

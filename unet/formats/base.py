@@ -16,7 +16,7 @@ from unet.colours import Colour, hex_colours
 from unet.environment import environment_variables
 from unet.errors import InputError
 
-ACTIVATIONS = ("softmax", "none")
+ACTIVATIONS = ("softmax", "none", "classes")
 VERSION = 1
 """Version of the metadata. Increase it when a field changes its meaning, not for an additional field with a default."""
 PIXELS = "pixels 0 to 255 in RGB order; the network scales them itself"
@@ -47,8 +47,8 @@ class Metadata:
     """Height and width in pixels that the network was trained at; the only accepted size unless ``dynamic``."""
     dynamic: bool
     """Whether the file accepts any height and width."""
-    activation: Annotated[str, Field(pattern="^(softmax|none)$")]
-    """``"softmax"``: the output is probabilities; ``"none"``: logits."""
+    activation: Annotated[str, Field(pattern="^(softmax|none|classes)$")]
+    """``"softmax"``: the output is probabilities; ``"none"``: logits; ``"classes"``: the id of each pixel's class."""
     quantization: Annotated[str, Field(pattern="^(none|float16|int8)$")] = "none"
     """``"none"``, ``"float16"`` or ``"int8"``."""
     encoder: records.Label = "plain"
@@ -128,9 +128,28 @@ class LoadedNetwork:
             pixels: ``(B, H, W, 3)`` in 0..255, of any real dtype; H×W is ``metadata.size`` unless it is dynamic.
 
         Returns:
-            float32 ``(B, H, W, classes)``: probabilities or logits, see ``metadata.activation``.
+            float32 ``(B, H, W, classes)``, probabilities or logits; or uint8 ``(B, H, W)``, class ids: see
+            ``metadata.activation``.
         """
         raise NotImplementedError
+
+    @property
+    def returns_classes(self) -> bool:
+        """Whether the output is class ids, without values of the other classes."""
+        return self.metadata.activation == "classes"
+
+    def needs_values(self, purpose: str, argument: str = "") -> None:
+        """Refuse a purpose that needs the values of all classes, if the output is class ids.
+
+        Raises:
+            InputError: The output is class ids.
+        """
+        if self.returns_classes:
+            raise InputError(
+                f"{self.path.name} returns the class of each pixel only, and {purpose} needs the values of all "
+                "classes; use the run, or a file exported with --activation softmax",
+                argument,
+            )
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """Run the network and return logits, whatever the file's output is.
@@ -138,15 +157,37 @@ class LoadedNetwork:
         Log-probabilities of files that return probabilities: they equal the logits up to a constant per pixel, the
         same for all classes. Resizing, blending or averaging them leads to the same mask and the same probabilities.
         Arguments and shape as in the call.
+
+        Raises:
+            InputError: The file returns class ids, or an array of another shape than its metadata say.
         """
-        output = self(pixels)
-        expected = (*pixels.shape[:3], len(self.metadata.classes))
+        self.needs_values("this")
+        output = self._checked(self(pixels), (*pixels.shape[:3], len(self.metadata.classes)))
+        return log_probabilities(output) if self.metadata.activation == "softmax" else output
+
+    def class_ids(self, pixels: np.ndarray) -> np.ndarray:
+        """Run the network and return the class of each pixel, uint8 ``(B, H, W)``, whatever the file's output is.
+
+        Raises:
+            InputError: The output is not what the metadata say.
+        """
+        if not self.returns_classes:
+            return self.logits(pixels).argmax(-1).astype(np.uint8)
+        ids = self._checked(self(pixels), pixels.shape[:3])
+        if ids.dtype != np.uint8 or ids.max(initial=0) >= len(self.metadata.classes):
+            raise InputError(
+                f"{self.path}: returns {ids.dtype} up to {ids.max(initial=0)}, where its metadata describe the ids of "
+                f"{len(self.metadata.classes)} classes; it is damaged, or not what it claims to be"
+            )
+        return ids
+
+    def _checked(self, output: np.ndarray, expected: tuple[int, ...]) -> np.ndarray:
         if output.shape != expected:
             raise InputError(
-                f"{self.path}: returns an array {output.shape} for images {pixels.shape}, where its metadata describe "
-                f"{expected}; it is damaged, or not what it claims to be"
+                f"{self.path}: returns an array {output.shape} where its metadata describe {expected}; it is damaged, "
+                "or not what it claims to be"
             )
-        return log_probabilities(output) if self.metadata.activation == "softmax" else output
+        return output
 
     def _check(self, inputs: Sequence[Sequence], outputs: Sequence[Sequence]) -> None:
         """Compare the network's own inputs and outputs with the metadata.
@@ -209,9 +250,11 @@ class Format:
 
 def check_shapes(path: Path, metadata: Metadata, inputs: Sequence[Sequence], outputs: Sequence[Sequence]) -> None:
     """Compare the shapes of a network's inputs and outputs with its metadata; see :meth:`LoadedNetwork._check`."""
-    if [len(shape) for shape in (*inputs, *outputs)] != [4, 4] or len(inputs) != 1:
-        raise InputError(f"{path}: is not a network from one image (B, H, W, 3) to one array (B, H, W, classes)")
-    (_, *size, channels), (_, *_, classes) = ([_side(side) for side in shape] for shape in (inputs[0], outputs[0]))
+    axes = "(B, H, W)" if metadata.activation == "classes" else "(B, H, W, classes)"
+    if [len(shape) for shape in (*inputs, *outputs)] != [4, axes.count(",") + 1] or len(inputs) != 1:
+        raise InputError(f"{path}: is not a network from one image (B, H, W, 3) to one array {axes}")
+    _, *size, channels = map(_side, inputs[0])
+    classes = _side(outputs[0][3]) if len(outputs[0]) == 4 else None
     if channels not in (None, 3):
         raise InputError(f"{path}: its network takes images of {channels} channels, not 3")
     if classes not in (None, len(metadata.classes)):

@@ -62,6 +62,7 @@ class KerasNetwork(LoadedNetwork):
     def __call__(self, pixels):
         """Run on the CPU or GPU that Keras uses."""
         try:
-            return np.asarray(self.network.predict_on_batch(pixels), dtype=np.float32)
+            dtype = np.uint8 if self.returns_classes else np.float32
+            return np.asarray(self.network.predict_on_batch(pixels), dtype)
         except Exception as error:  # the backends raise many classes of errors
             raise InputError(f"{self.path}: Keras cannot run it ({records.cause(error)})") from error

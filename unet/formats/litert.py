@@ -100,7 +100,7 @@ def _quantized(pixels, details):
 
 
 def _dequantized(values, details):
-    if details["dtype"] == np.float32:
+    if details["dtype"] == np.float32 or not details["quantization"][0]:  # class ids have no scale
         return values
     scale, zero = details["quantization"]
     return (values.astype(np.float32) - zero) * np.float32(scale)

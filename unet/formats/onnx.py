@@ -83,7 +83,8 @@ class _OnnxNetwork(LoadedNetwork):
 def _name(model, metadata: Metadata) -> None:
     """Name the output after its content, and the variable axes batch, height and width."""
     (output,) = model.graph.output
-    before, output.name = output.name, "probabilities" if metadata.activation == "softmax" else "logits"
+    titles = {"softmax": "probabilities", "none": "logits", "classes": "classes"}
+    before, output.name = output.name, titles[metadata.activation]
     for node in model.graph.node:
         for names in (node.input, node.output):
             names[:] = [output.name if name == before else name for name in names]

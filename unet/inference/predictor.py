@@ -1,7 +1,8 @@
 """A loaded network applied to images of any size.
 
 Every network is used through its logits (:meth:`unet.formats.LoadedNetwork.logits`): resizing, blending and averaging
-apply to logits, before the softmax, whether the file itself returns logits or probabilities.
+apply to logits, before the softmax, whether the file itself returns logits or probabilities. Class ids of a file that
+returns nothing else are enlarged to the nearest pixel.
 """
 
 import operator
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple, TypedDict, Unpack, cast
 
 import numpy as np
 
-from unet.data.images import resize_image, resize_logits, resized_argmax
+from unet.data.images import resize_image, resize_logits, resize_mask, resized_argmax
 from unet.deprecation import renamed
 from unet.errors import InputError, nearest
 from unet.formats import LoadedNetwork
@@ -128,6 +129,13 @@ class Predictor:
     ) -> Iterator[Prediction]:
         """Yield predictions one at a time while ``images`` are being read, so that not all need to fit in memory."""
         check_options(mode=mode, tile=tile, overlap=overlap, batch_size=batch_size)
+        for wanted, purpose, argument in (
+            (mode == "tile", "blending tiles", "mode"),
+            (flip, "averaging with the mirror image", "flip"),
+            (probabilities, "computing probabilities", "probabilities"),
+        ):
+            if wanted:
+                self.network.needs_values(purpose, argument)
         if mode == "resize":
             return self._resized(images, probabilities, flip, batch_size)
         tile = self._checked_tile(tile)
@@ -142,6 +150,10 @@ class Predictor:
                 yield resize_image(pixels, self.metadata.size), pixels.shape[:2]
 
         for batch in batches(prepared(), batch_size):
+            if self.network.returns_classes:
+                for ids, (_, size) in zip(self.network.class_ids(np.stack([pixels for pixels, _ in batch])), batch):
+                    yield Prediction(resize_mask(ids, size), None)
+                continue
             for logits, (_, size) in zip(self._logits(np.stack([pixels for pixels, _ in batch]), flip), batch):
                 yield Prediction(
                     resized_argmax(logits, size),

@@ -5,7 +5,6 @@ import math
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 
 from unet.ablation.report.results import Summary, Variant, pareto_front
 from unet.colours import PALETTE
@@ -18,9 +17,9 @@ WIDTH = 5.2
 """Width in inches, chosen so that the text is readable on a telephone and in a README."""
 
 CAPTIONS = {
-    "score_by_cost": "Mean IoU against cost: up is better, left is cheaper. The dashed line is the Pareto front: no "
-    "variant is both better and cheaper than those on it. Bars: 95 % interval of the paired difference from the "
-    "baseline (orange).",
+    "score_by_cost": "Mean IoU against cost: up is better, left is cheaper. The dashed line is the Pareto front of the "
+    "points: none is both better and cheaper than those on it. Bars: 95 % intervals of the paired differences from the "
+    "baseline (orange), which has none.",
     "differences": "Paired difference from the baseline with its 95 % interval over seeds and test images; filled: "
     "p < 0.05 after Holm's correction. A single comparison of this design can rarely show differences within the grey "
     "band.",
@@ -31,16 +30,30 @@ CAPTIONS = {
 }
 
 
-def score_by_cost(summary: Summary) -> Figure:
+def score_by_cost(summary: Summary) -> Figure | None:
     """Mean IoU against inference time and against multiply-adds, with Pareto fronts.
 
-    A bar is the interval of the paired difference from the baseline, so that the baseline has none.
+    A bar is the interval of the paired difference from the baseline, so that the baseline has none. A cost that does
+    not differ between variants is left out; if none differs, there is no figure.
     """
-    timed = all(variant.latency for variant in summary.variants)
-    panels: list = [("multiply-adds per image (millions)", lambda v: v.multiply_adds / 1e6)]
-    if timed:
+    panels: list = []
+    if all(variant.latency for variant in summary.variants) and len(summary.fastest) < len(summary.variants):
         where = summary.made["latency_device"]
-        panels.insert(0, (f"inference, one image (ms)\n{where}", lambda v: v.latency["1"]["median_ms"]))
+        if summary.fastest:
+            times = summary.variant(summary.baseline).latency["1"]
+            label = f"inference, one image, relative to {summary.baseline} ({times['median_ms']:.3g} ms)\n{where}"
+            panels.append((label, lambda v: [v.latency["1"][key] for key in ("ratio", "ratio_low", "ratio_high")]))
+        else:
+            panels.append(
+                (
+                    f"inference, one image (ms, without intervals)\n{where}",
+                    lambda v: _exact(v.latency["1"]["median_ms"]),
+                )
+            )
+    if len({variant.multiply_adds for variant in summary.variants}) > 1:
+        panels.append(("multiply-adds per image (millions)", lambda v: _exact(v.multiply_adds / 1e6)))
+    if not panels:
+        return None
     with matplotlib.rc_context(STYLE):
         height = 0.9 + max(2.6, 0.26 * len(summary.variants))
         figure = Figure((WIDTH, height * len(panels)), layout="constrained")
@@ -145,24 +158,26 @@ def _hide_unused(axes, count: int) -> None:
 
 
 def _scatter(axes, summary: Summary, cost) -> None:
-    """Points with intervals, labels in the right margin, and the Pareto front."""
+    """Points with intervals, labels in the right margin, and the Pareto front.
+
+    ``cost`` gives the cost of a variant and the ends of its interval.
+    """
     variants = sorted(summary.variants, key=lambda v: v.mean_iou)
-    values = [cost(variant) for variant in variants]
-    for variant, x in zip(variants, values):
+    costs = [cost(variant) for variant in variants]
+    values = [value for value, _, _ in costs]
+    for variant, (x, *bar) in zip(variants, costs):
         colour = _colour(summary, variant)
         if variant.difference is not None:
             base = variant.mean_iou - variant.difference
             ends = [100 * (base + float(end or 0)) for end in (variant.difference_low, variant.difference_high)]
             axes.plot([x, x], ends, color=colour, alpha=0.55, linewidth=1.4)
+        axes.plot(bar, [100 * variant.mean_iou] * 2, color=colour, alpha=0.55, linewidth=1.4)
         axes.plot(x, 100 * variant.mean_iou, "o", color=colour, markersize=6, zorder=3)
     front = sorted({(values[index], 100 * variants[index].mean_iou) for index in pareto_front(variants, values)})
     xs = [front[0][0], *(x for x, _ in front[1:] for _ in (0, 1)), max(values)]
     ys = [y for _, y in front for _ in (0, 1)]
     axes.plot(xs, ys, color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-    if max(values) > 4 * min(values):
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-        axes.xaxis.set_minor_formatter(FuncFormatter(_one_two_five))
+    axes.set_xlim(0)
     low, high = axes.get_ylim()
     places = _spread([100 * variant.mean_iou for variant in variants], low, high)
     for variant, x, place in zip(variants, values, places):
@@ -197,8 +212,9 @@ def _spread(values: list[float], low: float, high: float) -> list[float]:
     return places
 
 
-def _one_two_five(x, _) -> str:
-    return f"{x:g}" if f"{x:e}"[0] in "25" else ""
+def _exact(value: float) -> tuple[float, float, float]:
+    """A value and the ends of its interval, which has no width."""
+    return value, value, value
 
 
 def _colour(summary: Summary, variant: Variant) -> str:

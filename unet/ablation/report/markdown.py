@@ -19,7 +19,12 @@ def as_markdown(summary: Summary, charts: list[str]) -> str:
     lines += [f"{len(summary.variants)} variants × seeds {seeds}, {summary.images:,} test images."]
     lines += ["", *(f"- {warning}" for warning in summary.warnings), ""]
     lines += ["## Scores", "", tables.quality(summary).as_markdown(), ""]
+    by_class = tables.classes(summary)
+    if by_class:
+        lines += ["### IoU by class, %", "", by_class.as_markdown(), ""]
     lines += ["## Costs", "", tables.costs(summary).as_markdown()]
+    for note in tables.cost_notes(summary):
+        lines += ["", note]
     for name in charts:
         lines += ["", f"![{CAPTIONS[name]}](charts/{name}.png)", "", f"*{CAPTIONS[name]}*"]
     lines += ["", "## How this was made", "", f"- {made['runs']} runs on {'; '.join(made['devices'])}"]

@@ -74,7 +74,9 @@ def as_html(summary: Summary, drawn: dict[str, Figure], scenes: Scenes | None) -
         summary=summary,
         points=lambda value: f"{100 * value:.2f}",
         quality=tables.quality(summary),
+        classes=tables.classes(summary),
         costs=tables.costs(summary),
+        cost_notes=tables.cost_notes(summary),
         charts=[
             {"name": name, "svg": _svg(figure), "caption": charts.CAPTIONS[name]} for name, figure in drawn.items()
         ],
@@ -84,7 +86,8 @@ def as_html(summary: Summary, drawn: dict[str, Figure], scenes: Scenes | None) -
 
 
 def _draw(summary: Summary, measurements: Measurements) -> dict[str, Figure]:
-    drawn = {"score_by_cost": charts.score_by_cost(summary), "differences": charts.differences(summary)}
+    by_cost = charts.score_by_cost(summary)
+    drawn = ({"score_by_cost": by_cost} if by_cost else {}) | {"differences": charts.differences(summary)}
     if all(curve for variant in summary.variants for curve in variant.learning):
         drawn["learning"] = charts.learning(summary)
     return drawn | {"checkerboards": charts.checkerboards(summary, measurements.spectra)}

@@ -36,6 +36,8 @@ class ReportedScores(TypedDict):
     mean_boundary_iou: Average
     band_accuracy: dict[str, Average]
     pixel_accuracy: Average
+    precision: NotRequired[dict[str, Average]]
+    recall: NotRequired[dict[str, Average]]
 
 
 class ReportedCost(TypedDict):
@@ -85,9 +87,14 @@ class Variant:
     peak_memory_mib: float
     file_mib: float
     latency: dict[str, dict[str, float]]
-    """By batch size: ``median_ms``, ``p95_ms`` and ``rounds``; empty if it was not measured."""
+    """By batch size: ``median_ms``, ``p95_ms`` and ``rounds``; ``ratio``, ``ratio_low`` and ``ratio_high``, the time
+    over that of the baseline, paired by round, with its 95 % interval, if the time of each round is known. Empty if
+    nothing was measured."""
     learning: list[list[float]] = field(repr=False)
     """Validation mean IoU by seed and epoch."""
+    precision: dict[str, float] = field(default_factory=dict)
+    """By class, like ``recall``; empty where a run was evaluated by an earlier version."""
+    recall: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -104,14 +111,19 @@ class Summary:
     verdict: str
     tied: tuple[str, ...]
     """The best variant and those statistically tied with it, by decreasing mean."""
-    cheapest: str
-    """The cheapest of the tied variants, by ``cost_name``."""
+    cheapest: str | None
+    """The tied variant that costs less than every other one, by ``cost_name``; ``None`` if no cost was shown to be the
+    lowest."""
     cost_name: str
     detectable: float
     detectable_holm: float
     warnings: tuple[str, ...]
     made: dict[str, Any]
     """How the runs were made: ``devices``, ``versions``, ``commits``, ``latency_device``, ``config`` (YAML)."""
+    equally_cheap: tuple[str, ...] = ()
+    """The tied variants whose cost is not shown to exceed the lowest."""
+    fastest: tuple[str, ...] = ()
+    """All variants whose time for one image is not shown to exceed the lowest; empty if the times have no interval."""
 
     def save(self, path: Path) -> None:
         """Write the summary as JSON."""
@@ -121,7 +133,7 @@ class Summary:
     def load(cls, path: str | Path) -> "Summary":
         """Read a file written by :meth:`save`."""
         values = json.loads(Path(path).read_text(encoding="utf-8"))
-        lists = {key: tuple(values[key]) for key in ("seeds", "tied", "warnings")}
+        lists = {key: tuple(values.get(key, ())) for key in ("seeds", "tied", "warnings", "equally_cheap", "fastest")}
         return cls(**(values | lists | {"variants": tuple(Variant(**variant) for variant in values["variants"])}))
 
     def best_first(self) -> list[Variant]:
@@ -150,26 +162,31 @@ def summarise(
     """
     baseline = runs.check_baseline(baseline)
     analysis = statistics.analyse(_confusion(runs), runs.variants, baseline)
-    timed = latency.get("variants", {})
-    variants = tuple(_variant(runs, score.name, analysis, timed.get(score.name, {})) for score in analysis.variants)
-    if timed:
+    timed = {name: _latency(latency, name, baseline) for name in analysis.names}
+    variants = tuple(_variant(runs, name, analysis, timed[name]) for name in analysis.names)
+    rounds = _rounds(latency, "1")
+    if rounds:
         cost, cost_name = {v.name: v.latency["1"]["median_ms"] for v in variants}, "ms for one image"
-    else:
+        cheapest = statistics.fastest({name: rounds[name] for name in analysis.tied})
+    else:  # the only exact cost
         cost, cost_name = {v.name: v.multiply_adds / 1e6 for v in variants}, "million multiply-adds"
+        cheapest = statistics.lowest(analysis.tied, cost)
     return Summary(
         title=title,
         baseline=baseline,
         seeds=runs.seeds,
         images=analysis.images,
         variants=variants,
-        verdict=statistics.verdict(analysis, cost, cost_name),
+        verdict=statistics.verdict(analysis, cost, cost_name, cheapest),
         tied=analysis.tied,
-        cheapest=min(analysis.tied, key=lambda name: cost[name]),
+        cheapest=cheapest[0] if len(cheapest) == 1 else None,
         cost_name=cost_name,
         detectable=analysis.detectable,
         detectable_holm=analysis.detectable_holm,
         warnings=tuple(_warnings(runs, analysis, failures)),
         made=_made(runs, latency),
+        equally_cheap=cheapest,
+        fastest=statistics.fastest(rounds) if rounds else (),
     )
 
 
@@ -221,6 +238,25 @@ def _confusion(runs: RunsByVariant) -> np.ndarray:
     return np.stack(matrices).reshape(len(runs.variants), len(runs.seeds), *shape)
 
 
+def _rounds(latency: dict, batch: str) -> dict[str, list[float]]:
+    """Milliseconds of each round by variant; empty if they were not kept, as before intervals were reported."""
+    times = {name: batches[batch].get("times_ms", []) for name, batches in latency.get("variants", {}).items()}
+    return times if all(times.values()) else {}
+
+
+def _latency(latency: dict, name: str, baseline: str) -> dict[str, dict[str, float]]:
+    """Times of a variant by batch size, without those of single rounds but with their ratio to the baseline."""
+    found = {}
+    for batch, values in latency.get("variants", {}).get(name, {}).items():
+        found[batch] = {key: value for key, value in values.items() if key != "times_ms"}
+        rounds = _rounds(latency, batch)
+        if rounds:
+            ratio = statistics.time_ratio(rounds[name], rounds[baseline])
+            if ratio.low is not None and ratio.high is not None:
+                found[batch] |= {"ratio": ratio.value, "ratio_low": ratio.low, "ratio_high": ratio.high}
+    return found
+
+
 def _variant(runs: RunsByVariant, name: str, analysis: statistics.Analysis, latency: dict) -> Variant:
     repetitions = [runs.runs[name, seed] for seed in runs.seeds]
     scores = [run.metrics()[SPLIT] for run in repetitions]
@@ -239,6 +275,10 @@ def _variant(runs: RunsByVariant, name: str, analysis: statistics.Analysis, late
             values = [value[key] for value in values]
         return float(np.mean([np.nan if value is None else value for value in values]))
 
+    def by_class(key: str) -> dict[str, float]:
+        known = all(key in score for score in scores)
+        return {name: average(key, name, "dataset") for name in scores[0][key]} if known else {}
+
     return Variant(
         name=name,
         mean_iou=score.mean,
@@ -251,8 +291,8 @@ def _variant(runs: RunsByVariant, name: str, analysis: statistics.Analysis, late
         difference_low=difference_low,
         difference_high=difference_high,
         p_holm=p_holm,
-        iou={key: average("iou", key, "dataset") for key in scores[0]["iou"]},
-        pet_iou={key: average("pet_iou", key, "dataset") for key in scores[0].get("pet_iou", {})},
+        iou=by_class("iou"),
+        pet_iou=by_class("pet_iou"),
         mean_boundary_iou=average("mean_boundary_iou", "dataset"),
         band_accuracy={key: average("band_accuracy", key, "dataset") for key in scores[0]["band_accuracy"]},
         pixel_accuracy=average("pixel_accuracy", "dataset"),
@@ -267,6 +307,8 @@ def _variant(runs: RunsByVariant, name: str, analysis: statistics.Analysis, late
         file_mib=average("file_mib"),
         latency=latency,
         learning=[[row["val_mean_iou"] for row in run.history() if "val_mean_iou" in row] for run in repetitions],
+        precision=by_class("precision"),
+        recall=by_class("recall"),
     )
 
 

@@ -23,7 +23,7 @@ would not be: 92 % with two variants and three seeds.
 import functools
 import itertools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -312,13 +312,64 @@ def holm(p: np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def verdict(analysis: Analysis, cost: dict[str, float], cost_name: str) -> str:
+@dataclass(frozen=True)
+class Ratio:
+    """Time of one variant over that of another, measured in the same rounds."""
+
+    value: float
+    """Median of the ratios of all rounds."""
+    low: float | None
+    """Interval of the median; ``None`` with too few rounds for the confidence level."""
+    high: float | None
+
+
+def time_ratio(times: Sequence[float], others: Sequence[float], confidence: float = 0.95) -> Ratio:
+    """Compare times measured in the same rounds.
+
+    Slow rounds affect both times, so their ratio varies less than either. The interval consists of two order statistics
+    of the ratios: it holds for any distribution if the rounds are independent (the interval of the sign test).
+
+    Args:
+        times: Time of one variant in each round.
+        others: Time of the other in each round.
+        confidence: Least confidence level of the interval.
+    """
+    ratios = np.sort(np.divide(times, others))
+    rounds = len(ratios)
+    # P values of the sign test if 0, 1, 2, ... ratios are on one side.
+    left_out = int((2 * special.bdtr(np.arange((rounds + 1) // 2), rounds, 0.5) <= 1 - confidence).sum())
+    ends = (float(ratios[left_out - 1]), float(ratios[rounds - left_out])) if left_out else (None, None)
+    return Ratio(float(np.median(ratios)), *ends)
+
+
+def fastest(times: Mapping[str, Sequence[float]], confidence: float = 0.95) -> tuple[str, ...]:
+    """The variant with the lowest median time, and those that are not shown to be slower.
+
+    The confidence level covers all comparisons with the fastest (Bonferroni's correction).
+
+    Args:
+        times: Time of each variant in each round, by name.
+        confidence: Probability that no variant as fast as the fastest is left out.
+    """
+    first = min(times, key=lambda name: np.median(times[name]))
+    single = 1 - (1 - confidence) / max(1, len(times) - 1)
+
+    def is_slower(name: str) -> bool:
+        low = time_ratio(times[name], times[first], single).low
+        return low is not None and low > 1
+
+    return tuple(name for name in times if name == first or not is_slower(name))
+
+
+def verdict(analysis: Analysis, cost: dict[str, float], cost_name: str, cheapest: Sequence[str] | None = None) -> str:
     """State the result in words: the best variant, those tied with it, and the cheapest of them.
 
     Args:
         analysis: From :func:`analyse`.
         cost: Cost of each variant, by name; leave it empty to omit the cost.
         cost_name: Unit of the cost, as it follows a number: ``"ms per image"``.
+        cheapest: The tied variants that are not shown to cost more than another; ``None``, for exact costs: those of
+            the lowest cost.
 
     Raises:
         ValueError: ``cost`` lacks a variant.
@@ -347,11 +398,43 @@ def verdict(analysis: Analysis, cost: dict[str, float], cost_name: str) -> str:
     else:
         words = [f"Best: {leader}.", "Every other variant is significantly worse."]
     if cost:
-        cheapest = min(analysis.tied, key=lambda name: cost[name])
-        price = f"{cost[cheapest]:.3g}" if cost[cheapest] < 1000 else f"{cost[cheapest]:,.0f}"
-        price = f"{price} {cost_name}"
-        words.append(f"Cheapest among the tied: {cheapest} ({price})." if others else f"It costs {price}.")
+        words.append(cost_in_words(analysis.tied, cost, cost_name, cheapest))
     return " ".join(words)
+
+
+def cost_in_words(
+    tied: Sequence[str], cost: dict[str, float], cost_name: str, cheapest: Sequence[str] | None = None
+) -> str:
+    """Name the cheapest of the tied variants, or those that their cost does not distinguish.
+
+    Args:
+        tied: Names of the variants.
+        cost: As in :func:`verdict`.
+        cost_name: As in :func:`verdict`.
+        cheapest: As in :func:`verdict`.
+    """
+    if cheapest is None:
+        cheapest = lowest(tied, cost)
+    ends = [_number(end(cost[name] for name in cheapest)) for end in (min, max)]
+    price = f"{' to '.join(dict.fromkeys(ends))} {cost_name}"
+    if len(tied) == 1:
+        return f"It costs {price}."
+    if len(cheapest) == 1:
+        return f"Cheapest among the tied: {cheapest[0]} ({price})."
+    names = f"{', '.join(cheapest[:-1])} and {cheapest[-1]}"
+    if len(cheapest) == len(tied):
+        return f"Cost does not distinguish {names} ({price})."
+    return f"Cheapest among the tied, and not distinguished by cost: {names} ({price})."
+
+
+def lowest(names: Sequence[str], cost: dict[str, float]) -> tuple[str, ...]:
+    """The names of the lowest cost."""
+    least = min(cost[name] for name in names)
+    return tuple(name for name in names if cost[name] == least)
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
 
 
 @dataclass(frozen=True)

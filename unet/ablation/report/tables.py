@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from unet.ablation.report.results import Summary, Variant
 
+FEW_CLASSES = 6
+"""Up to this many classes have a column in the table of scores; more have a table of their own."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -57,18 +60,42 @@ def quality(summary: Summary) -> Table:
     first = summary.variants[0]
     pets = [f"pet ({rule.replace('_', ' ')})" for rule in first.pet_iou]
     bands = [f"band {width} px" for width in first.band_accuracy]
-    titles = ["upsampler", "mean IoU", f"minus {summary.baseline}", "p", "rank", *first.iou, *pets]
+    classes = first.iou if len(first.iou) <= FEW_CLASSES else ()
+    titles = ["upsampler", "mean IoU", f"minus {summary.baseline}", "p", "rank", *classes, *pets]
     titles += ["Boundary IoU", "pixel accuracy", *bands, "checkerboard"]
     return _table(titles, summary, _quality)
+
+
+def classes(summary: Summary) -> Table | None:
+    """IoU of every class by variant, best first, where the classes are too many for the table of scores."""
+    variants = summary.best_first()
+    names = list(variants[0].iou)
+    if len(names) <= FEW_CLASSES:
+        return None
+    rows = [(Entry("{}", (name,)), *(Entry("{:.1f}", (100 * one.iou[name],)) for one in variants)) for name in names]
+    return Table(("class", *(one.name for one in variants)), tuple(Row(row) for row in rows))
 
 
 def costs(summary: Summary) -> Table:
     """Costs of every variant, best first."""
     titles = ["upsampler", "parameters", "surplus", "multiply-adds", "surplus"]
     titles += ["training images/s", "peak MiB", "file MiB"]
-    batches = summary.variants[0].latency
-    titles += [f"{'1 image' if batch == '1' else f'{batch} images'}, ms (p95)" for batch in batches]
+    for batch, times in summary.variants[0].latency.items():
+        images = "1 image" if batch == "1" else f"{batch} images"
+        titles += [f"{images}, ms (p95)", *([f"{images}, × {summary.baseline}"] if "ratio" in times else [])]
     return _table(titles, summary, _costs)
+
+
+def cost_notes(summary: Summary) -> list[str]:
+    """What the costs do not show, as sentences."""
+    notes = []
+    if len({one.multiply_adds for one in summary.variants}) == 1:
+        notes.append("All variants have the same number of multiply-adds.")
+    if len(summary.fastest) == len(summary.variants):
+        notes.append("The times for one image do not differ by more than their 95 % intervals.")
+    if summary.variants[0].latency and not summary.fastest:
+        notes.append("The times were measured without intervals: small differences may be noise.")
+    return notes
 
 
 def overview(summary: Summary) -> Table:
@@ -87,7 +114,8 @@ def _table(titles: list[str], summary: Summary, entries) -> Table:
 def _quality(one: Variant) -> list[Entry]:
     p = Entry("–") if one.p_holm is None else Entry("{:.3f}", (one.p_holm,))
     ranks = (one.rank_low, one.rank_high)
-    scores = [*one.iou.values(), *one.pet_iou.values(), one.mean_boundary_iou, one.pixel_accuracy]
+    classes = one.iou.values() if len(one.iou) <= FEW_CLASSES else ()
+    scores = [*classes, *one.pet_iou.values(), one.mean_boundary_iou, one.pixel_accuracy]
     return [
         Entry("{}", (one.name,)),
         mean_iou(one),
@@ -109,8 +137,18 @@ def _costs(one: Variant) -> list[Entry]:
         Entry("{:,.0f}", (one.images_per_second,)),
         Entry("{:,.0f}", (one.peak_memory_mib,)),
         Entry("{:.2f}", (one.file_mib,)),
-        *(Entry("{:.1f} ({:.1f})", (times["median_ms"], times["p95_ms"])) for times in one.latency.values()),
+        *(entry for times in one.latency.values() for entry in _times(times)),
     ]
+
+
+def _times(times: dict[str, float]) -> list[Entry]:
+    """A time, and its ratio to the baseline with its interval if it was measured."""
+    time = Entry("{:.1f} ({:.1f})", (times["median_ms"], times["p95_ms"]))
+    if "ratio" not in times:
+        return [time]
+    if times["ratio_low"] == times["ratio_high"] == 1:  # the baseline itself
+        return [time, Entry("–")]
+    return [time, Entry("{:.2f}", (times["ratio"],), (times["ratio_low"], times["ratio_high"]))]
 
 
 def _overview(one: Variant) -> list[Entry]:

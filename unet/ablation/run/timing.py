@@ -17,7 +17,9 @@ from unet.training import compiles, make_optimizer, make_trainer
 BATCHES = (1, 32)
 ROUNDS = 40
 SECONDS = 20.0
-"""Every variant is measured in ROUNDS rounds, or fewer (at least 5) if they take longer than this for each variant."""
+"""Every variant is measured in ROUNDS rounds, or fewer if they take longer than this for each variant."""
+FEWEST_ROUNDS = 6
+"""With fewer, no order statistics of the ratios of two variants enclose their median with 95 % confidence."""
 
 STEP_SECONDS = 5.0
 """Training steps are timed for about this long after the first one."""
@@ -26,12 +28,14 @@ STEP_SECONDS = 5.0
 def latency(runs: dict[str, Run]) -> dict:
     """Measure the inference time of trained networks alternately, so that a slow minute affects all of them.
 
+    Every round measures all variants once, in random order.
+
     Args:
         runs: A finished run by variant.
 
     Returns:
         ``device``; ``variants``: by name and batch size, ``median_ms`` and ``p95_ms`` of a batch from uint8 images on
-        the host to logits on the host, and ``rounds``.
+        the host to logits on the host, ``rounds``, and ``times_ms``, the time in each round.
     """
     calls = {}
     for variant, run in runs.items():
@@ -44,12 +48,14 @@ def latency(runs: dict[str, Run]) -> dict:
     for network, images in track(calls.values(), len(calls), "compiling for inference"):
         predict_logits(network, images)
     started, limit = time.monotonic(), SECONDS * len(runs)
+    keys, order = list(calls), np.random.default_rng(0)
     for index in track(range(ROUNDS), ROUNDS, "inference times"):
-        for key, (network, images) in calls.items():
+        for key in map(keys.__getitem__, order.permutation(len(keys))):
+            network, images = calls[key]
             before = time.perf_counter()
             predict_logits(network, images)
             seconds[key].append(time.perf_counter() - before)
-        if index >= 4 and time.monotonic() - started > limit:
+        if index + 1 >= FEWEST_ROUNDS and time.monotonic() - started > limit:
             break
     return {
         "device": backend.device_name(),
@@ -86,6 +92,7 @@ def _summary(seconds: list[float]) -> dict:
         "median_ms": 1e3 * float(np.median(seconds)),
         "p95_ms": 1e3 * float(np.percentile(seconds, 95)),
         "rounds": len(seconds),
+        "times_ms": [round(1e3 * value, 4) for value in seconds],
     }
 
 
