@@ -310,9 +310,9 @@ Ranges and largest values over ratios and patterns:
         )
     }
 
-With two or three variants the method is the paired t test. The least coverage is that of pairs with one noisy variant.
-Where such a pair alone is left to test, because all others differ significantly, the share of false claims is 100 % minus
-its coverage.
+With two or three variants the method is the paired t test, whose false claims exceed 5 % by chance of the simulation
+alone. The least coverage is that of pairs with one noisy variant. Where such a pair alone is left to test, because all
+others differ significantly, the share of false claims is 100 % minus its coverage.
 """
 
 

@@ -156,7 +156,7 @@ def test_different_variants_are_covered_and_ranked():
     ids=["images", "seeds", "interaction"],
 )
 def test_coverage_when_one_source_rules(spread):
-    assert 0.93 < coverage(*experiments(4, 3, 800, **spread)) < 0.97
+    assert within_two_points(coverage(*experiments(4, 3, 800, **spread)), 800)
 
 
 @pytest.mark.slow
@@ -306,7 +306,17 @@ def test_a_pair_among_variants_that_vary_much_more_equals_the_paired_t_test(rng)
     assert degrees == pytest.approx(4, abs=1e-2)
 
 
-@pytest.mark.parametrize("variants", [3, 4, 7])
+def test_pairs_of_three_variants_equal_the_paired_t_test(rng):
+    scores = rng.normal(size=(3, 5)) * [[1], [1], [9]] + rng.normal(size=5)
+    variance, degrees = seed_variance(scores)
+    for i, j in itertools.permutations(range(3), 2):
+        difference = scores[i] - scores[j]
+        expected = stats.ttest_rel(scores[i], scores[j])
+        assert difference.mean() / np.sqrt(variance[i, j]) == pytest.approx(expected.statistic)
+        assert degrees[i, j] == expected.df
+
+
+@pytest.mark.parametrize("variants", [4, 7])
 def test_the_variance_of_a_pair_is_the_average_of_two_estimates(rng, variants):
     """Written with np.cov and, for the variances of Grubbs, half of var(i − j) + var(i − k) − var(j − k), averaged."""
     scores = rng.normal(size=(variants, 4)) * (1 + np.arange(variants))[:, None] + rng.normal(size=4)
@@ -325,9 +335,11 @@ def test_the_variance_of_a_pair_is_the_average_of_two_estimates(rng, variants):
         excess = 4 * part**2 @ np.take(grubbs, rest)
         both = np.cov(scores[i] - scores[j], scores[i] + scores[j] - 2 * part @ scores[rest])
         estimates = np.array([both[0, 0], max(0, both[1, 1] - excess)])
-        precision = 1 / np.array([both[0, 0], both[0, 0] + max(0, excess)]) ** 2
-        share = precision / precision.sum()
-        combined = share @ estimates
+        combined = both[0, 0]
+        for _ in range(2):
+            precision = 1 / np.array([combined, combined + max(0, excess)]) ** 2
+            share = precision / precision.sum()
+            combined = share @ estimates
         assert variance[i, j] == variance[j, i] == pytest.approx(combined / 4)
         # Satterthwaite: 2 σ⁴ over the variance of the estimate, which is 2 / (S − 1) times this
         covariance = min(both[0, 1] ** 2, combined**2)
