@@ -479,7 +479,7 @@ def test_ties_are_ordered_by_mean_and_the_cheapest_is_named():
     )
     costs = {"carafe": 20, "nearest": 1, "dysample": 1500, "bilinear": 12.3}
     assert verdict(result, costs, "ms", ["carafe", "bilinear"]).endswith(
-        "Cheapest among the tied, and not distinguished by cost: carafe and bilinear (12.3 to 20 ms)."
+        "Cheapest among the tied, with no measurable difference in cost: carafe and bilinear (12.3 to 20 ms)."
     )
     assert verdict(result, dict.fromkeys(result.names, 1500), "s").endswith(
         "Cost does not distinguish dysample, bilinear and carafe (1,500 s)."

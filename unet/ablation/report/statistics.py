@@ -424,7 +424,7 @@ def cost_in_words(
     names = f"{', '.join(cheapest[:-1])} and {cheapest[-1]}"
     if len(cheapest) == len(tied):
         return f"Cost does not distinguish {names} ({price})."
-    return f"Cheapest among the tied, and not distinguished by cost: {names} ({price})."
+    return f"Cheapest among the tied, with no measurable difference in cost: {names} ({price})."
 
 
 def lowest(names: Sequence[str], cost: dict[str, float]) -> tuple[str, ...]:
