@@ -13,6 +13,7 @@ from unet import config, cost
 from unet.ablation.plan import grid
 from unet.ablation.plan.labels import label_configs
 from unet.ablation.run import dry_run
+from unet.ablation.run.cells import check_weights
 from unet.encoders import weights
 from unet.model import from_config
 
@@ -118,6 +119,8 @@ def test_a_dry_run_checks_pretrained_weights_and_shows_costs(load, tmp_path, mon
     assert [cell.config.model.weights for cell in loaded.cells] == ["none", "imagenet"]
     dry_run.show(loaded, tmp_path / "runs", {}, workers=1)
     assert read == [("mobilenet_v2", "imagenet")]
+    check_weights(load("{model.encoder: [plain, mobilenet_v2]}", "model.depth=2", "init_from=other.keras"), tmp_path)
+    assert len(read) == 1, "may not be needed"
     output = capsys.readouterr().out
     for cell in loaded.cells:
         network = from_config(cell.config, 3, fixed_size=True)

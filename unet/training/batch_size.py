@@ -6,7 +6,6 @@ nothing of it remains on the device.
 """
 
 import os
-import signal
 import subprocess
 import tempfile
 import threading
@@ -29,6 +28,8 @@ SHARE = 0.8
 """Share of the machine's available memory that the process may take."""
 EXHAUSTED = 75
 """Exit code of the process when it has taken its share."""
+KILLED = -9
+"""Exit code of a process that Linux has ended because the memory of the machine, or of its container, is exhausted."""
 
 
 def find(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> int:
@@ -60,7 +61,7 @@ def find(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> int:
             errors="replace",
         )
         fitting = file.read_text().split() if file.exists() else []
-    if done.returncode not in (0, EXHAUSTED, -signal.SIGKILL):
+    if done.returncode not in (0, EXHAUSTED, KILLED):
         kind = InputError if done.returncode == 2 else RunError
         raise kind(f"training.batch_size: auto: {processes.reason(done.stderr, done.returncode)}")
     return int(fitting[-1]) if fitting else 0

@@ -106,13 +106,16 @@ def _wait_for_earlier_cells(runs: Iterable[Run]) -> None:
 def check_weights(grid: Grid, root: Path) -> None:
     """Read the pretrained weights that cells will start from, and download them once, before several processes do.
 
+    Those of cells with ``init_from`` are left to the cells, as they may not be needed.
+
     Raises:
         InputError: They cannot be had, or are those of another network.
     """
     from unet.encoders.weights import read_pretrained  # not needed by Ray's workers, which import this module
 
-    new = (cell.config.model for cell in grid.cells if not Run(root / cell.config.name).last_file.exists())
-    for encoder, weights in dict.fromkeys((model.encoder, model.weights) for model in new if model.weights != "none"):
+    new = (cell.config for cell in grid.cells if not Run(root / cell.config.name).last_file.exists())
+    models = (config.model for config in new if config.init_from is None)
+    for encoder, weights in dict.fromkeys((m.encoder, m.weights) for m in models if m.weights != "none"):
         read_pretrained(encoder, weights)
 
 
