@@ -133,10 +133,11 @@ def write(file_format: Format, network: keras.Model, file: Path, metadata: Metad
     except InputError:
         raise
     except Exception as error:  # every converter has its own classes of errors
-        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        says_so = getattr(error, "errno", None) == full.errno or full.strerror in str(error)
+        no_space = os.strerror(errno.ENOSPC)
+        says_so = getattr(error, "errno", None) == errno.ENOSPC or no_space in str(error)
         if says_so or shutil.disk_usage(file.parent).free < LEAST_SPACE:
-            raise RunError(f"{file.name}: cannot be written: {full.strerror}{remedy(full)}") from error
+            advice = remedy(OSError(errno.ENOSPC, no_space))
+            raise RunError(f"{file.name}: cannot be written: {no_space}{advice}") from error
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise RunError(f"{file.name}: could not be converted: {type(error).__name__}: {(lines or [''])[-1]}") from error
 
