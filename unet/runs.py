@@ -195,10 +195,12 @@ class Run(Scores):
     def create(cls, config: Config, root: str | Path = "runs") -> "Run":
         """Make ``root/<name>`` for a configuration, or return it if it already exists for the same one.
 
-        The data are not opened: ``train`` completes run.json with their fingerprint before the first step.
+        The data are not opened: ``train`` completes run.json with their fingerprint before the first step. A run that
+        has not come that far, because its data were not found, for example, takes the new configuration.
 
         Raises:
-            InputError: The directory belongs to a different configuration; the message lists the differences.
+            InputError: The directory belongs to a different configuration that has been trained, or is being trained;
+                the message lists the differences.
         """
         run = cls(Path(root) / config.name)
         remove_unfinished(run.path)  # of a process that was killed while it made the directory
@@ -208,7 +210,11 @@ class Run(Scores):
             if config.training.batch_size == "auto":  # has been found for this run
                 config = config.with_training(batch_size=there.training.batch_size)
             differences = _differences(there.model_dump(mode="json"), config.model_dump(mode="json"))
-            if differences:
+            if differences and not run.has_begun:
+                with run.locked():
+                    run.info_file.unlink(missing_ok=True)  # describes the former configuration
+                    run._write(config)
+            elif differences:
                 raise InputError(
                     f"{run.path} already holds a run with another configuration:\n"
                     + "\n".join(f"  {key}: {old!r} there, {new!r} here" for key, old, new in differences)
@@ -217,9 +223,17 @@ class Run(Scores):
         elif run.path.is_file() or (run.path.is_dir() and any(run.path.iterdir())):
             raise InputError(f"{run.path} exists but is not a run directory; choose another name: name=...")
         else:
-            write_text(run.config_file, config.to_yaml())
-            write_json(run.info_file, dataclasses.asdict(RunInfo.of(config)))
+            run._write(config)
         return run
+
+    def _write(self, config: Config) -> None:
+        write_text(self.config_file, config.to_yaml())
+        write_json(self.info_file, dataclasses.asdict(RunInfo.of(config)))
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether training has come to its first step."""
+        return self.info.data is not None or self.last_file.exists() or self.history_file.exists()
 
     @classmethod
     def open(cls, path: str | Path) -> "Run":

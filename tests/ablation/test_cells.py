@@ -83,7 +83,7 @@ def test_failed_cells_are_tried_again_and_finished_ones_are_not(stand_in, tmp_pa
 
 def test_a_run_with_another_configuration_is_not_overwritten(tmp_path):
     planned = make_grid(tmp_path, "nearest")
-    Run.create(planned.cells[0].config, tmp_path / "runs")
+    Run.create(planned.cells[0].config, tmp_path / "runs").last_file.touch()
     changed = grid.load(tmp_path / "tiny.yaml", [*SETTINGS, "training.epochs=5"])
     with pytest.raises(InputError, match=r"training\.epochs: 2 there, 5 here"):
         Attempt(changed, tmp_path / "runs")

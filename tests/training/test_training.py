@@ -124,12 +124,26 @@ def test_a_finished_run_is_left_alone(reference):
 
 def test_a_name_that_is_taken_by_another_configuration_is_refused(make):
     make("name=a")
-    make("name=a")  # the same again is the same run
+    make("name=a").last_file.touch()  # the same again is the same run
     with pytest.raises(InputError) as caught:
         make("name=a", "model.width=8", "training.epochs=5")
     message = str(caught.value)
     for part in ("model.width: 4 there, 8 here", "training.epochs: 3 there, 5 here", "name=..."):
         assert part in message
+
+
+def test_a_run_that_has_not_begun_takes_another_configuration(tmp_path, make):
+    """As after a mistake in the path of the data or weights, corrected on the command line."""
+    run = make("name=a", "data.source=folder", f"data.data_dir={tmp_path}", "data.folder.classes=[cat, dog]")
+    with pytest.raises(InputError, match="images"):
+        train(run)
+    again = make("name=a", "model.width=8")
+    assert again.path == run.path
+    assert (again.config.data.source, again.config.model.width) == ("shapes", 8)
+    assert again.info.classes == ("pet", "background", "border")
+    with again.locked(), pytest.raises(InputError, match="is being trained by another process"):
+        make("name=a", "model.width=4")
+    assert again.config.model.width == 8
 
 
 def test_a_directory_that_is_no_run_is_told(tmp_path, make):
