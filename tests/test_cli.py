@@ -10,12 +10,15 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.helpers import BACKEND, ROOT, TINY
 from tests.helpers.commands import run_unet, run_unet_process
 from unet import config
 from unet.commands import COMMANDS
+from unet.data.augmentation import OFF
 from unet.runs import Run
 
 BI = ["bilinear", "bicubic", "bilinear_additive"]
@@ -89,6 +92,24 @@ def test_summary_prints_every_stage():
 
 
 @pytest.mark.backend_free
+def test_summary_draws_training_images_under_every_augmentation(tmp_path):
+    """Rows of eight images: as they are, under each setting of the demo that does something, and under all together."""
+    small = ["data.size=32", "data.shapes.train=20", "data.shapes.test=2", "model.width=4"]
+    file = tmp_path / "samples.png"
+    done = run_unet("summary", "demo", *small, "augmentation.blur=2", "--augmentations", file)
+    assert done.code == 0, done.err
+    assert f"augmentations: {file}" in done.out
+    active = [key for key, value in config.load("demo", ["augmentation.blur=2"]).augmentation if value != OFF[key]]
+    with Image.open(file) as picture:
+        assert picture.width == 8 * (32 + 8)
+        assert picture.height - (len(active) + 2) * (32 + 24) < 60  # the legend
+        pixels = np.asarray(picture)
+    rows = [pixels[row * 56 + 4 : row * 56 + 36, 4:36] for row in range(len(active) + 2)]
+    assert all((row != rows[0]).any() for row in rows[-3:])
+    refused = run_unet("summary", "demo", *small, "--augmentations", tmp_path / "samples.jpg")
+    assert (refused.code, refused.err.count("must end in .png")) == (2, 1)
+
+
 def test_summary_of_a_run_needs_no_data(tmp_path):
     settings = ["data.source=folder", f"data.data_dir={tmp_path / 'moved'}", "name=mine", "data.size=64"]
     run = Run.create(config.load("demo", settings), tmp_path)

@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from keras import ops
+from scipy import ndimage
 
 from unet import resample
 
@@ -98,3 +99,24 @@ def test_a_map_without_pixels_cannot_be_doubled():
         ValueError, match=r"x must have at least one pixel and channel, received the shape \(1, 0, 5, 2\)"
     ):
         resample.double(np.zeros((1, 0, 5, 2), "float32"))
+
+
+@pytest.mark.parametrize(("method", "order"), [("linear", 1), ("nearest", 0)])
+def test_samples_at_any_position_equal_scipys(rng, method, order):
+    x = rng.normal(size=(2, 7, 5, 3)).astype("float32")
+    rows, columns = rng.uniform(-2, 9, (2, 4, 6)).astype("float32"), rng.uniform(-2, 7, (2, 4, 6)).astype("float32")
+    found = ops.convert_to_numpy(resample.sample(x, rows, columns, method))
+    for image in range(2):
+        for channel in range(3):
+            expected = ndimage.map_coordinates(
+                x[image, ..., channel], [rows[image], columns[image]], order=order, mode="nearest"
+            )
+            np.testing.assert_allclose(found[image, ..., channel], expected, atol=1e-5)
+
+
+def test_a_blur_has_rows_that_sum_to_one_and_the_deviation_that_is_asked_for():
+    weights = ops.convert_to_numpy(resample.gaussian_weights(np.array([0, 2], "float32"), 41))
+    np.testing.assert_allclose(weights[0], np.eye(41), atol=1e-6)
+    np.testing.assert_allclose(weights[1].sum(-1), 1, atol=1e-6)
+    distance = np.arange(41) - 20
+    assert (weights[1, 20] @ distance**2) == pytest.approx(4, rel=1e-3)

@@ -99,27 +99,35 @@ def with_legend(picture: np.ndarray, mask: np.ndarray, classes: Sequence[str], t
     return np.asarray(canvas)
 
 
-def contact_sheet(examples: list[tuple[str, np.ndarray, np.ndarray]], classes: Sequence[str], table: np.ndarray):
+def contact_sheet(
+    examples: list[tuple[str, np.ndarray, np.ndarray]],
+    classes: Sequence[str],
+    table: np.ndarray,
+    columns: int = 5,
+    opacity: float = 0.5,
+) -> np.ndarray:
     """Arrange images under their masks in a grid, with a legend.
 
     Args:
         examples: Caption, image ``(H, W, 3)`` and mask ``(H, W)`` of each.
         classes: Class names.
         table: Colours by class id, from :func:`unet.colours.colour_table`.
+        columns: Most images in a row.
+        opacity: Opacity of the masks, 0 to 1.
 
     Returns:
         uint8 ``(H, W, 3)``.
     """
     font = ImageFont.truetype(FONT, 12)
     cell = max(image.shape[0] for _, image, _ in examples), max(image.shape[1] for _, image, _ in examples)
-    columns = min(5, len(examples))
+    columns = min(columns, len(examples))
     rows = -(-len(examples) // columns)
     height, width = cell[0] + 24, cell[1] + 8
     canvas = Image.new("RGB", (columns * width, rows * height), "white")
     draw = ImageDraw.Draw(canvas)
     for index, (caption, image, mask) in enumerate(examples):
         x, y = index % columns * width + 4, index // columns * height + 4
-        canvas.paste(Image.fromarray(overlay(image, mask, table)), (x, y))
+        canvas.paste(Image.fromarray(overlay(image, mask, table, opacity)), (x, y))
         draw.text((x, y + image.shape[0] + 2), _fitting(escaped(caption), font, cell[1]), "black", font)
     ids = np.unique(np.concatenate([mask.ravel() for _, _, mask in examples]))
     return with_legend(np.asarray(canvas), ids, classes, table)

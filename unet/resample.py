@@ -1,8 +1,9 @@
 """Interpolation as matrix multiplication: which source pixels contribute to which target pixel.
 
-Every resampling in the project (bilinear upsampling, random resized crops, resizing of logits) is separable, so one
-matrix per axis describes it: ``y = A_rows · x · A_columnsᵀ`` for every channel. The matrices are built from run-time
-shapes with ``keras.ops``, so the same code trains with XLA in every precision and accepts any image size.
+Bilinear upsampling, random resized crops and resizing of logits are separable, so one matrix per axis describes each of
+them: ``y = A_rows · x · A_columnsᵀ`` for every channel. The matrices are built from run-time shapes with ``keras.ops``,
+so the same code trains with XLA in every precision and accepts any image size. Only rotations and deformations of
+training images sample every pixel at a position of its own.
 
 Positions are in *source pixel coordinates*: pixel ``j`` has its centre at ``j``, and the image covers
 ``[-1/2, n_in - 1/2]``.
@@ -139,6 +140,56 @@ def resample(x, rows, columns):
     else:
         y = ops.matmul(columns[:, None], ops.reshape(y, (-1, new_height, width, channels)))
     return ops.reshape(y, (-1, new_height, new_width, channels))
+
+
+def sample(x, rows, columns, method: str = "linear"):
+    """Interpolate at any positions, those outside clamped to the image: for warps that are not separable.
+
+    Args:
+        x: ``(B, H, W, C)``.
+        rows: float32 ``(B, H', W')``, vertical positions in source pixel coordinates.
+        columns: Horizontal positions, likewise.
+        method: ``"linear"`` or ``"nearest"``.
+
+    Returns:
+        ``(B, H', W', C)`` in the dtype of ``x``, or float32 if ``x`` holds integers.
+    """
+    x = _floating(x)
+    height, width, channels = ops.shape(x)[1:]
+    size, new_height, new_width = ops.shape(rows)
+    rows = ops.clip(rows, 0.0, ops.cast(height, "float32") - 1.0)
+    columns = ops.clip(columns, 0.0, ops.cast(width, "float32") - 1.0)
+    image = ops.reshape(ops.arange(size, dtype="int32"), (-1, 1, 1))
+
+    def pixels(y, x_):
+        y, x_ = ops.cast(y, "int32"), ops.cast(x_, "int32")
+        index = ops.reshape((image * height + ops.minimum(y, height - 1)) * width + ops.minimum(x_, width - 1), (-1,))
+        return ops.reshape(
+            ops.take(ops.reshape(x, (-1, channels)), index, axis=0), (-1, new_height, new_width, channels)
+        )
+
+    if method == "nearest":
+        return pixels(ops.floor(rows + 0.5), ops.floor(columns + 0.5))
+    top, left = ops.floor(rows), ops.floor(columns)
+    down, right = (ops.cast(part, x.dtype)[..., None] for part in (rows - top, columns - left))
+    upper = (1 - right) * pixels(top, left) + right * pixels(top, left + 1)
+    lower = (1 - right) * pixels(top + 1, left) + right * pixels(top + 1, left + 1)
+    return (1 - down) * upper + down * lower
+
+
+def gaussian_weights(deviations, n):
+    """Blur of ``n`` pixels: row v is a Gaussian around v that sums to 1.
+
+    Args:
+        deviations: float32 ``(B,)``, standard deviations in pixels; 0 leaves an image as it is.
+        n: Length in pixels.
+
+    Returns:
+        float32 tensor ``(B, n, n)``.
+    """
+    at = ops.arange(n, dtype="float32")
+    variance = ops.square(ops.maximum(ops.convert_to_tensor(deviations), 1e-3))[:, None, None]
+    return ops.softmax(-ops.square(at[:, None] - at) / (2.0 * variance), axis=-1)
 
 
 def resize(x, height, width, method: str = "linear", align_corners: bool = False):

@@ -126,6 +126,8 @@ LARGEST = 1e30
 """Largest value of a setting without another bound; float32 holds it and its products with small numbers."""
 SMALLEST = 1e-3
 """Smallest area of a crop, and smallest factor of its aspect ratio; float32 holds their products and quotients."""
+MAX_SCALE = 16
+"""Largest area of a crop, in areas of the image, which is then a quarter as high and wide."""
 _TEXT = f"text without control characters, at most {MAX_TEXT:,} characters"
 _CLASS_NAME = f"text of 1 to {MAX_CLASS_NAME} characters without control characters"
 
@@ -272,9 +274,16 @@ class AugmentationConfig(Settings):
     rotate_90: Fraction = 0.0
     """Probability of a quarter turn, left or right; needs a square data.size."""
     scale: Range = (0.5, 1.0)
-    """Range of the area of a crop as a fraction of the image; [1, 1] crops nothing."""
+    """Range of the area of a crop as a fraction of the image; [1, 1] crops nothing. Above 1 the image becomes smaller,
+    with a black border that is ignored."""
     ratio: Range = (0.75, 1.3333)
     """Range of the factor between the aspect ratios (width/height) of crop and image."""
+    translation: Fraction = 0.0
+    """Largest shift as a fraction of height and width; what is beyond the border is ignored."""
+    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
+    """Largest angle of a rotation in degrees, to either side; what is beyond the border is ignored."""
+    elastic: Annotated[float, Field(ge=0, le=0.25)] = 0.0
+    """Largest displacement by a smooth deformation, as a fraction of height and width."""
     brightness: Fraction = 0.1
     """Largest brightness shift as a fraction of the value range."""
     contrast: Annotated[float, Field(ge=0, lt=1)] = 0.2
@@ -283,10 +292,18 @@ class AugmentationConfig(Settings):
     """The saturation factor is drawn from [1 - s, 1 + s]."""
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """Largest hue rotation as a fraction of the colour circle."""
+    gamma: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """The exponent of a gamma correction is drawn from [1/(1 + g), 1 + g]."""
+    grayscale: Fraction = 0.0
+    """Probability that an image loses its colours."""
+    blur: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """Largest standard deviation of a Gaussian blur, in pixels of data.size."""
+    noise: Fraction = 0.0
+    """Largest standard deviation of noise as a fraction of the value range."""
 
     @model_validator(mode="after")
     def _ranges(self):
-        for name, (low, high), largest in (("scale", self.scale, 1), ("ratio", self.ratio, 1 / SMALLEST)):
+        for name, (low, high), largest in (("scale", self.scale, MAX_SCALE), ("ratio", self.ratio, 1 / SMALLEST)):
             if not SMALLEST <= low <= high <= largest:
                 bounds = f"{SMALLEST:g} ≤ low ≤ high ≤ {largest:g}"
                 raise Mistakes.of(name, f"must be [low, high] with {bounds}, received {shown((low, high))}")

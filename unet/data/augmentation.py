@@ -7,26 +7,68 @@ import keras
 from keras import ops
 
 from unet.config import AugmentationConfig
-from unet.resample import crop_positions, linear_weights, nearest_weights, resample
+from unet.data.sources import IGNORE
+from unet.resample import (
+    crop_positions,
+    gaussian_weights,
+    linear_weights,
+    nearest_weights,
+    resample,
+    resize,
+    sample,
+)
+
+OFF: dict[str, Any] = {
+    "flip": 0.0,
+    "vertical_flip": 0.0,
+    "rotate_90": 0.0,
+    "scale": (1.0, 1.0),
+    "ratio": (1.0, 1.0),
+    "translation": 0.0,
+    "rotation": 0.0,
+    "elastic": 0.0,
+    "brightness": 0.0,
+    "contrast": 0.0,
+    "saturation": 0.0,
+    "hue": 0.0,
+    "gamma": 0.0,
+    "grayscale": 0.0,
+    "blur": 0.0,
+    "noise": 0.0,
+}
+"""Settings that change nothing."""
+GRID = 4
+"""Displacements per axis that an elastic deformation interpolates."""
+LUMINANCE = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in the grey value (ITU-R BT.601)."""
 
 
 @keras.saving.register_keras_serializable("unet")
 class Augmentation(keras.Layer):
-    """Random resized crop, flips and quarter turns of image and mask, then colour jitter of the image.
+    """Random geometry of image and mask together, then random colours of the image.
 
-    Crop and flips are one resampling with a matrix per image and axis; the mask is resampled in the same way with
-    one-hot rows, so that no new class ids appear. The layer always computes in float32.
+    Crop, translation and flips are one resampling with a matrix per image and axis; with rotation or elastic
+    deformation, every pixel is sampled at a position of its own. The mask takes the nearest pixel, so that no new class
+    ids appear. What is beyond the border is black, and ignored in the mask. The layer always computes in float32.
 
     Args:
         flip: Probability of a left-right flip.
         vertical_flip: Probability of an upside-down flip.
         rotate_90: Probability of a quarter turn, left or right; images must be square.
-        scale: ``(low, high)`` range of the share of the image's area that a crop covers.
+        scale: ``(low, high)`` range of the area of a crop, as a share of the image's area; above 1 it is the whole
+            image with a border.
         ratio: ``(low, high)`` range of the change of width/height by the crop, drawn uniformly in its logarithm.
+        translation: The crop is moved by up to ±translation of the image's height and width.
+        rotation: The angle is drawn from ±rotation degrees, around the centre of the crop.
+        elastic: Smooth random displacement of up to ±elastic of the image's height and width.
         brightness: The shift is drawn from ±brightness · 255.
         contrast: The factor around the mean is drawn from 1 ± contrast.
         saturation: The factor is drawn between 1 − saturation and 1 + saturation.
         hue: The hue is rotated by up to ±hue of the colour circle.
+        gamma: The exponent is drawn between 1/(1 + gamma) and 1 + gamma, uniformly in its logarithm.
+        grayscale: Probability that the image loses its colours.
+        blur: The standard deviation of a Gaussian blur is drawn from 0 to ``blur`` pixels.
+        noise: The standard deviation of normally distributed noise is drawn from 0 to noise · 255.
         seed: Seed of the random numbers.
         **kwargs: Arguments of ``keras.Layer``.
 
@@ -45,10 +87,17 @@ class Augmentation(keras.Layer):
         rotate_90: float = 0.0,
         scale: tuple[float, float] = (0.5, 1.0),
         ratio: tuple[float, float] = (0.75, 1.3333),
+        translation: float = 0.0,
+        rotation: float = 0.0,
+        elastic: float = 0.0,
         brightness: float = 0.0,
         contrast: float = 0.0,
         saturation: float = 0.0,
         hue: float = 0.0,
+        gamma: float = 0.0,
+        grayscale: float = 0.0,
+        blur: float = 0.0,
+        noise: float = 0.0,
         seed: int = 0,
         **kwargs,
     ):
@@ -59,10 +108,17 @@ class Augmentation(keras.Layer):
             "rotate_90": rotate_90,
             "scale": tuple(scale),
             "ratio": tuple(ratio),
+            "translation": translation,
+            "rotation": rotation,
+            "elastic": elastic,
             "brightness": brightness,
             "contrast": contrast,
             "saturation": saturation,
             "hue": hue,
+            "gamma": gamma,
+            "grayscale": grayscale,
+            "blur": blur,
+            "noise": noise,
         }
         self.seed = seed
         self.random = keras.random.SeedGenerator(seed)
@@ -95,12 +151,21 @@ class Augmentation(keras.Layer):
         y, x = crop_positions(top, rows, height), crop_positions(left, columns, width)
 
         image = ops.cast(image, "float32")
-        image = resample(image, linear_weights(y, height), linear_weights(x, width))
         mask = ops.cast(mask, "float32")[..., None]
-        mask = resample(mask, nearest_weights(y, height), nearest_weights(x, width))[..., 0]
+        if self.settings["rotation"] or self.settings["elastic"]:
+            y, x = self._warped(y, x, size, height, width)
+            image, mask = sample(image, y, x), sample(mask, y, x, "nearest")
+        else:
+            image = resample(image, linear_weights(y, height), linear_weights(x, width))
+            mask = resample(mask, nearest_weights(y, height), nearest_weights(x, width))
+            y, x = y[:, :, None], x[:, None, :]
+        if any(self.settings[name] for name in ("translation", "rotation", "elastic")) or self.settings["scale"][1] > 1:
+            inside = ops.logical_and(_within(y, height), _within(x, width))[..., None]
+            image, mask = ops.where(inside, image, 0.0), ops.where(inside, mask, float(IGNORE))
+        return self._coloured(image, size, height, width), ops.cast(ops.round(mask[..., 0]), "int32")
 
-        image = self.colour(ops.clip(image / 255.0, 0.0, 1.0), training=True) * 255.0
-        return image, ops.cast(ops.round(mask), "int32")
+    def _uniform(self, size, low, high):
+        return keras.random.uniform((size,), low, high, dtype="float32", seed=self.random)
 
     def _windows(self, size, height, width):
         """Whether each image is transposed, and start and extent of its window along both axes.
@@ -110,13 +175,15 @@ class Augmentation(keras.Layer):
         """
 
         def uniform(low, high):
-            return keras.random.uniform((size,), low, high, dtype="float32", seed=self.random)
+            return self._uniform(size, low, high)
 
         area = uniform(*self.settings["scale"])
         ratio = ops.exp(uniform(*(math.log(r) for r in self.settings["ratio"])))
         height, width = ops.cast(height, "float32"), ops.cast(width, "float32")
-        rows = ops.minimum(ops.sqrt(area / ratio), 1.0) * height
-        columns = ops.minimum(ops.sqrt(area * ratio), 1.0) * width
+        # A crop ends at the border, but the whole image has room around it.
+        longest = 1.0 if self.settings["scale"][1] <= 1 else ops.where(area > 1.0, float("inf"), 1.0)
+        rows = ops.minimum(ops.sqrt(area / ratio), longest) * height
+        columns = ops.minimum(ops.sqrt(area * ratio), longest) * width
         top = uniform(0.0, 1.0) * (height - rows)
         left = uniform(0.0, 1.0) * (width - columns)
         flip = uniform(0.0, 1.0) < self.settings["flip"]
@@ -128,14 +195,65 @@ class Augmentation(keras.Layer):
             right = uniform(0.0, 1.0) < 0.5
             flip = ops.logical_xor(flip, ops.logical_and(turned, right))
             upside_down = ops.logical_xor(upside_down, ops.logical_and(turned, ops.logical_not(right)))
+        if self.settings["translation"]:
+            largest = self.settings["translation"]
+            top = top + uniform(-largest, largest) * height
+            left = left + uniform(-largest, largest) * width
         return (
             turned,
             (ops.where(upside_down, top + rows, top), ops.where(upside_down, -rows, rows)),
             (ops.where(flip, left + columns, left), ops.where(flip, -columns, columns)),
         )
 
+    def _warped(self, y, x, size, height, width):
+        """Rotate and deform the positions ``(B, H)`` and ``(B, W)`` of a crop; returns ``(B, H, W)`` for each axis."""
+        angle = ops.zeros((size, 1, 1))
+        if self.settings["rotation"]:
+            largest = math.radians(self.settings["rotation"])
+            angle = self._uniform(size, -largest, largest)[:, None, None]
+        down, right = (ops.arange(n, dtype="float32") - (ops.cast(n, "float32") - 1.0) / 2.0 for n in (height, width))
+        down, right = down[:, None], right[None, :]
+        turned = ops.cos(angle) * down - ops.sin(angle) * right, ops.sin(angle) * down + ops.cos(angle) * right
+        field = ops.zeros((size, 1, 1, 2))
+        if self.settings["elastic"]:
+            shape = (size, GRID, GRID, 2)
+            field = keras.random.uniform(shape, -1.0, 1.0, dtype="float32", seed=self.random)
+            field = ops.clip(resize(field, height, width, "cubic"), -1.0, 1.0) * self.settings["elastic"]
+        warped = []
+        for axis, (positions, offset, n) in enumerate(((y, turned[0], height), (x, turned[1], width))):
+            first, last = positions[:, :1, None], positions[:, -1:, None]
+            step = (last - first) / max(n - 1, 1) if isinstance(n, int) else (last - first) / ops.maximum(n - 1, 1)
+            warped.append((first + last) / 2.0 + step * offset + field[..., axis] * ops.cast(n, "float32"))
+        return warped
+
+    def _coloured(self, image, size, height, width):
+        """Blur, colours and noise of an image in 0..255."""
+        settings = self.settings
+        if settings["blur"]:
+            deviation = self._uniform(size, 0.0, settings["blur"])
+            image = resample(image, gaussian_weights(deviation, height), gaussian_weights(deviation, width))
+        image = self.colour(ops.clip(image / 255.0, 0.0, 1.0), training=True)
+        if settings["gamma"]:
+            largest = math.log1p(settings["gamma"])
+            exponent = ops.exp(self._uniform(size, -largest, largest))[:, None, None, None]
+            image = ops.power(ops.maximum(image, 1e-6), exponent)
+        if settings["grayscale"]:
+            grey = ops.sum(image * ops.convert_to_tensor(LUMINANCE, "float32"), axis=-1, keepdims=True)
+            chosen = self._uniform(size, 0.0, 1.0) < settings["grayscale"]
+            image = ops.where(chosen[:, None, None, None], grey, image)
+        if settings["noise"]:
+            deviation = self._uniform(size, 0.0, settings["noise"])[:, None, None, None]
+            image = image + deviation * keras.random.normal(ops.shape(image), dtype="float32", seed=self.random)
+            image = ops.clip(image, 0.0, 1.0)
+        return image * 255.0
+
     def compute_output_spec(self, image, mask):
         return keras.KerasTensor(image.shape, "float32"), keras.KerasTensor(mask.shape, "int32")
 
     def get_config(self):
         return super().get_config() | self.settings | {"seed": self.seed}
+
+
+def _within(positions, n):
+    """Whether positions are on one of ``n`` pixels."""
+    return ops.logical_and(positions >= -0.5, positions <= ops.cast(n, "float32") - 0.5)
