@@ -22,6 +22,7 @@ from unet.data.sources import native_samples
 from unet.errors import InputError
 from unet.evaluation import evaluate, extremes
 from unet.formats import describe
+from unet.formats.base import LoadedNetwork
 from unet.runs import Run, Scores
 from unet.training import train
 
@@ -132,7 +133,7 @@ def test_three_images_or_fewer_still_make_a_figure(tmp_path):
 # === Exported files ===
 
 
-class Recorded:
+class Recorded(LoadedNetwork):
     """A network of a fixed size that keeps the images it is given and finds everything to be of class 0."""
 
     def __init__(self, path, metadata):

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.gradients import values
-from tests.helpers import BACKEND, SLOW_BEYOND_TENSORFLOW
+from tests.helpers import BACKEND
 from tests.helpers.encoders import build_maps, maps, randomize
 from unet.encoders.weights import assign_pretrained, read_pretrained
 from unet.model import build_unet
@@ -118,7 +118,7 @@ SOURCES = {
 }  # fmt: skip
 TRAINED_ON_BGR = ("resnet50", "vgg16")
 """Networks whose pixels are blue, green, red."""
-ALL = [name if name == "mobilenet_v2" else pytest.param(name, marks=SLOW_BEYOND_TENSORFLOW) for name in SOURCES]
+ALL = [name if name == "mobilenet_v2" else pytest.param(name, marks=pytest.mark.slow) for name in SOURCES]
 pytestmark = [pytest.mark.slow] if BACKEND == "jax" else []
 
 

@@ -54,7 +54,7 @@ def values(annotation, junk: st.SearchStrategy) -> st.SearchStrategy:
         return st.sampled_from(parts)
     if origin is tuple:
         length = {"max_size": 6} if parts[-1] is Ellipsis else {"min_size": len(parts), "max_size": len(parts)}
-        return st.lists(values(parts[0], junk), **length).map(sorted)
+        return st.lists(values(parts[0], junk), **length).map(_sorted)
     if origin is dict:
         return st.dictionaries(CLASSES, values(parts[1], junk), min_size=1, max_size=3)
     if annotation is bool:
@@ -80,3 +80,11 @@ def upsamplers(name: str, junk: st.SearchStrategy) -> st.SearchStrategy:
     """An upsampler by its name, with or without options."""
     options = sections(UPSAMPLERS[name].options, junk)
     return st.just(name) | options.map(lambda chosen: chosen | {"name": name})
+
+
+def _sorted(values):
+    """Values in order, as a range needs them, if they have one."""
+    try:
+        return sorted(values)
+    except TypeError:
+        return values

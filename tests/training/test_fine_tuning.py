@@ -277,7 +277,8 @@ def test_a_network_can_be_saved_while_its_encoder_is_frozen(name):
     assert network.get_config() == before
 
 
-@pytest.mark.parametrize("epochs", [(2,), pytest.param((1, 2, 3), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("epochs", [(2,), (1, 2, 3)])
 def test_interrupted_in_at_and_after_the_freeze_a_run_ends_with_the_same_bits(tmp_path, monkeypatch, source, epochs):
     """The freeze ends after epoch 1, counted from 0; an interrupted epoch is repeated when the run resumes.
 
