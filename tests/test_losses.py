@@ -48,6 +48,32 @@ def test_cross_entropy_equals_torch(batch, weights, smoothing):
     assert value(losses.cross_entropy, mask, logits, weights, smoothing) == pytest.approx(float(theirs), rel=1e-5)
 
 
+@pytest.mark.parametrize("hardest", [0.01, 0.3, 0.999])
+@pytest.mark.parametrize(("weights", "smoothing"), [(None, 0.0), ([0.5, 1.0, 3.0], 0.1)])
+def test_the_hardest_pixels_are_those_with_the_largest_cross_entropy(batch, hardest, weights, smoothing):
+    """Selected by numpy; their loss and its gradient are those of PyTorch on these pixels alone."""
+    mask, logits = batch
+    tensor = torch.tensor(logits, requires_grad=True)
+    truth = torch.tensor(mask).long()
+    each = F.cross_entropy(tensor.permute(0, 3, 1, 2), truth, ignore_index=IGNORE, reduction="none").detach().numpy()
+    each[mask == IGNORE] = -1
+    count = int(np.ceil(hardest * (mask != IGNORE).sum()))
+    chosen = each >= np.sort(each.ravel())[::-1][count - 1]
+    assert chosen.sum() == count
+    weight = None if weights is None else torch.tensor(weights)
+    theirs = F.cross_entropy(tensor[chosen], truth[chosen], weight, label_smoothing=smoothing)
+    theirs.backward()
+    options = {"class_weights": weights, "label_smoothing": smoothing, "hardest": hardest}
+    assert value(losses.cross_entropy, mask, logits, **options) == pytest.approx(theirs.item(), rel=1e-5)
+    ours = gradient(lambda x: losses.cross_entropy(ops.convert_to_tensor(mask), x, **options), logits)
+    np.testing.assert_allclose(ours, tensor.grad.numpy(), atol=1e-6)
+
+
+def test_the_hardest_of_no_pixels_are_none(batch):
+    mask, logits = batch
+    assert value(losses.cross_entropy, np.full_like(mask, IGNORE), logits, hardest=0.5) == 0
+
+
 def test_gradient_of_cross_entropy_equals_torch(batch):
     mask, logits = batch
     tensor = torch.tensor(logits, requires_grad=True)

@@ -13,7 +13,7 @@ from unet.data.sources import IGNORE
 from unet.errors import InputError, nearest
 
 
-def cross_entropy(mask, logits, class_weights=None, label_smoothing: float = 0.0):
+def cross_entropy(mask, logits, class_weights=None, label_smoothing: float = 0.0, hardest: float = 1.0):
     """Mean cross-entropy over valid pixels: ``Σ w_y · (−log p_y) / Σ w_y``.
 
     Args:
@@ -21,6 +21,8 @@ def cross_entropy(mask, logits, class_weights=None, label_smoothing: float = 0.0
         logits: Output of the network.
         class_weights: Weights w ``(C,)``; ``None`` for 1.
         label_smoothing: Fraction ε of the uniform distribution in the target, ``(1 − ε)·onehot + ε/C``.
+        hardest: Share of the valid pixels of the batch that count, 0 to 1: those with the largest −log p_y, with ties
+            (online hard example mining, Shrivastava et al. 2016).
 
     Example:
         >>> mask, logits = ops.ones((1, 4, 4), "int32"), ops.zeros((1, 4, 4, 3))
@@ -31,6 +33,9 @@ def cross_entropy(mask, logits, class_weights=None, label_smoothing: float = 0.0
     weights = valid if class_weights is None else valid * ops.matmul(target, _column(class_weights))[..., 0]
     log_p = ops.log_softmax(logits, axis=-1)
     loss = -ops.sum(target * log_p, axis=-1)
+    if hardest < 1:
+        valid = valid * _largest(loss, valid, hardest)
+        weights = weights * valid
     if label_smoothing:
         smooth = log_p if class_weights is None else log_p * ops.cast(class_weights, "float32")
         uniform = -ops.mean(smooth, axis=-1) * valid
@@ -156,7 +161,7 @@ class SegmentationLoss(keras.losses.Loss):
         s, weights = self.settings, self.class_weights
         mask, logits = ops.cast(y_true, "int32"), ops.cast(y_pred, "float32")
         terms = {
-            "cross_entropy": lambda: cross_entropy(mask, logits, weights, s["label_smoothing"]),
+            "cross_entropy": lambda: cross_entropy(mask, logits, weights, s["label_smoothing"], s.get("hardest", 1.0)),
             "focal": lambda: focal(mask, logits, s["focal_gamma"], weights),
             "dice": lambda: dice(mask, logits, weights),
             "tversky": lambda: tversky(mask, logits, s["tversky_alpha"], s["tversky_beta"], weights),
@@ -182,6 +187,14 @@ def _mean_over_present(loss, target, class_weights):
     if class_weights is not None:
         weights = weights * ops.cast(class_weights, "float32")
     return ops.sum(loss * weights) / _positive(ops.sum(weights))
+
+
+def _largest(loss, valid, share):
+    """1 for the share of the valid pixels with the largest loss, and for those equal to the last of them; else 0."""
+    loss = ops.where(valid > 0, ops.stop_gradient(loss), -1.0)
+    last = ops.ceil(share * ops.sum(valid)) - 1.0
+    least = ops.take(-ops.sort(ops.reshape(-loss, (-1,))), ops.maximum(ops.cast(last, "int32"), 0))
+    return ops.cast(loss >= least, "float32")
 
 
 def _column(values):

@@ -95,8 +95,10 @@ def test_the_whole_step_compiles_and_learns(build, split, upsampler, precision):
 
 
 @pytest.mark.skipif(BACKEND == "torch", reason="torch runs eagerly: there is no XLA to compile with")
-def test_every_loss_compiles(build, split):
+def test_every_loss_and_augmentation_compiles(build, split):
     trainer = build(
+        *("loss.hardest=0.5", "augmentation.rotation=20", "augmentation.elastic=0.05", "augmentation.translation=0.1"),
+        *("augmentation.blur=1", "augmentation.noise=0.1", "augmentation.gamma=0.5", "augmentation.grayscale=0.5"),
         *("loss.focal=1", "loss.dice=1", "loss.tversky=1", "loss.lovasz=1", "loss.class_weights={pet: 2.0}"),
         *("training.jit=true", "model.block=residual", "model.normalization=group", "training.optimizer=sgd"),
     )

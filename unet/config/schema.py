@@ -475,6 +475,9 @@ class LossConfig(Settings):
     """Weight of false negatives; with alpha = beta = 0.5 the Tversky loss is the Dice loss."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Fraction of the target probability spread evenly over all classes, in the cross-entropy."""
+    hardest: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Fraction of the pixels of a batch, those with the largest cross-entropy, that count in it (online hard example
+    mining, Shrivastava et al. 2016); 1: all."""
     class_weights: Annotated[
         Annotated[Annotated[dict[ClassName, Weight], OF_MAPPING] | Annotated[Literal["auto"], OF_OTHER], BY_KIND]
         | None,
