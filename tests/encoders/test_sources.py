@@ -140,14 +140,20 @@ def own_maps(model, name: str, pixels) -> list:
     return found if len(found) == len(SOURCES[name][2]) else found[1:]
 
 
+def randomized_maps(whole, name: str, rng, folder):
+    """Give the original random weights; our maps with the same weights, through a file."""
+    randomize(whole, rng)
+    whole.save_weights(folder / "a.weights.h5")
+    model = build_maps(name)
+    assign_pretrained(model, read_pretrained(name, folder / "a.weights.h5"))
+    return model
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_an_application_equals_the_original_on_even_sizes(name, rng, tmp_path):
     keras.utils.set_random_seed(0)
     whole, source, prepare = original(name)
-    randomize(whole, rng)
-    whole.save_weights(tmp_path / "a.weights.h5")
-    model = build_maps(name)
-    assign_pretrained(model, read_pretrained(name, tmp_path / "a.weights.h5"))
+    model = randomized_maps(whole, name, rng, tmp_path)
     pixels = rng.integers(0, 256, (2, 64, 96, 3)).astype("float32")
     check_equal(own_maps(model, name, pixels), source.predict_on_batch(prepare(pixels)))
 
@@ -172,10 +178,7 @@ def test_in_float64_an_application_equals_the_original_to_a_billionth(name, rng,
     """From the same prepared pixels: differences in float32 are rounding."""
     with computing_in("float64"):
         whole, source, _ = original(name)
-        randomize(whole, rng)
-        whole.save_weights(tmp_path / "a.weights.h5")
-        model = build_maps(name)
-        assign_pretrained(model, read_pretrained(name, tmp_path / "a.weights.h5"))
+        model = randomized_maps(whole, name, rng, tmp_path)
         pixels = rng.integers(0, 256, (2, 64, 96, 3)).astype("float64")
         found = own_maps(model, name, pixels)
         prepared = values(keras.Model(model.input, model.get_layer("normalize").output), pixels)
@@ -193,10 +196,7 @@ def test_in_float32_rounding_alone_separates_an_application_from_the_original(rn
     name = "efficientnet_v2_b0"
     keras.utils.set_random_seed(4)
     whole, source, prepare = original(name)
-    randomize(whole, rng)
-    whole.save_weights(tmp_path / "a.weights.h5")
-    model = build_maps(name)
-    assign_pretrained(model, read_pretrained(name, tmp_path / "a.weights.h5"))
+    model = randomized_maps(whole, name, rng, tmp_path)
     pixels = rng.integers(0, 256, (2, 64, 96, 3)).astype("float32")
     found, rounded = own_maps(model, name, pixels)[-1], source.predict_on_batch(prepare(pixels))[-1]
     with computing_in("float64"):

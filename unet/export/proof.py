@@ -47,12 +47,7 @@ class FloatProof:
 
     def judge(self, metadata: Metadata) -> str:
         """Return why the file is rejected, or an empty string if it is accepted."""
-        if metadata.quantization == "float16":
-            passed, least = self.same_class >= SAME_CLASS_FLOAT16, SAME_CLASS_FLOAT16
-        else:
-            continuous = not layer_class(metadata.upsampler).needs_argmax
-            passed = self.within >= (1 if continuous else WITHIN) and self.same_class >= SAME_CLASS
-            least = SAME_CLASS
+        passed, least = _judge_pixels(metadata, self.within, self.same_class)
         return (
             ""
             if passed
@@ -122,12 +117,7 @@ class ClassesProof:
 
     def judge(self, metadata: Metadata) -> str:
         """Return why the file is rejected, or an empty string if it is accepted."""
-        if metadata.quantization == "float16":
-            passed, least = self.same_class >= SAME_CLASS_FLOAT16, SAME_CLASS_FLOAT16
-        else:
-            continuous = not layer_class(metadata.upsampler).needs_argmax
-            passed = self.within >= (1 if continuous else WITHIN) and self.same_class >= SAME_CLASS
-            least = SAME_CLASS
+        passed, least = _judge_pixels(metadata, self.within, self.same_class)
         return (
             ""
             if passed
@@ -147,6 +137,14 @@ class ClassesProof:
 
 
 Proof = FloatProof | QuantizedProof | ClassesProof
+
+
+def _judge_pixels(metadata: Metadata, within: float, same_class: float) -> tuple[bool, float]:
+    """Whether a pixel-by-pixel comparison is accepted, and the least accepted share of pixels with the same class."""
+    if metadata.quantization == "float16":
+        return same_class >= SAME_CLASS_FLOAT16, SAME_CLASS_FLOAT16
+    continuous = not layer_class(metadata.upsampler).needs_argmax
+    return within >= (1 if continuous else WITHIN) and same_class >= SAME_CLASS, SAME_CLASS
 
 
 def to_json(proof: Proof) -> dict:
@@ -247,9 +245,10 @@ def prove_quantized(
     for start in track(range(0, len(split), BATCH), -(-len(split) // BATCH), f"comparing on {compared_on}"):
         chosen = slice(start, start + BATCH)
         images, masks = split.read(chosen)
-        output = loaded.class_ids(images) if loaded.returns_classes else loaded(images)
         if loaded.returns_classes:  # mean IoU depends on the largest value only
-            output = np.eye(len(loaded.metadata.classes), dtype=np.float32)[output]
+            output = np.eye(len(loaded.metadata.classes), dtype=np.float32)[loaded.class_ids(images)]
+        else:
+            output = loaded(images)
         outputs = {"file": output, "network": np.asarray(network.predict_on_batch(images), np.float32)}
         for name, tally in tallies.items():
             tally.add(split.names[chosen], masks, outputs[name])
