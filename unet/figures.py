@@ -1,5 +1,7 @@
 """Figures of a run (learning curves, confusion matrix, predictions next to the truth), masks and overlays."""
 
+import base64
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -257,3 +259,16 @@ def save(figure, path: Path) -> None:
     """Write a figure atomically."""
     with replacing(path) as temporary:
         figure.savefig(temporary)
+
+
+def save_picture(picture: np.ndarray, path: Path) -> None:
+    """Write a picture, uint8 ``(H, W, 3)``, as PNG atomically."""
+    with replacing(path) as temporary:
+        Image.fromarray(picture).save(temporary)
+
+
+def data_url(picture: Image.Image) -> str:
+    """A picture as the address of an image within a page."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

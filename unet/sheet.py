@@ -1,7 +1,5 @@
 """The contact sheet of a data set as a self-contained HTML page."""
 
-import base64
-import io
 from collections.abc import Sequence
 
 import jinja2
@@ -45,14 +43,8 @@ def as_html(
             {
                 "name": escaped(sample.name),
                 "split": sample.split,
-                "source": _data_url(figures.overlay(sample.image, sample.mask, table)),
+                "source": figures.data_url(Image.fromarray(figures.overlay(sample.image, sample.mask, table))),
             }
             for sample in samples
         ],
     )
-
-
-def _data_url(picture: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

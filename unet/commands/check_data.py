@@ -84,12 +84,7 @@ def main(
 
 def _draw(samples, classes: tuple[str, ...], colours, path: Path) -> None:
     """Write a contact sheet."""
-    from PIL import Image
-
     from unet import figures
-    from unet.files import replacing
 
     examples = [(f"{sample.name} ({sample.split})", sample.image, sample.mask) for sample in samples]
-    picture = figures.contact_sheet(examples, classes, colours)
-    with replacing(path) as temporary:
-        Image.fromarray(picture).save(temporary)
+    figures.save_picture(figures.contact_sheet(examples, classes, colours), path)

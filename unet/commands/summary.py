@@ -60,13 +60,11 @@ def _draw_augmentations(config, path: Path) -> None:
     """Write a picture of training images: as they are, under each augmentation alone, and under all together."""
     import keras
     import numpy as np
-    from PIL import Image
 
     from unet import data, figures
     from unet.colours import chosen_colours, colour_table
     from unet.console import say
     from unet.data.augmentation import OFF, Augmentation
-    from unet.files import replacing
 
     dataset = data.prepare(config.data)
     chosen = np.linspace(0, len(dataset.train) - 1, min(SAMPLES, len(dataset.train))).astype(int)
@@ -84,8 +82,7 @@ def _draw_augmentations(config, path: Path) -> None:
         examples += zip(titles, *images_and_masks, strict=True)
     table = colour_table(chosen_colours(dataset.classes, config.data.colors or {}))
     picture = figures.contact_sheet(examples, dataset.classes, table, columns=len(chosen), opacity=OPACITY)
-    with replacing(path) as temporary:
-        Image.fromarray(picture).save(temporary)
+    figures.save_picture(picture, path)
     say(f"augmentations: {path}")
 
 

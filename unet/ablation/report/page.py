@@ -1,6 +1,5 @@
 """The report of an ablation: a self-contained HTML page, the same as Markdown, and all numbers as CSV and JSON."""
 
-import base64
 import io
 import logging
 from pathlib import Path
@@ -9,7 +8,6 @@ import jinja2
 import matplotlib
 from markupsafe import Markup
 from matplotlib.figure import Figure
-from PIL import Image
 
 from unet.ablation.report import charts, tables
 from unet.ablation.report.examples import Tile, tiles
@@ -17,7 +15,7 @@ from unet.ablation.report.markdown import as_markdown
 from unet.ablation.report.results import Summary, as_csv, summarise
 from unet.ablation.run.finished import RunsByVariant
 from unet.ablation.run.measurements import Measurements, Scenes
-from unet.figures import save
+from unet.figures import data_url, save
 from unet.files import write_text
 
 log = logging.getLogger("unet")
@@ -103,13 +101,7 @@ def _svg(figure: Figure) -> Markup:
 
 
 def _with_source(tile: Tile) -> dict[str, str]:
-    return {"name": tile.name, "note": tile.note, "source": _data_url(tile.picture)}
-
-
-def _data_url(picture: Image.Image) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return {"name": tile.name, "note": tile.note, "source": data_url(tile.picture)}
 
 
 def _legend(scenes: Scenes) -> list[tuple[str, str]]:
