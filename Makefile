@@ -5,7 +5,7 @@ PYTHON ?= python3
 EXTRA ?= cpu
 # Requirement that pip installs for PyTorch. On Linux the default wheel includes CUDA; a CPU build saves disk space.
 TORCH ?= torch==2.13.0
-# Marks of the tests that are run; `make test-all` also runs those marked slow.
+# Marks of the tests that are run; `make test-all` then runs those marked slow.
 SELECT ?= not slow
 
 VENV := .venv
@@ -24,8 +24,8 @@ demo: $(VENV)/.$(EXTRA) ## Install, train a small network on drawn scenes, and s
 
 test: test-tensorflow test-jax test-torch ## Install, and run the tests on TensorFlow, JAX and PyTorch.
 
-test-all: ## The same, with the slow tests.
-	$(MAKE) test SELECT="slow or not slow"
+test-all: test ## The same, and then the slow tests, in new processes: compiled networks fill their memory.
+	$(MAKE) test SELECT=slow
 
 test-tensorflow: $(VENV)/.test ## Run all tests on TensorFlow.
 	KERAS_BACKEND=tensorflow $(VENV)/$(PYTEST) -m "$(SELECT)"

@@ -321,7 +321,7 @@ def test_any_values_are_a_config_that_reads_back_or_an_input_error():
 
 
 @pytest.mark.slow
-@settings(PROPERTY, max_examples=5_000)
+@settings(PROPERTY, max_examples=1_500)
 @given(TREES)
 def test_many_values_are_a_config_that_reads_back_or_an_input_error(tree):
     check_tree(tree)
@@ -375,7 +375,7 @@ def beside(tmp_path):
     return tmp_path / "configs" / "ablation" / "x.yaml"
 
 
-@pytest.mark.parametrize("examples", [60, pytest.param(2_500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [60, pytest.param(800, marks=pytest.mark.slow)])
 def test_a_mutated_file_is_a_config_or_an_input_error(beside, examples):
     @settings(PROPERTY, max_examples=examples)
     @given(st.randoms(use_true_random=False), JUNK)

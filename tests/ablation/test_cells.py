@@ -272,8 +272,7 @@ def test_closing_leaves_nothing_running_and_starts_nothing(stand_in, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"])
-def test_a_stopped_ablation_is_resumed_by_the_same_command(tmp_path, number, code):
+def test_a_stopped_ablation_is_resumed_by_the_same_command(tmp_path):
     make_grid(tmp_path, "nearest", "bilinear")
     epochs = 60 if BACKEND == "jax" else 12  # more than can be done before the signal
     arguments = ["ablate", tmp_path / "tiny.yaml", *SETTINGS, f"training.epochs={epochs}", "--root", tmp_path]
@@ -284,9 +283,9 @@ def test_a_stopped_ablation_is_resumed_by_the_same_command(tmp_path, number, cod
         time.sleep(0.02)
     assert process.poll() is None, process.communicate()
     assert [line for line in command_lines(str(first.path)) if "unet.ablation.run.cell" in line]
-    process.send_signal(number)
+    process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == code, err
+    assert process.returncode == 130, err
     assert "Traceback" not in out + err
     assert "stopping after the current step" in err
     assert "stopped; run the same command again to resume" in err

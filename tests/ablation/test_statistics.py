@@ -115,7 +115,7 @@ def share_limit(count):
 
 @pytest.mark.parametrize(
     ("variants", "seeds", "count"),
-    [(4, 3, 250), *(pytest.param(*case, 2000, marks=pytest.mark.slow) for case in ((2, 5), (4, 3), (6, 5)))],
+    [(4, 3, 250), *(pytest.param(*case, 1000, marks=pytest.mark.slow) for case in ((2, 5), (4, 3), (6, 5)))],
 )
 def test_equal_variants_are_covered_and_rarely_told_apart(variants, seeds, count):
     results, true = experiments(variants, seeds, count)

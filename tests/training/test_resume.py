@@ -58,7 +58,7 @@ def progress(run: Path) -> tuple:
 @pytest.mark.slow
 def test_killed_runs_end_with_the_bits_of_one_that_was_not(tmp_path):
     """Each run is killed at a random moment of a random epoch, and started again."""
-    kills = 10 if BACKEND == "tensorflow" else 3
+    kills = 4 if BACKEND == "tensorflow" else 2
 
     process, started = start(tmp_path, "whole"), time.monotonic()
     finish(process)
