@@ -28,7 +28,7 @@ GRACE_SECONDS = 60
 """How long a command that is asked to stop may take to save its work."""
 KEPT = (
     *("metrics.json", "environment.json", "history.csv", "summary.json", "latency.json", "results.csv"),
-    *("upsamplers.json", "*.md", "*.html", "*.png"),
+    *("upsamplers.json", "train.json", "*.md", "*.html", "*.png"),
 )
 """Files of a run or report that are results; weights, logs and whatever names places on this machine stay behind."""
 
@@ -64,7 +64,12 @@ def steps(root: Path, settings: list[str], seeds: int, workers: int, encoder: bo
         train = ("train", "pets", f"name={name}", *more, *settings, *into)
         return Step(name, (train, ("evaluate", str(root / name))), root / name)
 
-    found = [training("pets")]
+    speed = (
+        *("benchmark", "train", "pets", "--precision", "float32", "--precision", "mixed_bfloat16"),
+        *("--batch-size", "32", "--batch-size", "128", "--against", "torch", "--rounds", "5", "--steps", "20"),
+        *("--output", str(root / "training_speed" / "train.json")),
+    )
+    found = [Step("training_speed", (speed,), root / "training_speed"), training("pets")]
     if encoder:
         pretrained = ("model.encoder=efficientnet_lite0", "training.epochs=60")
         found.append(training("pets_encoder", *pretrained))

@@ -6,7 +6,7 @@ import pytest
 
 from tests.helpers import ROOT, SLOW_BEYOND_TENSORFLOW
 from tests.helpers.commands import run_unet
-from unet import benchmark
+from unet.benchmark import layers as benchmark
 from unet.upsamplers import UPSAMPLERS
 
 pytestmark = SLOW_BEYOND_TENSORFLOW
@@ -48,7 +48,7 @@ def test_memory_in_a_fresh_process_holds_the_result_and_little_more():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["upsampler"], "WHAT: 'upsampler' must be upsamplers; did you mean upsamplers?"),
+        (["upsampler"], "unet benchmark has no command 'upsampler'; did you mean upsamplers?"),
         (["upsamplers", "--only", "bicubical"], "--only: 'bicubical' matches none of nearest, bilinear"),
         (["upsamplers", "--shape", "8,64,64"], "--shape: '8,64,64' must be four whole numbers B,h,w,C"),
         (["upsamplers", "--shape", "1,4,4,6"], "C a multiple of 8"),

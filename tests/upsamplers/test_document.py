@@ -16,7 +16,8 @@ import unet
 from benchmarks import parity
 from docs import generate
 from tests.helpers import ROOT, TINY, contract
-from unet import benchmark, config, upsamplers
+from unet import config, upsamplers
+from unet.benchmark import layers as benchmark
 from unet.errors import InputError
 from unet.model import from_config
 from unet.upsamplers import settings

@@ -1,8 +1,9 @@
 """The command ``unet``, with one module for each subcommand.
 
 To add a subcommand, write a module with a function ``main`` for typer, whose docstring is the help text, and add a line
-to ``COMMANDS``. A module is imported only when its subcommand is called. It must not import Keras at import time, and
-``main`` checks its arguments and the configuration before it does, so that mistakes are reported at once.
+to ``COMMANDS``. A module with subcommands of its own has a dictionary ``COMMANDS`` of such functions instead. A module
+is imported only when its subcommand is called. It must not import Keras at import time, and ``main`` checks its
+arguments and the configuration before it does, so that mistakes are reported at once.
 """
 
 import importlib
@@ -28,12 +29,24 @@ COMMANDS = {
     "summary": "Show the cost of a network, stage by stage.",
     "check-data": "List everything that is wrong with a data set.",
     "arithmetic": "Show sizes, padding and matrices of (transposed) convolutions.",
-    "benchmark": "Measure time and memory of the upsamplers.",
+    "benchmark": "Measure time and memory of the upsamplers, or of training.",
     "demo": "Try networks on photographs in a browser.",
 }
 
 
-class _Group(TyperGroup):
+class _Commands(TyperGroup):
+    """A group with one message for a name that it does not have."""
+
+    def resolve_command(self, ctx, args):
+        names = self.list_commands(ctx)
+        if args[0] not in names:
+            path = ctx.command_path
+            hint = nearest(args[0], names)
+            raise InputError(f"{path} has no command {args[0]!r}{hint} ({path} --help lists the commands)")
+        return super().resolve_command(ctx, args)
+
+
+class _Group(_Commands):
     """A group that imports a subcommand's module when the subcommand is called."""
 
     def list_commands(self, ctx):
@@ -43,15 +56,21 @@ class _Group(TyperGroup):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"unet.commands.{cmd_name.replace('-', '_')}")
-        app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-        app.command(cmd_name, short_help=COMMANDS[cmd_name])(module.main)
-        return typer.main.get_command(app)
-
-    def resolve_command(self, ctx, args):
-        if args[0] not in COMMANDS:
-            hint = nearest(args[0], COMMANDS)
-            raise InputError(f"unet has no command {args[0]!r}{hint} (unet --help lists the commands)")
-        return super().resolve_command(ctx, args)
+        app = typer.Typer(
+            cls=_Commands,
+            help=COMMANDS[cmd_name],
+            no_args_is_help=True,
+            add_completion=False,
+            pretty_exceptions_enable=False,
+            rich_markup_mode=None,
+        )
+        if not hasattr(module, "COMMANDS"):
+            app.command(cmd_name, short_help=COMMANDS[cmd_name])(module.main)
+            (command,) = typer.main.get_group(app).commands.values()
+            return command
+        for name, function in module.COMMANDS.items():
+            app.command(name)(function)
+        return typer.main.get_group(app)
 
     def format_commands(self, ctx, formatter):
         with formatter.section("Commands"):

@@ -1,0 +1,1 @@
+"""Time and memory: of the upsamplers alone (``layers``), and of whole training steps (``train``)."""
