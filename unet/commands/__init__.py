@@ -1,9 +1,9 @@
 """The command ``unet``, with one module for each subcommand.
 
 To add a subcommand, write a module with a function ``main`` for typer, whose docstring is the help text, and add a line
-to ``COMMANDS``. A module with subcommands of its own has a dictionary ``COMMANDS`` of such functions instead. A module
-is imported only when its subcommand is called. It must not import Keras at import time, and ``main`` checks its
-arguments and the configuration before it does, so that mistakes are reported at once.
+to ``COMMANDS``. A module with subcommands of its own has a dictionary ``COMMANDS`` of such functions instead, and its own
+docstring is the help text. A module is imported only when its subcommand is called. It must not import Keras at import
+time, and ``main`` checks its arguments and the configuration before it does, so that mistakes are reported at once.
 """
 
 import importlib
@@ -58,7 +58,7 @@ class _Group(_Commands):
         module = importlib.import_module(f"unet.commands.{cmd_name.replace('-', '_')}")
         app = typer.Typer(
             cls=_Commands,
-            help=COMMANDS[cmd_name],
+            help=module.__doc__,
             no_args_is_help=True,
             add_completion=False,
             pretty_exceptions_enable=False,

@@ -1,4 +1,9 @@
-"""The commands ``unet benchmark upsamplers`` and ``unet benchmark train``."""
+"""Measure time and memory of the upsamplers, or of training.
+
+unet benchmark upsamplers
+
+unet benchmark train pets_cpu --against torch
+"""
 
 from pathlib import Path
 from typing import Annotated
