@@ -1,7 +1,7 @@
 """The command ``unet``, with one module for each subcommand.
 
 To add a subcommand, write a module with a function ``main`` for typer, whose docstring is the help text, and add a line
-to ``COMMANDS``. A module with subcommands of its own has a dictionary ``COMMANDS`` of such functions instead, and its own
+to ``COMMANDS``. A module with subcommands of its own has a dictionary ``COMMANDS`` of such functions instead, and its
 docstring is the help text. A module is imported only when its subcommand is called. It must not import Keras at import
 time, and ``main`` checks its arguments and the configuration before it does, so that mistakes are reported at once.
 """

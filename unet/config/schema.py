@@ -536,6 +536,12 @@ class TrainingConfig(Settings):
     jit: bool = True
     """Compile the step with XLA, on TensorFlow and JAX (PyTorch runs eagerly); faster on a GPU, slower with TensorFlow
     on a CPU."""
+    devices: Annotated[
+        Annotated[Annotated[Literal["all"], OF_TEXT] | Annotated[Count, OF_OTHER], BY_TEXT],
+        Expected("a whole number, or all"),
+    ] = 1
+    """Devices of this machine that share every batch equally, with JAX; all: as many as there are. The result is that
+    of one device, but for rounding."""
     early_stopping: Count | None = None
     """Stop after this many epochs without a better validation mean IoU; null: never."""
     checkpoint_seconds: Weight = 15.0

@@ -1,5 +1,6 @@
 """Training a run: data, network, step, resume, epochs, checkpoints."""
 
+import contextlib
 import logging
 import random
 import signal
@@ -12,7 +13,7 @@ from unet.data.balance import class_pixels, describe, inverse_log_weights
 from unet.data.batches import Batches
 from unet.errors import InputError, RunError
 from unet.runs import Run
-from unet.training import batch_size, checkpoints
+from unet.training import batch_size, checkpoints, devices
 from unet.training.callbacks import (
     Checkpoint,
     DivergenceGuard,
@@ -52,7 +53,7 @@ def train(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> None:
         SystemExit: SIGTERM or SIGHUP, with exit code 143 or 129; likewise.
     """
     config = configuration.with_data_at(run.config, overrides)
-    with run.locked(), run.logging(), interrupts.sigterm_as_exit():
+    with run.locked(), run.logging(), interrupts.sigterm_as_exit(), contextlib.ExitStack() as stack:
         # === Batch size ===
         if config.training.batch_size == "auto":  # before this process uses the device
             size = batch_size.find(run, overrides)
@@ -61,6 +62,8 @@ def train(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> None:
             log.info("training.batch_size: auto: %d images", size)
             run.record_config(run.config.with_training(batch_size=size))
             config = config.with_training(batch_size=size)
+
+        stack.enter_context(devices.parallel(config.training.devices, config.training.images_per_step))
 
         # === Data ===
         run.record_environment(jit=compiles(config))

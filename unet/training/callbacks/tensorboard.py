@@ -11,6 +11,7 @@ from unet.config import Config
 from unet.data import Split
 from unet.files import writing
 from unet.runs import Run
+from unet.training import devices
 from unet.training.weights import averaged_weights
 
 PICTURES = 8
@@ -71,7 +72,7 @@ class TensorBoard(keras.callbacks.Callback):
         from tensorboardX.summary import image
 
         images, masks = self.split.read(slice(PICTURES))
-        with averaged_weights(self.model):
+        with averaged_weights(self.model), devices.alone():
             prediction = self.model.network.predict_on_batch(images).argmax(-1)
         picture = figures.prediction_strip(images, masks, prediction, figures.colour_table(self.run.info.colours))
         self._write(epoch, summary=image("validation/image_truth_prediction", picture, dataformats="HWC"))

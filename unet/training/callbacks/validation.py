@@ -5,6 +5,7 @@ import numpy as np
 
 from unet.data import Split
 from unet.data.batches import Batches
+from unet.training import devices
 from unet.training.callbacks.stop_request import StopRequest
 from unet.training.weights import averaged_weights
 
@@ -35,7 +36,7 @@ class Validation(keras.callbacks.Callback):
         with averaged_weights(self.model):
             if len(self.split):
                 batches = Batches(self.split, self.batch_size)
-                with batches.raising_own_errors():
+                with batches.raising_own_errors(), devices.alone():
                     scores = self.model.evaluate(batches, verbose=0, return_dict=True, callbacks=[self.stop])
                 row |= {"val_loss": float(scores["loss"]), "val_mean_iou": float(scores["mean_iou"])}
             if self._is_best(row):
