@@ -258,8 +258,11 @@ class Tally:
             InputError: A mask has an id that is neither a class nor the ignored one.
             RunError: Logits are NaN.
         """
-        for name, mask, values in zip(names, truth, logits, strict=True):
+        self._counts += [
             self._count(name, mask, self._predicted(name, values, mask.shape))
+            for name, mask, values in zip(names, truth, logits, strict=True)
+        ]
+        self.names += names
 
     def add_bands(self, name: str, truth: np.ndarray, bands: Iterable[np.ndarray]) -> None:
         """Count one image of which only a part of the logits is in memory at a time.
@@ -274,7 +277,8 @@ class Tally:
             RunError: Likewise.
         """
         predicted = [self._predicted(name, logits, logits.shape[:2]) for logits in bands]
-        self._count(name, truth, np.concatenate(predicted, axis=1))
+        self._counts.append(self._count(name, truth, np.concatenate(predicted, axis=1)))
+        self.names.append(name)
 
     def _predicted(self, name: str, logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """Class ids that logits ``(h, w, C)`` predict, uint8 ``(1, H, W)``.
@@ -293,8 +297,8 @@ class Tally:
         best = resized_argmax(np.delete(logits, border, axis=-1), size)
         return np.stack([prediction, best == pet - (border < pet)])
 
-    def _count(self, name: str, mask: np.ndarray, predicted: np.ndarray) -> None:
-        """Add the counts of one image."""
+    def _count(self, name: str, mask: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
+        """Counts of one image."""
         classes = len(self.classes)
         if ((mask >= classes) & (mask != IGNORE)).any():
             unknown = np.setdiff1d(mask, [*range(classes), IGNORE])
@@ -302,17 +306,13 @@ class Tally:
                 f"image {name}: its mask holds {', '.join(map(str, unknown[:5]))}; expected are the class ids 0 to "
                 f"{classes - 1}, or {IGNORE} for ignored pixels. Run unet check-data to list every mask"
             )
-        self._counts.append(self._scored(mask, predicted))
-        self.names.append(name)
-
-    def _scored(self, mask: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
         counts = image_counts(mask, predicted[0], len(self.classes), *predicted[1:].astype(bool))
         trimap = [self.classes.index(name) for name in ("pet", "border")] if self.has_trimap else []
         return scored_counts(counts, *trimap)
 
     def counts(self, key: str) -> np.ndarray:
         """Counts of every image, in the order in which images were added."""
-        like = self._scored(np.full((1, 1), IGNORE, np.uint8), np.zeros((1 + self.has_trimap, 1, 1), np.uint8))[key]
+        like = self._count("", np.full((1, 1), IGNORE, np.uint8), np.zeros((1 + self.has_trimap, 1, 1), np.uint8))[key]
         return np.array([counts[key] for counts in self._counts], like.dtype).reshape(-1, *like.shape)
 
     @property
