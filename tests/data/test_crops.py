@@ -1,5 +1,7 @@
 """Images at their own size: how they are stored, and the windows that training reads from them."""
 
+import hashlib
+import json
 import os
 
 import numpy as np
@@ -177,6 +179,14 @@ def test_one_cache_serves_every_size_of_windows_and_no_resized_arrays(load, tmp_
     data.prepare(load("data.scale=0.5"))
     data.prepare(load("data.sampling=resize"))
     assert len(list((tmp_path / "cache").iterdir())) == 3
+
+
+def test_resized_arrays_are_where_earlier_versions_put_them(load, tmp_path):
+    settings = load("data.sampling=resize")
+    data.prepare(settings)
+    key = {"format": 1, "size": [16, 20]} | data.make_source(settings).key()
+    expected = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    assert [entry.name for entry in (tmp_path / "cache").iterdir()] == [f"folder-16x20-{expected}"]
 
 
 def shorten(file):

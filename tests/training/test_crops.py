@@ -14,6 +14,7 @@ from unet import config, data
 from unet.data.sources import native_samples
 from unet.evaluation import evaluate, evaluate_file
 from unet.export import export
+from unet.export.card import CARD
 from unet.formats import Metadata, load_network
 from unet.model import load_saved
 from unet.runs import Run
@@ -96,6 +97,7 @@ def test_an_exported_file_predicts_in_tiles_too(run):
     file, _ = export(run, "keras")
     metadata = load_network(file).metadata
     assert (metadata.sampling, metadata.scale, metadata.size) == ("crop", 1.0, (16, 16))
+    assert "windows of 16×16 pixels (height × width) of images at their own size" in (file.parent / CARD).read_text()
     image = truths(run, "train")[2].image
     np.testing.assert_array_equal(unet.load(file).predict(image), unet.load(run.path).predict(image, mode="tile"))
     assert evaluate_file(file, "train")["mean_iou"]["dataset"] == evaluate(run, "train")["mean_iou"]["dataset"]

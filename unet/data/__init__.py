@@ -71,13 +71,11 @@ def prepare(config: DataConfig, verify: bool = False) -> Dataset:
     source = make_source(config)
     if config.sampling == "crop":
         dataset = cache.prepare(source, None, config.cache_dir, verify, config.scale)
-        ids = {name: index for index, name in enumerate(dataset.classes)}
-        unknown = sorted((config.sampling_weights or {}).keys() - ids)
-        if unknown:
-            raise InputError(
-                f"data.sampling_weights: there is no class {unknown[0]!r} (classes: {', '.join(dataset.classes)})"
-            )
-        chances = {ids[name]: chance for name, chance in (config.sampling_weights or {}).items()}
+        weights = config.sampling_weights or {}
+        if unknown := sorted(weights.keys() - set(dataset.classes)):
+            known = ", ".join(dataset.classes)
+            raise InputError(f"data.sampling_weights: there is no class {unknown[0]!r} (classes: {known})")
+        chances = {index: weights[name] for index, name in enumerate(dataset.classes) if name in weights}
         dataset = dataset.with_windows(Windows(config.size, config.windows, chances))
     else:
         dataset = cache.prepare(source, config.size, config.cache_dir, verify)

@@ -175,9 +175,8 @@ class Crops(Split):
             _check_length(array)
         height, width = self.sizes[row]
         start, stop = self.starts[row], self.starts[row] + height * width
-        return self.images[3 * start : 3 * stop].reshape(height, width, 3), self.masks[start:stop].reshape(
-            height, width
-        )
+        image, mask = self.images[3 * start : 3 * stop], self.masks[start:stop]
+        return image.reshape(height, width, 3), mask.reshape(height, width)
 
     def only(self, names: set[str]) -> "Crops":
         """Choose the images with these names, in the same order; they are not loaded into memory."""
