@@ -63,6 +63,11 @@ def run(make):
     return run
 
 
+@pytest.fixture(scope="module")
+def scores(run):
+    return {split: evaluate(run, split) for split in ("test", "train")}
+
+
 def truths(run, split="test"):
     return list(native_samples(data.make_source(run.config.data), split))
 
@@ -73,34 +78,32 @@ def mean_iou(samples, masks):
     return jaccard_score(*map(np.concatenate, zip(*pairs)), average="macro", labels=[0, 1])
 
 
-def test_the_score_of_images_that_fit_one_tile_is_that_of_whole_images(run):
-    scores = evaluate(run)
+def test_the_score_of_images_that_fit_one_tile_is_that_of_whole_images(run, scores):
     network, samples = load_saved(run.best_file), truths(run)
     whole = [np.asarray(network.predict_on_batch(sample.image[None]))[0].argmax(-1) for sample in samples]
-    assert scores["mean_iou"]["dataset"] == pytest.approx(mean_iou(samples, whole), abs=1e-6)
-    assert scores["size"] == "whole"
-    assert scores["images"] == 3
+    assert scores["test"]["mean_iou"]["dataset"] == pytest.approx(mean_iou(samples, whole), abs=1e-6)
+    assert scores["test"]["size"] == "whole"
+    assert scores["test"]["images"] == 3
 
 
-def test_the_score_of_large_images_is_that_of_predicted_tiles(run):
+def test_the_score_of_large_images_is_that_of_predicted_tiles(run, scores):
     """Plain and native scores are the same at scale 1."""
-    scores, native = evaluate(run, "train"), evaluate(run, "train", native=True)
     predictor, samples = unet.load(run.path), truths(run, "train")
     masks = predictor.predict([sample.image for sample in samples])
     for mask, tiled in zip(masks, predictor.predict([sample.image for sample in samples], mode="tile")):
         np.testing.assert_array_equal(mask, tiled)
-    assert scores["mean_iou"]["dataset"] == pytest.approx(mean_iou(samples, masks), abs=1e-6)
-    assert native["mean_iou"] == scores["mean_iou"]
+    assert scores["train"]["mean_iou"]["dataset"] == pytest.approx(mean_iou(samples, masks), abs=1e-6)
+    assert evaluate(run, "train", native=True)["mean_iou"] == scores["train"]["mean_iou"]
 
 
-def test_an_exported_file_predicts_in_tiles_too(run):
+def test_an_exported_file_predicts_in_tiles_too(run, scores):
     file, _ = export(run, "keras")
     metadata = load_network(file).metadata
     assert (metadata.sampling, metadata.scale, metadata.size) == ("crop", 1.0, (16, 16))
     assert "windows of 16×16 pixels (height × width) of images at their own size" in (file.parent / CARD).read_text()
     image = truths(run, "train")[2].image
     np.testing.assert_array_equal(unet.load(file).predict(image), unet.load(run.path).predict(image, mode="tile"))
-    assert evaluate_file(file, "train")["mean_iou"]["dataset"] == evaluate(run, "train")["mean_iou"]["dataset"]
+    assert evaluate_file(file, "train")["mean_iou"] == scores["train"]["mean_iou"]
 
 
 def test_resizing_is_what_is_warned_about(run, folder, tmp_path):
@@ -111,6 +114,7 @@ def test_resizing_is_what_is_warned_about(run, folder, tmp_path):
     assert "compare with --mode tile" in done.err
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_with_the_same_bits(run, make, monkeypatch):
     stopped = make("training.epochs=3", "training.checkpoint_seconds=0", "name=stopped")
     original = Checkpoint.on_epoch_end
@@ -133,21 +137,15 @@ def test_an_interrupted_run_ends_with_the_same_bits(run, make, monkeypatch):
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_network_for_a_scale_is_used_at_that_scale(run, tmp_path):
-    """The masks are those of the reduced image, enlarged; scores at the reduced size are those of its masks."""
+@pytest.mark.slow
+def test_native_scores_at_a_scale_are_those_of_the_enlarged_masks(run, tmp_path):
     half = Run(shutil.copytree(run.path, tmp_path / "half"))
     half.config_file.write_text(half.config.with_data(scale=0.5).to_yaml())
-    sample = truths(run, "train")[2]
-    reduced = np.asarray(Image.fromarray(sample.image).resize((25, 25), Image.Resampling.BILINEAR))
-    mask = unet.load(half.path).predict(sample.image)
-    assert mask.shape == (50, 50)
-    logits = np.concatenate(list(unet.load(run.path).logit_bands(reduced)))
-    enlarged = [np.asarray(Image.fromarray(logits[..., k]).resize((50, 50), Image.Resampling.BILINEAR)) for k in (0, 1)]
-    np.testing.assert_array_equal(mask, np.argmax(enlarged, 0))
-    samples = truths(run)
-    masks = [unet.load(half.path).predict(each.image) for each in samples]
-    assert evaluate(half, native=True)["mean_iou"]["dataset"] == pytest.approx(mean_iou(samples, masks), abs=1e-6)
-    assert evaluate(half)["size"] == "whole"
+    samples = truths(run, "train")
+    masks = unet.load(half.path).predict([sample.image for sample in samples])
+    scores = evaluate(half, "train", native=True)
+    assert scores["mean_iou"]["dataset"] == pytest.approx(mean_iou(samples, masks), abs=1e-6)
+    assert scores["mean_iou"] != evaluate(half, "train")["mean_iou"]
 
 
 @pytest.mark.backend_free
