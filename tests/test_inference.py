@@ -1,5 +1,6 @@
 """Masks for images of any size: resized and tiled, from every kind of input, in Python and on the command line."""
 
+import dataclasses
 import doctest
 import io
 import itertools
@@ -408,6 +409,19 @@ def test_an_overlay_is_a_blend_with_contours_in_full_colour():
 
 
 CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]])
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.25])
+def test_a_network_that_was_trained_on_scaled_images_gets_them_scaled(scale):
+    network = Network(colour)
+    network.metadata = dataclasses.replace(network.metadata, sampling="crop", scale=scale)
+    photo = smooth(61, 90)
+    size = round(61 * scale), round(90 * scale)
+    reduced = np.asarray(Image.fromarray(photo).resize(size[::-1], Image.Resampling.BILINEAR))
+    expected = softmax(resize_logits(colour(reduced), (61, 90)))
+    np.testing.assert_allclose(Predictor(network).probabilities(photo), expected, atol=1e-5)
+    np.testing.assert_array_equal(Predictor(network).predict(photo), resized_argmax(colour(reduced), (61, 90)))
+    assert max(height for _, height, _, _ in network.shapes) < 32 + network.metadata.stride
 
 
 # === On the command line ===

@@ -182,6 +182,14 @@ def test_areas_are_measured_at_full_size(tmp_path):
     assert [Image.open(io.BytesIO(picture)).size for picture in shown] == [(1600, 200)] * 2
 
 
+@pytest.mark.parametrize("sampling", [("resize", "crop"), ("crop", "crop")])
+def test_the_page_begins_with_the_input_that_all_networks_were_trained_on(sampling):
+    networks = [page_photograph.describe(Columns()) | {"sampling": one} for one in sampling]
+    html = page_photograph.render("page.html.j2", max_upload_mb=1, networks=networks)
+    chosen = "tile" if set(sampling) == {"crop"} else "resize"
+    assert re.findall(r'value="(\w+)" checked', html) == [chosen]
+
+
 def test_a_large_photograph_takes_a_few_bytes_per_pixel():
     content = encoded(Image.new("L", (4000, 3000)))
     page.segment([Columns()], content)

@@ -1,6 +1,10 @@
-"""Scores and figures of a trained run or an exported file, at the network's resolution or at each image's own."""
+"""Scores and figures of a trained run or an exported file, at the network's resolution or at each image's own.
+
+A network that was trained on windows is scored on whole images in overlapping tiles, in the same way as it predicts.
+"""
 
 import csv
+import dataclasses
 import io
 import itertools
 import logging
@@ -21,6 +25,7 @@ from unet.data.sources import native_samples
 from unet.errors import InputError
 from unet.files import replacing, write_text
 from unet.formats import KerasNetwork, LoadedNetwork, describe, load_network
+from unet.inference import Predictor
 from unet.metrics import Tally, pixel_accuracy
 from unet.runs import Run, Scores
 from unet.training import compiles
@@ -57,7 +62,7 @@ def evaluate_file(path: Path, split: str = "test", native: bool = False, overrid
 
     The data are those of the run in whose ``export/`` directory the file is; elsewhere those of the configuration in
     the file, which holds no paths. A file of a fixed size is scored at that size: images and masks are resized to it
-    once, from their own size.
+    once, from their own size, or covered with tiles of that size.
 
     Args:
         path: The exported file.
@@ -120,13 +125,27 @@ def _score(network: LoadedNetwork, config: Config, records: Scores, split: str, 
 
     # === Scores ===
     tally = Tally(dataset.classes)
-    batches = _native_batches(source, split, config.data.size) if native else _prepared_batches(arrays)
-    for names, images, masks in track(batches, -(-len(arrays) // BATCH), f"evaluating {split}"):
-        tally.add(names, masks, network.logits(images))
+    tiled = config.data.sampling == "crop"
+    if tiled:
+        predictor = Predictor(network)
+        if not native:  # the prepared images have the scale of the training images already
+            predictor.metadata = dataclasses.replace(predictor.metadata, scale=1.0)
+        samples = native_samples(source, split) if native else _prepared_samples(arrays, split)
+        for sample in track(samples, len(arrays), f"evaluating {split}"):
+            bands = predictor.logit_bands(sample.image, batch_size=BATCH)
+            if predictor.metadata.scale == 1:
+                tally.add_bands(sample.name, sample.mask, bands)
+            else:
+                tally.add([sample.name], [sample.mask], np.concatenate(list(bands))[None])
+    else:
+        batches = _native_batches(source, split, config.data.size) if native else _prepared_batches(arrays)
+        for names, images, masks in track(batches, -(-len(arrays) // BATCH), f"evaluating {split}"):
+            tally.add(names, masks, network.logits(images))
 
     # === Files ===
     name = f"{split}_native" if native else split
-    scores = {"size": "native" if native else list(config.data.size)} | tally.scores()
+    size = "native" if native else "whole" if tiled else list(config.data.size)
+    scores = {"size": size} | tally.scores()
     _write_per_image(records, name, tally)
     _write_counts(records, name, tally)
 
@@ -139,9 +158,13 @@ def _score(network: LoadedNetwork, config: Config, records: Scores, split: str, 
         found = {sample.name: (sample.image, sample.mask) for sample in native_samples(source, split, wanted)}
         pairs = [found[tally.names[index]] for index, _ in chosen]
     else:
-        pairs = [arrays.read(index) for index, _ in chosen]
+        pairs = [arrays.whole(index) for index, _ in chosen]
     if chosen:
-        examples = _examples(network, tally, chosen, pairs, config.data.size)
+        if tiled:
+            predictions = predictor.predict([image for image, _ in pairs], mode="tile", batch_size=BATCH)
+        else:
+            predictions = _resized_predictions(network, pairs, config.data.size)
+        examples = _examples(tally, chosen, pairs, predictions)
         table = figures.colour_table(network.metadata.colours)
         figures.prediction_grid(examples, dataset.classes, records.figures / f"predictions_{name}.png", title, table)
     if isinstance(records, Run) and history:
@@ -181,9 +204,20 @@ def _native_batches(source: data.Source, split: str, size: tuple[int, int]):
         yield [sample.name for sample in chunk], images, [sample.mask for sample in chunk]
 
 
-def _examples(network: LoadedNetwork, tally: Tally, chosen, pairs, size: tuple[int, int]) -> list[dict]:
-    """Build the examples for :func:`unet.figures.prediction_grid`."""
+def _prepared_samples(crops: data.Split, split: str) -> Iterator[data.Sample]:
+    """Prepared images and masks, each at its own size."""
+    for row, name in enumerate(crops.names):
+        yield data.Sample(name, split, *crops.whole(row))
+
+
+def _resized_predictions(network: LoadedNetwork, pairs, size: tuple[int, int]) -> list[np.ndarray]:
+    """Class ids at the size of each mask, predicted from the resized image."""
     logits = network.logits(np.stack([resize_image(image, size) for image, _ in pairs]))
+    return [resized_argmax(values, mask.shape) for values, (_, mask) in zip(logits, pairs, strict=True)]
+
+
+def _examples(tally: Tally, chosen, pairs, predictions) -> list[dict]:
+    """Build the examples for :func:`unet.figures.prediction_grid`."""
     scores = tally.per_image_mean_iou()
     return [
         {
@@ -192,9 +226,9 @@ def _examples(network: LoadedNetwork, tally: Tally, chosen, pairs, size: tuple[i
             "score": scores[index],
             "image": image,
             "truth": mask,
-            "prediction": resized_argmax(values, mask.shape),
+            "prediction": prediction,
         }
-        for (index, group), (image, mask), values in zip(chosen, pairs, logits, strict=True)
+        for (index, group), (image, mask), prediction in zip(chosen, pairs, predictions, strict=True)
     ]
 
 

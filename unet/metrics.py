@@ -258,33 +258,61 @@ class Tally:
             InputError: A mask has an id that is neither a class nor the ignored one.
             RunError: Logits are NaN.
         """
-        self._counts += [self._count(*image) for image in zip(names, truth, logits, strict=True)]
+        self._counts += [
+            self._count(name, mask, self._predicted(name, values, mask.shape))
+            for name, mask, values in zip(names, truth, logits, strict=True)
+        ]
         self.names += names
 
-    def _count(self, name: str, mask: np.ndarray, logits: np.ndarray) -> dict[str, np.ndarray]:
-        """Counts of one image."""
-        classes = len(self.classes)
+    def add_bands(self, name: str, truth: np.ndarray, bands: Iterable[np.ndarray]) -> None:
+        """Count one image of which only a part of the logits is in memory at a time.
+
+        Args:
+            name: Name of the image.
+            truth: Its mask, uint8 ``(H, W)``.
+            bands: Logits ``(rows, W, C)``, from the top of the image to the bottom.
+
+        Raises:
+            InputError: As for :meth:`add`.
+            RunError: Likewise.
+        """
+        predicted = [self._predicted(name, logits, logits.shape[:2]) for logits in bands]
+        self._counts.append(self._count(name, truth, np.concatenate(predicted, axis=1)))
+        self.names.append(name)
+
+    def _predicted(self, name: str, logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Class ids that logits ``(h, w, C)`` predict, uint8 ``(1, H, W)``.
+
+        Of a trimap ``(2, H, W)``: the second array is 1 where the pet class is the best of all but the border.
+        """
         if np.isnan(logits).any():
             raise RunError(
                 f"image {name}: the logits are NaN, so there is no prediction. The weights are not finite, or "
                 "its precision is too low for them: train again, or use an earlier run"
             )
+        prediction = resized_argmax(logits, size)
+        if not self.has_trimap:
+            return prediction[None]
+        pet, border = self.classes.index("pet"), self.classes.index("border")
+        best = resized_argmax(np.delete(logits, border, axis=-1), size)
+        return np.stack([prediction, best == pet - (border < pet)])
+
+    def _count(self, name: str, mask: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
+        """Counts of one image."""
+        classes = len(self.classes)
         if ((mask >= classes) & (mask != IGNORE)).any():
             unknown = np.setdiff1d(mask, [*range(classes), IGNORE])
             raise InputError(
                 f"image {name}: its mask holds {', '.join(map(str, unknown[:5]))}; expected are the class ids 0 to "
                 f"{classes - 1}, or {IGNORE} for ignored pixels. Run unet check-data to list every mask"
             )
-        prediction = resized_argmax(logits, mask.shape)
-        if not self.has_trimap:
-            return scored_counts(image_counts(mask, prediction, classes))
-        pet, border = self.classes.index("pet"), self.classes.index("border")
-        best = resized_argmax(np.delete(logits, border, axis=-1), mask.shape)
-        return scored_counts(image_counts(mask, prediction, classes, best == pet - (border < pet)), pet, border)
+        counts = image_counts(mask, predicted[0], len(self.classes), *predicted[1:].astype(bool))
+        trimap = [self.classes.index(name) for name in ("pet", "border")] if self.has_trimap else []
+        return scored_counts(counts, *trimap)
 
     def counts(self, key: str) -> np.ndarray:
         """Counts of every image, in the order in which images were added."""
-        like = self._count("", np.full((1, 1), IGNORE, np.uint8), np.zeros((1, 1, len(self.classes))))[key]
+        like = self._count("", np.full((1, 1), IGNORE, np.uint8), np.zeros((1 + self.has_trimap, 1, 1), np.uint8))[key]
         return np.array([counts[key] for counts in self._counts], like.dtype).reshape(-1, *like.shape)
 
     @property

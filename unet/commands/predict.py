@@ -22,7 +22,8 @@ log = logging.getLogger("unet")
 LISTED = 10
 """Up to this number of images, the share of each class is printed."""
 LARGER = 1.5
-"""Ratio of an image's side to that of the network's input from which objects in tiles look larger than in training."""
+"""Ratio of an image's side to that of the network's input from which tiles and resized images show objects at different
+sizes."""
 
 
 def main(
@@ -33,8 +34,11 @@ def main(
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where masks and overlays are written.")] = Path("masks"),
     mode: Annotated[
-        str, typer.Option(help="resize: whole images, as in training; tile: overlapping tiles at full resolution.")
-    ] = "resize",
+        str | None,
+        typer.Option(
+            help="resize: whole images, resized; tile: overlapping tiles at full resolution; default: as in training."
+        ),
+    ] = None,
     large: Annotated[str | None, typer.Option(hidden=True)] = None,
     tile: Annotated[
         str | None, typer.Option(metavar="HxW", help="Size of the tiles; default: the size in training.")
@@ -82,7 +86,7 @@ def main(
     for folder in {file.parent for files in jobs.values() for file in files.values()}:
         remove_unfinished(folder)
     lines: list[str] = []
-    unlike_training = mode == "tile"
+    unlike_training = mode not in (None, predictor.mode)
     for source, files in track(jobs.items(), len(jobs), "segmenting"):
         try:
             image = read_image(source)
@@ -91,11 +95,20 @@ def main(
             continue
         if unlike_training and max(np.divide(image.shape[:2], predictor.metadata.size)) > LARGER:
             unlike_training = False  # one warning is enough
+            trained, look, subject = (
+                ("images resized to", "larger", "in tiles of")
+                if mode == "tile"
+                else ("windows of", "smaller", "in the resized")
+            )
             log.warning(
-                "the network was trained on images resized to %d×%d pixels (height × width); objects in "
-                "tiles of %s look larger than in training, and may be misclassified; compare with --mode resize",
+                "the network was trained on %s %d×%d pixels (height × width); objects %s %s look %s than in training, "
+                "and may be misclassified; compare with --mode %s",
+                trained,
                 *predictor.metadata.size,
+                subject,
                 source,
+                look,
+                predictor.mode,
             )
         prediction = next(predictor.segment([image], probabilities=probabilities, **options))
         try:

@@ -128,6 +128,8 @@ SMALLEST = 1e-3
 """Smallest area of a crop, and smallest factor of its aspect ratio; float32 holds their products and quotients."""
 MAX_SCALE = 16
 """Largest area of a crop, in areas of the image, which is then a quarter as high and wide."""
+SCALES = (0.01, 16.0)
+"""Least and largest factor of the sides of images from which windows are cut."""
 _TEXT = f"text without control characters, at most {MAX_TEXT:,} characters"
 _CLASS_NAME = f"text of 1 to {MAX_CLASS_NAME} characters without control characters"
 
@@ -226,12 +228,22 @@ class ShapesConfig(Settings):
 
 
 class DataConfig(Settings):
-    """Source of images and masks, and the size to which they are resized."""
+    """Source of images and masks, and how they become the network's input."""
 
     source: Literal["pets", "folder", "shapes"] = "pets"
     """pets: Oxford-IIIT Pets from TFDS. folder: your own files. shapes: synthetic scenes for demos and tests."""
     size: Size = (128, 128)
     """Height and width in pixels of the network's input; one number for a square."""
+    sampling: Literal["resize", "crop"] = "resize"
+    """resize: every image is resized to data.size. crop: images keep their own size, training takes random windows of
+    data.size from them, and evaluation and prediction cover whole images with overlapping tiles of data.size."""
+    scale: Annotated[float, Field(ge=SCALES[0], le=SCALES[1])] = 1.0
+    """crop: factor of height and width that all images are resized by before windows are cut."""
+    windows: Annotated[int, Field(ge=1, le=MAX_COUNT)] = 1
+    """crop: number of windows of each image in an epoch."""
+    sampling_weights: dict[ClassName, Fraction] | None = None
+    """crop: probability, by class name, that a training window is centred on a random pixel of the class, if the image
+    has any; the other windows are anywhere in the image."""
     data_dir: LenientPath | None = None
     """pets: the data_dir of TFDS. folder: the folder that contains images and masks. Like every path in a YAML file,
     it is relative to that file; on the command line, to the working directory."""
@@ -254,6 +266,19 @@ class DataConfig(Settings):
     def _folder_needs_a_place(self):
         if self.source == "folder" and self.data_dir is None:
             raise ValueError("source folder needs data_dir, the folder that contains your images and masks")
+        return self
+
+    @model_validator(mode="after")
+    def _windows_are_cut_from_whole_images(self):
+        if self.sampling == "resize":
+            defaults = {"scale": 1.0, "windows": 1, "sampling_weights": None}
+            changed = [key for key, default in defaults.items() if getattr(self, key) != default]
+            if changed:
+                because = "needs data.sampling: crop; otherwise every image is resized to data.size"
+                raise Mistakes(((key,), because) for key in changed)
+        total = sum((self.sampling_weights or {}).values())
+        if total > 1 + 1e-9:
+            raise Mistakes.of("sampling_weights", f"are probabilities and must sum to 1 or less, received {total:g}")
         return self
 
     @property
@@ -592,7 +617,11 @@ class Config(Settings):
     @model_validator(mode="after")
     def _named_classes_exist(self):
         classes, weights = self.data.known_classes or (), self.loss.class_weights
-        named = {("data", "colors"): self.data.colors, ("loss", "class_weights"): weights}
+        named = {
+            ("data", "colors"): self.data.colors,
+            ("data", "sampling_weights"): self.data.sampling_weights,
+            ("loss", "class_weights"): weights,
+        }
         unknown = [
             (*keys, name)
             for keys, values in named.items()

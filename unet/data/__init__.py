@@ -10,6 +10,7 @@ from unet.data import cache
 from unet.data.cache import Dataset, Split
 from unet.data.pets import CLASSES
 from unet.data.sources import IGNORE, Problem, Sample, Source, draw
+from unet.data.windows import Windows
 from unet.errors import InputError
 
 
@@ -60,13 +61,24 @@ def recorded_class_names(config: DataConfig) -> tuple[str, ...]:
 def prepare(config: DataConfig, verify: bool = False) -> Dataset:
     """Prepared arrays of the configured source; see :func:`unet.data.cache.prepare`.
 
-    With ``train_fraction`` below 1 the training images are a part of those in the cache, read into memory.
+    With ``train_fraction`` below 1 the training images are a part of those in the cache, read into memory. With
+    ``sampling: crop`` the splits are :class:`~unet.data.cache.Crops`, with windows of ``size``.
     With ``verify`` the arrays are read once, and rebuilt if they have been damaged since they were written.
 
     Raises:
         InputError: The data cannot be used, or ``train_fraction`` leaves no training image.
     """
-    dataset = cache.prepare(make_source(config), config.size, config.cache_dir, verify)
+    source = make_source(config)
+    if config.sampling == "crop":
+        dataset = cache.prepare(source, None, config.cache_dir, verify, config.scale)
+        weights = config.sampling_weights or {}
+        if unknown := sorted(weights.keys() - set(dataset.classes)):
+            known = ", ".join(dataset.classes)
+            raise InputError(f"data.sampling_weights: there is no class {unknown[0]!r} (classes: {known})")
+        chances = {index: weights[name] for index, name in enumerate(dataset.classes) if name in weights}
+        dataset = dataset.with_windows(Windows(config.size, config.windows, chances))
+    else:
+        dataset = cache.prepare(source, config.size, config.cache_dir, verify)
     if config.train_fraction == 1:
         return dataset
     chosen = draw(dataset.train.names, config.train_fraction, "train_fraction")

@@ -15,7 +15,8 @@ class Batches(keras.utils.PyDataset):
     """``{"image": uint8 (B, H, W, 3), "mask": uint8 (B, H, W)}`` batches of a split.
 
     Training batches are reshuffled every epoch and are all full: images that do not fill a batch are left out of that
-    epoch. Training resumed at an epoch sees exactly the batches of that epoch.
+    epoch. Training resumed at an epoch sees exactly the batches of that epoch. If the split is cut into windows, these
+    are what is said here of images.
 
     Args:
         split: The images and masks.
@@ -27,15 +28,15 @@ class Batches(keras.utils.PyDataset):
 
     def __init__(self, split: Split, batch_size: int, shuffle_seed: int | None = None, accumulate: int = 1):
         super().__init__()
-        if shuffle_seed is not None and len(split) < batch_size:
+        count, kind = split.samples, "images" if split.samples == len(split) else "windows"
+        if shuffle_seed is not None and count < batch_size:
             raise InputError(
-                f"training.batch_size: {batch_size} is more than the {len(split)} training images; "
-                f"it may be at most {len(split)}"
+                f"training.batch_size: {batch_size} is more than the {count} training {kind}; it may be at most {count}"
             )
-        if shuffle_seed is not None and len(split) < batch_size * accumulate:
+        if shuffle_seed is not None and count < batch_size * accumulate:
             raise InputError(
-                f"training.accumulate: {accumulate} batches of {batch_size} are more than the {len(split)} training "
-                f"images; it may be at most {len(split) // batch_size}"
+                f"training.accumulate: {accumulate} batches of {batch_size} are more than the {count} training "
+                f"{kind}; it may be at most {count // batch_size}"
             )
         self.split = split
         self.batch_size = batch_size
@@ -46,20 +47,20 @@ class Batches(keras.utils.PyDataset):
 
     def start_epoch(self, epoch: int) -> None:
         """Shuffle the images into the order of this epoch."""
-        if self.shuffle_seed is None:
-            self._order = np.arange(len(self.split))
-        else:
-            self._order = np.random.default_rng((self.shuffle_seed, epoch)).permutation(len(self.split))
+        self._order, self._epoch = np.arange(self.split.samples), None
+        if self.shuffle_seed is not None:
+            self._epoch = (self.shuffle_seed, epoch)
+            self._order = np.random.default_rng(self._epoch).permutation(self.split.samples)
 
     def __len__(self):
         if self.shuffle_seed is None:
-            return math.ceil(len(self.split) / self.batch_size)
-        return len(self.split) // (self.batch_size * self.accumulate) * self.accumulate
+            return math.ceil(self.split.samples / self.batch_size)
+        return self.split.samples // (self.batch_size * self.accumulate) * self.accumulate
 
     def __getitem__(self, index):
         chosen = self._order[index * self.batch_size : (index + 1) * self.batch_size]
         try:
-            images, masks = self.split.read(chosen)
+            images, masks = self.split.draw(chosen, self._epoch)
         except RunError as error:
             self._error = error
             raise

@@ -73,6 +73,12 @@ def to_rgb(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
+def scaled(size: tuple[int, ...], scale: float) -> tuple[int, int]:
+    """Height and width, the first two numbers of ``size``, times ``scale``: rounded, at least one pixel."""
+    height, width = (max(1, round(side * scale)) for side in size[:2])
+    return height, width
+
+
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize uint8 ``(H, W, 3)`` to ``size`` (height, width), bilinearly, with antialiasing when shrinking."""
     if image.shape[:2] == tuple(size):

@@ -89,6 +89,8 @@ def describe(run) -> Metadata:
             classes=info.classes,
             colours=info.colours,
             size=config.data.size,
+            sampling=config.data.sampling,
+            scale=config.data.scale,
             dynamic=True,
             activation="none",
             encoder=config.model.encoder,

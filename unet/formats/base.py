@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from unet import records
 from unet.colours import Colour, hex_colours
+from unet.config.schema import SCALES
 from unet.environment import environment_variables
 from unet.errors import InputError
 
@@ -45,6 +46,10 @@ class Metadata:
     """Colour of each class in pictures, ``#RRGGBB``; default: the project's palette."""
     size: tuple[Side, Side]
     """Height and width in pixels that the network was trained at; the only accepted size unless ``dynamic``."""
+    sampling: Annotated[str, Field(pattern="^(resize|crop)$")] = "resize"
+    """What the network was trained on: ``"resize"``: images resized to ``size``; ``"crop"``: windows of ``size``."""
+    scale: Annotated[float, Field(ge=SCALES[0], le=SCALES[1])] = 1.0
+    """``"crop"``: factor of height and width of the images that windows were cut from."""
     dynamic: bool
     """Whether the file accepts any height and width."""
     activation: Annotated[str, Field(pattern="^(softmax|none|classes)$")]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypedDict, Unpack, cast
 
 import numpy as np
 
-from unet.data.images import resize_image, resize_logits, resize_mask, resized_argmax
+from unet.data.images import resize_image, resize_logits, resize_mask, resized_argmax, scaled
 from unet.deprecation import renamed
 from unet.errors import InputError, nearest
 from unet.formats import LoadedNetwork
@@ -24,10 +24,11 @@ MODES = ("resize", "tile")
 class Options(TypedDict, total=False):
     """Options of segmentation."""
 
-    mode: str
+    mode: str | None
     """``"resize"``: resize each image to the size the network was trained at, as in training, and enlarge the logits.
     ``"tile"``: process each image at its own resolution, in overlapping tiles if it is larger than one. Objects should
-    then have about the same size in pixels as in training."""
+    then have about the same size in pixels as in training. ``None``: as in training, so ``"tile"`` if the network was
+    trained on windows (``data.sampling: crop``), else ``"resize"``."""
     tile: tuple[int, int] | None
     """Height and width of the tiles in pixels (up to ``2**depth - 1`` more, so that the last tile ends with the
     image); ``None``: the size the network was trained at. A network of a fixed size accepts no other."""
@@ -43,7 +44,7 @@ class Options(TypedDict, total=False):
 
 def check_options(
     *,
-    mode: str = "resize",
+    mode: str | None = None,
     tile: tuple[int, int] | None = None,
     overlap: float = 0.25,
     flip: bool = False,
@@ -54,7 +55,7 @@ def check_options(
     Raises:
         InputError: An option has an invalid value.
     """
-    if mode not in MODES:
+    if mode not in (*MODES, None):
         raise InputError(f"{mode!r} is not one of {', '.join(MODES)}{nearest(mode, MODES)}", "mode")
     if batch_size < 1:
         raise InputError(f"must be 1 or more, received {batch_size}", "batch_size")
@@ -100,6 +101,11 @@ class Predictor:
         self.metadata = network.metadata
         self.name = name or network.path.name
 
+    @property
+    def mode(self) -> str:
+        """The default mode: how the network saw images in training."""
+        return "tile" if self.metadata.sampling == "crop" else "resize"
+
     @renamed(large="mode")
     def predict(self, images: Any, **options: Unpack[Options]) -> np.ndarray | list[np.ndarray]:
         """Return class ids, uint8 ``(H, W)``, of one image, or a list of such masks."""
@@ -121,13 +127,14 @@ class Predictor:
         images: Iterable,
         *,
         probabilities: bool = False,
-        mode: str = "resize",
+        mode: str | None = None,
         tile: tuple[int, int] | None = None,
         overlap: float = 0.25,
         flip: bool = False,
         batch_size: int = 8,
     ) -> Iterator[Prediction]:
         """Yield predictions one at a time while ``images`` are being read, so that not all need to fit in memory."""
+        mode = mode or self.mode
         check_options(mode=mode, tile=tile, overlap=overlap, batch_size=batch_size)
         for wanted, purpose, argument in (
             (mode == "tile", "blending tiles", "mode"),
@@ -178,21 +185,52 @@ class Predictor:
         return height, width
 
     def _tiled(self, image, probabilities: bool, tile, overlap: float, flip: bool, batch_size: int) -> Prediction:
-        """Segment an image at its own resolution."""
-        size, stride = image.shape[:2], self.metadata.stride
-        if self.metadata.dynamic:  # enlarge the tiles so that the last one ends with the image
-            tile = [min(length, side + (length - side) % stride) for length, side in zip(size, tile)]
-        rows, columns = (spans(length, side, overlap, stride) for length, side in zip(size, tile))
+        """Segment an image at its own resolution, times the scale of the training images."""
+        size = image.shape[:2]
+        bands = self.logit_bands(image, tile, overlap, flip, batch_size)
+        if self.metadata.scale != 1:
+            logits = np.concatenate(list(bands))
+            mask = resized_argmax(logits, size)
+            return Prediction(mask, softmax(resize_logits(logits, size)) if probabilities else None)
         mask = np.empty(size, np.uint8)
         shares = np.empty((*size, len(self.metadata.classes)), np.float32) if probabilities else None
         top = 0
-        for logits in blended_bands(lambda tiles: self._logits(tiles, flip), image, rows, columns, batch_size):
+        for logits in bands:
             band = slice(top, top + len(logits))
             mask[band] = logits.argmax(-1)
             if shares is not None:
                 shares[band] = softmax(logits)
             top = band.stop
         return Prediction(mask, shares)
+
+    def logit_bands(
+        self,
+        image: np.ndarray,
+        tile: tuple[int, int] | None = None,
+        overlap: float = 0.25,
+        flip: bool = False,
+        batch_size: int = 8,
+    ) -> Iterator[np.ndarray]:
+        """Compute the blended logits of an image in tiles, from top to bottom.
+
+        Args:
+            image: uint8 ``(H, W, 3)``.
+            tile: Height and width of the tiles; ``None``: the size the network was trained at.
+            overlap: See :class:`Options`, as for the other arguments.
+            flip: Average with the mirror images.
+            batch_size: Tiles processed at a time.
+
+        Yields:
+            float32 ``(rows, W, classes)``; all bands together have the size of the image times ``metadata.scale``.
+        """
+        image = resize_image(image, scaled(image.shape, self.metadata.scale))
+        size, stride = image.shape[:2], self.metadata.stride
+        tile = tile or self.metadata.size
+        if self.metadata.dynamic:  # enlarge the tiles so that the last one ends with the image
+            height, width = (min(length, side + (length - side) % stride) for length, side in zip(size, tile))
+            tile = height, width
+        rows, columns = (spans(length, side, overlap, stride) for length, side in zip(size, tile))
+        return blended_bands(lambda tiles: self._logits(tiles, flip), image, rows, columns, batch_size)
 
     def _logits(self, pixels: np.ndarray, flip: bool) -> np.ndarray:
         """Logits ``(B, H, W, classes)`` of uint8 ``(B, H, W, 3)``."""

@@ -88,8 +88,8 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        mode, flip = request.query_params.get("mode", "resize"), request.query_params.get("flip", "false")
-        if mode not in MODES or flip not in ("false", "true"):
+        mode, flip = request.query_params.get("mode"), request.query_params.get("flip", "false")
+        if mode not in (*MODES, None) or flip not in ("false", "true"):
             raise HTTPException(400, f"Expected mode={'|'.join(MODES)} and flip=false|true.")
         if self._places == 0:
             await self._receive(request, keep=False)  # or the browser would not read the response
@@ -135,7 +135,7 @@ class Endpoint:
             raise HTTPException(408, f"The photograph did not arrive within {UPLOAD_SECONDS} s.") from None
         return bytes(body)
 
-    async def _segment(self, request: Request, photograph: bytes, mode: str, flip: bool) -> AsyncGenerator[dict]:
+    async def _segment(self, request: Request, photograph: bytes, mode: str | None, flip: bool) -> AsyncGenerator[dict]:
         """Wait for the photographs before this one, and segment it; stop when the client has gone."""
         loop, events, gone = asyncio.get_running_loop(), asyncio.Queue[dict](), threading.Event()
 

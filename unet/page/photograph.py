@@ -64,14 +64,14 @@ def _decoder() -> list[str]:
 
 @renamed(large="mode", path="file")
 def segment(
-    predictors, file: bytes | str | Path, mode: str = "resize", flip: bool = False, progress=lambda *_: None
+    predictors, file: bytes | str | Path, mode: str | None = None, flip: bool = False, progress=lambda *_: None
 ) -> str:
     """Segment a photograph with each network, and render the result as HTML: masks over it, areas and times.
 
     Args:
         predictors: Networks loaded with :func:`unet.load`.
         file: Content of an image file, or its path.
-        mode: ``"resize"`` or ``"tile"``, see :class:`unet.inference.Options`.
+        mode: ``"resize"``, ``"tile"`` or ``None``, see :class:`unet.inference.Options`.
         flip: Whether to average with the mirrored photograph.
         progress: Called with the share of the networks that have finished and the name of the next one.
 
@@ -115,6 +115,7 @@ def describe(predictor, shares=None) -> dict:
         "name": predictor.name,
         "upsampler": metadata.upsampler,
         "trained_at": metadata.size,
+        "sampling": metadata.sampling,
         "areas": list(zip(metadata.classes, metadata.colours, shares, strict=True)),
     }
 

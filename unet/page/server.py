@@ -43,7 +43,7 @@ def load(path: str | Path):
         InputError: See :func:`unet.load`.
     """
     predictor = unet.load(path)
-    predictor.predict(np.zeros((*predictor.metadata.size, 3), np.uint8))
+    predictor.predict(np.zeros((*predictor.metadata.size, 3), np.uint8), mode="resize")
     return predictor
 
 

@@ -192,10 +192,11 @@ def _log_start(
     weights: list[float] | None,
 ) -> None:
     log.info(
-        "%d training, %d validation, %d test images of %d×%d; %s parameters; %d epochs of %d steps",
+        "%d training, %d validation, %d test images%s of %d×%d; %s parameters; %d epochs of %d steps",
         len(dataset.train),
         len(dataset.validation),
         len(dataset.test),
+        " in windows" if config.data.sampling == "crop" else "",
         *config.data.size,
         f"{trainer.network.count_params():,}",
         config.training.epochs,

@@ -77,7 +77,7 @@ def fitting_sizes(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> Iter
     accumulate, classes = config.training.accumulate, dataset.classes
     trainer = make_trainer(config.with_class_weights(dict.fromkeys(classes, 1.0)), classes)
     trainer.compile(optimizer=make_optimizer(config.training, steps_per_epoch=UPDATES), jit_compile=compiles(config))
-    size, largest = 1, len(dataset.train) // accumulate // UPDATES
+    size, largest = 1, dataset.train.samples // accumulate // UPDATES
     while size <= max(1, largest):
         try:
             # A second step, as the first may not have all that the optimizer keeps.

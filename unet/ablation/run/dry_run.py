@@ -131,9 +131,9 @@ def _left(cell: Cell, root: Path, per_step: float) -> float:
     if _state(cell, root) == "finished":
         return 0.0
     training, dataset = cell.config.training, data.prepare(cell.config.data)
-    steps = len(dataset.train) // training.images_per_step
+    steps = dataset.train.samples // training.images_per_step
     validation, test = (
-        math.ceil(len(split) / training.images_per_step) for split in (dataset.validation, dataset.test)
+        math.ceil(split.samples / training.images_per_step) for split in (dataset.validation, dataset.test)
     )
     epochs = training.epochs - len(Run(root / cell.config.name).history())
     forward = per_step / 3  # the backward pass takes about twice as long as the forward pass
