@@ -58,6 +58,34 @@ def use_backend_without_devices() -> dict[str, str]:
     return environment | {"KERAS_BACKEND": name}
 
 
+def compiled_by_xla() -> bool:
+    """Whether XLA compiles the code that runs now: always on JAX, and in a ``tf.function`` with ``jit_compile``."""
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        return keras.backend.backend() == "jax"
+    import tensorflow as tf
+    from tensorflow.python.ops import control_flow_util
+
+    return not tf.executing_eagerly() and control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+
+
+def in_turn(previous, *tensors) -> list:
+    """The ``tensors``, but not before those of ``previous`` are computed.
+
+    TensorFlow computes whatever is ready, and would hold the intermediate tensors of independent parts at the same
+    time. The other backends compute in the order of the code, or schedule for little memory.
+    """
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        return list(tensors)
+    import tensorflow as tf
+
+    with tf.control_dependencies(list(previous)):
+        return [tf.identity(tensor) for tensor in tensors]
+
+
 def device_name() -> str:
     """Name of the device the backend computes on."""
     import keras

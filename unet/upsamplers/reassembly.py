@@ -1,13 +1,15 @@
 """Upsamplers that predict a kernel for every output pixel and apply it to the input: CARAFE, SAPA, FADE."""
 
+import math
+
 import keras
 from keras import ops
 
-from unet.gradients import differentiable
 from unet.upsamplers.base import Upsampler
 from unet.upsamplers.interpolation import nearest
+from unet.upsamplers.neighbourhood import accurate, correlate, reassemble
 from unet.upsamplers.settings import CarafeOptions, FadeOptions, SapaOptions
-from unet.upsamplers.sub_pixel import pixel_shuffle, pixel_unshuffle
+from unet.upsamplers.sub_pixel import pixel_unshuffle
 
 
 class Reassembly(Upsampler):
@@ -58,14 +60,13 @@ class Carafe(Reassembly):
 
     def upsample(self, x, skip=None, argmax=None):
         height, width = ops.shape(x)[1:3]
-        kernels = self.encoder(self.compressor(x))
-        return reassemble(softmax(ops.reshape(kernels, (-1, height, width, self.groups * 4, self.k_up**2)), x), x)
+        kernels = in_one(self.compressor, self.encoder, x)
+        return reassemble(ops.reshape(kernels, (-1, height, width, self.groups * 4, self.k_up**2)), x)
 
     def rule_multiply_adds(self, x_shape) -> int:
         """Multiply-adds of predicting the kernels and applying them."""
         h, w, c = x_shape
-        encoder = self.k_encoder**2 * self.compressed * 4 * self.groups * self.k_up**2
-        return h * w * (c * self.compressed + encoder) + self.reassembly_multiply_adds(x_shape)
+        return h * w * in_one_multiply_adds(c, self.compressor, self.encoder) + self.reassembly_multiply_adds(x_shape)
 
 
 @keras.saving.register_keras_serializable("unet")
@@ -108,16 +109,29 @@ class Sapa(Reassembly):
 
     def upsample(self, x, skip=None, argmax=None):
         height, width = ops.shape(x)[1:3]
-        queries = pixel_unshuffle(fill(self.query(self.query_norm(skip)), height, width))
-        queries = ops.reshape(queries, (-1, height, width, 4, self.embedding))
-        similarity = correlate(queries, self.key(self.key_norm(x)), self.k_up)
-        return reassemble(softmax(similarity, x), x)
+        queries, keys = self.query_norm(skip), self.key_norm(x)
+        if not self.folded:
+            queries, keys = fill(self.query(queries), height, width), self.key(keys)
+            return reassemble(correlate(queries, keys, self.k_up), x)
+        # ⟨W_q·q + b_q, e⟩ = ⟨q, W_qᵀ·e⟩ + ⟨b_q, e⟩ with e = W_k·k + b_k: no embedding at high resolution.
+        query = ops.concatenate([self.query.kernel, self.query.bias[None]], axis=0)
+        kernel, bias = ops.matmul(self.key.kernel, ops.transpose(query)), ops.matmul(query, self.key.bias)
+        keys = ops.matmul(keys, ops.cast(kernel, keys.dtype)) + ops.cast(bias, keys.dtype)
+        similarity = correlate(fill(queries, height, width), keys[..., :-1], self.k_up)
+        return reassemble(accurate(similarity) + accurate(neighbours(keys[..., -1:], self.k_up)), x)
 
     def rule_multiply_adds(self, x_shape) -> int:
         """Multiply-adds of embedding both maps, comparing them, and applying the kernels."""
         h, w, c = x_shape
-        embedding = h * w * self.embedding * (4 * self.query.kernel.shape[0] + c)
-        return embedding + 4 * h * w * self.k_up**2 * self.embedding + self.reassembly_multiply_adds(x_shape)
+        skip_channels = self.query.kernel.shape[0]
+        compared = skip_channels if self.folded else self.embedding
+        embedding = h * w * (c * (compared + 1) if self.folded else self.embedding * (4 * skip_channels + c))
+        return embedding + 4 * h * w * self.k_up**2 * compared + self.reassembly_multiply_adds(x_shape)
+
+    @property
+    def folded(self) -> bool:
+        """Whether both embeddings are folded into one matrix, which takes less work if the skip has fewer channels."""
+        return self.query.kernel.shape[0] <= self.embedding
 
 
 @keras.saving.register_keras_serializable("unet")
@@ -164,18 +178,53 @@ class Fade(Reassembly):
 
     def upsample(self, x, skip=None, argmax=None):
         height, width = ops.shape(x)[1:3]
-        fine = pixel_unshuffle(fill(self.encoder(self.skip_compressor(skip)), height, width))
+        fine = pixel_unshuffle(fill(in_one(self.skip_compressor, self.encoder, skip), height, width))
         fine = ops.reshape(fine, (-1, height, width, 4, self.k_up**2))
-        coarse = ops.expand_dims(self.encoder(self.compressor(x)), 3)  # shared by the four pixels of a cell
-        y = reassemble(softmax(_accurate(fine) + _accurate(coarse), x), x)
-        gate = nearest(ops.sigmoid(self.gate(x)))
-        return y + gate * (fill(skip, height, width) - y)
+        coarse = ops.expand_dims(in_one(self.compressor, self.encoder, x), 3)  # shared by the four pixels of a cell
+        gate = ops.sigmoid(self.gate(x))
+        y = reassemble(accurate(fine) + accurate(coarse), x, share=ops.expand_dims(1.0 - gate, 3))
+        return y + nearest(gate) * fill(skip, height, width)
 
     def rule_multiply_adds(self, x_shape) -> int:
         """Multiply-adds of predicting the kernels from both maps, the gate, and applying the kernels."""
         h, w, c = x_shape
-        prediction = c * self.compressed + 9 * self.compressed * self.k_up**2  # per pixel of either map
+        prediction = in_one_multiply_adds(c, self.compressor, self.encoder)  # per pixel of either map
         return h * w * (5 * prediction + c) + self.reassembly_multiply_adds(x_shape)
+
+
+def in_one(first, second, x):
+    """``second(first(x))`` for a 1×1 convolution and a larger one: as one convolution if x has no more channels.
+
+    The values in between are not stored then, and there is less to multiply. Zeros are around the map in between, not
+    around x, so the first one's bias is convolved, too.
+    """
+    if x.shape[-1] > first.filters:
+        return second(first(x))
+
+    def convolve(x, kernel):
+        return ops.conv(x, ops.cast(kernel, x.dtype), padding="same", data_format="channels_last")
+
+    y = convolve(x, ops.matmul(first.kernel, second.kernel)) + ops.cast(second.bias, x.dtype)
+    if first.use_bias:
+        y = y + convolve(ops.ones_like(x[:1, :, :, :1]), ops.matmul(first.bias[None], second.kernel))
+    return y
+
+
+def in_one_multiply_adds(channels, first, second) -> int:
+    """Multiply-adds of :func:`in_one` per pixel of a map, without those that do not depend on its values."""
+    weights = math.prod(second.kernel.shape)
+    if channels > first.filters:
+        return channels * first.filters + weights
+    return weights // first.filters * channels
+
+
+def neighbours(x, size):
+    """The k² pixels around each, with zeros around the image: ``(B, h, w, 1)`` to ``(B, h, w, 1, k²)``."""
+    height, width = ops.shape(x)[1:3]
+    half = size // 2
+    x = ops.pad(x, [[0, 0], [half, half], [half, half], [0, 0]])
+    shifted = [x[:, i : i + height, j : j + width] for i in range(size) for j in range(size)]
+    return ops.expand_dims(ops.concatenate(shifted, axis=-1), 3)
 
 
 def fill(x, height, width):
@@ -184,145 +233,3 @@ def fill(x, height, width):
     if isinstance(rows, int) and isinstance(columns, int) and rows == columns == 0:
         return x
     return ops.pad(x, [[0, 0], [0, rows], [0, columns], [0, 0]])
-
-
-def softmax(logits, x):
-    """Softmax over the taps in the dtype of ``x``, computed in float32 if that is a half-precision one."""
-    return ops.cast(ops.softmax(_accurate(logits)), x.dtype)
-
-
-def _accurate(x):
-    """Half precision as float32: the sum of two float16 logits may overflow, and bfloat16 has 8 significant bits."""
-    return ops.cast(x, "float32") if keras.backend.standardize_dtype(x.dtype) in ("float16", "bfloat16") else x
-
-
-# === The three sums over neighbourhoods; each is the gradient of the two others ===
-#
-# All are parts of the trilinear form Σ m[h, w, g, s, Δ] · x[(h, w) + Δ, g·] · y[h, w, g, s, ·], with g the group of
-# channels and s the pixel in the 2×2 cell. They process the neighbourhood row by row, so that only k shifted copies of
-# x exist at a time; automatic differentiation would store all k². The helpers take sizes from the map x because tf2onnx
-# misreads the sizes of a tensor that has just been reshaped.
-
-
-def reassemble(kernels, x):
-    """``y[2h+i, 2w+j, c] = Σ_Δ kernels[h, w, 4·group(c) + 2i + j, Δ] · x[(h, w) + Δ, c]``, with zeros around the image.
-
-    Args:
-        kernels: ``(B, h, w, groups·4, k²)``, Δ in row-major order.
-        x: ``(B, h, w, C)``; channel c belongs to group ``c // (C/groups)``.
-
-    Returns:
-        ``(B, 2h, 2w, C)``.
-    """
-    groups, taps = kernels.shape[-2] // 4, kernels.shape[-1]
-
-    def forward(kernels, x):
-        return _from_cells(_reassemble(_grouped(kernels, groups, x), x), x)
-
-    def backward(dy, kernels, x):
-        dy = _to_cells(dy, groups)
-        dm = _correlate(dy, x, round(taps**0.5))
-        return _ungrouped(dm, x), _scatter(_grouped(kernels, groups, x), dy, x)
-
-    return differentiable(forward, backward)(kernels, x)
-
-
-def correlate(queries, keys, size: int):
-    """``m[h, w, s, Δ] = ⟨queries[h, w, s], keys[(h, w) + Δ]⟩``, with zeros around the image.
-
-    Args:
-        queries: ``(B, h, w, 4, C)``.
-        keys: ``(B, h, w, C)``.
-        size: Side k of the neighbourhood in pixels, odd.
-
-    Returns:
-        ``(B, h, w, 4, k²)``.
-    """
-
-    def forward(queries, keys):
-        return _ungrouped(_correlate(_grouped(queries, 1, keys), keys, size), keys)
-
-    def backward(dm, queries, keys):
-        dm = _grouped(dm, 1, keys)
-        return _ungrouped(_reassemble(dm, keys), keys), _scatter(dm, _grouped(queries, 1, keys), keys)
-
-    return differentiable(forward, backward)(queries, keys)
-
-
-def _reassemble(kernels, x):
-    """Sum m·x over Δ: ``(B, h, w, groups, 4, C/groups)``."""
-    rows = ops.split(kernels, round(kernels.shape[-1] ** 0.5), axis=-1)
-    return sum(_product(row, near, x) for row, near in zip(rows, _neighbours(x, len(rows), kernels.shape[-3])))
-
-
-def _correlate(cells, x, size):
-    """Sum y·x over the channels of a group: ``(B, h, w, groups, 4, k²)``."""
-    neighbours = _neighbours(x, size, cells.shape[-3])
-    return ops.concatenate([_product(cells, ops.swapaxes(near, -1, -2), x) for near in neighbours], axis=-1)
-
-
-def _scatter(kernels, cells, x):
-    """Sum m·y over output pixels into the input pixel that each tap reads: ``(B, h, w, C)``."""
-    size = round(kernels.shape[-1] ** 0.5)
-    height, width = ops.shape(x)[1:3]
-    half, total = size // 2, 0
-    for i, row in enumerate(ops.split(kernels, size, axis=-1)):
-        near = _product(ops.swapaxes(row, -1, -2), cells, x)  # (B, h, w, groups, k, C/groups)
-        for j in range(size):
-            part = ops.reshape(near[..., j, :], (-1, height, width, cells.shape[-3] * cells.shape[-1]))
-            total = total + _shift(part, i - half, j - half)
-    return total
-
-
-def _product(a, b, x):
-    """``ops.matmul`` of ``(B, h, w, groups, i, j)`` and ``(B, h, w, groups, j, k)``; LiteRT's has at most five axes."""
-    height, width = ops.shape(x)[1:3]
-    groups, rows, inner = a.shape[-3:]
-    columns = b.shape[-1]
-    y = ops.matmul(ops.reshape(a, (-1, rows, inner)), ops.reshape(b, (-1, inner, columns)))
-    return ops.reshape(y, (-1, height, width, groups, rows, columns))
-
-
-def _neighbours(x, size, groups):
-    """Yield k shifted copies of x for each row of the neighbourhood: ``(B, h, w, groups, k, C/groups)``."""
-    height, width = ops.shape(x)[1:3]
-    half = size // 2
-    padded = ops.pad(x, [[0, 0], [half, half], [half, half], [0, 0]])
-    for i in range(size):
-        shifted = [padded[:, i : i + height, j : j + width] for j in range(size)]
-        shifted = [ops.reshape(part, (-1, height, width, groups, x.shape[-1] // groups)) for part in shifted]
-        yield ops.stack(shifted, axis=4)
-
-
-def _shift(x, down, right):
-    """Shift the image by pixels, with zeros entering at the border."""
-    height, width = ops.shape(x)[1:3]
-    x = ops.pad(x, [[0, 0], [max(down, 0), max(-down, 0)], [max(right, 0), max(-right, 0)], [0, 0]])
-    top, left = max(-down, 0), max(-right, 0)
-    return x[:, top : top + height, left : left + width]
-
-
-def _grouped(cells, groups, x):
-    """``(B, h, w, groups·4, n)`` to ``(B, h, w, groups, 4, n)``."""
-    return ops.reshape(cells, (-1, *ops.shape(x)[1:3], groups, 4, cells.shape[-1]))
-
-
-def _ungrouped(cells, x):
-    """``(B, h, w, groups, 4, n)`` to ``(B, h, w, groups·4, n)``."""
-    groups, _, n = cells.shape[-3:]
-    return ops.reshape(cells, (-1, *ops.shape(x)[1:3], 4 * groups, n))
-
-
-def _from_cells(cells, x):
-    """``(B, h, w, groups, 4, C/groups)`` to ``(B, 2h, 2w, C)``."""
-    groups, _, depth = cells.shape[-3:]
-    if groups > 1:
-        cells = ops.swapaxes(cells, -2, -3)
-    return pixel_shuffle(ops.reshape(cells, (-1, *ops.shape(x)[1:3], 4 * groups * depth)))
-
-
-def _to_cells(y, groups):
-    """Undo :func:`_from_cells`."""
-    height, width, channels = ops.shape(y)[1:]
-    cells = ops.reshape(pixel_unshuffle(y), (-1, height // 2, width // 2, 4, groups, channels // groups))
-    return ops.swapaxes(cells, -2, -3)

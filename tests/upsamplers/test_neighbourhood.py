@@ -1,0 +1,94 @@
+"""Sums over neighbourhoods, in strips and by taps, and layers whose convolutions are not merged."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from keras import ops
+
+from benchmarks import parity
+from benchmarks.gradients import gradients
+from tests.helpers import BACKEND
+from unet import backend
+from unet.upsamplers import neighbourhood
+
+SIZE, GROUPS, DEPTH = 3, 2, 3
+
+
+def unfolded(x):
+    """The neighbours of every pixel by PyTorch: ``(B, h, w, groups, C/groups, k²)``."""
+    b, h, w, c = x.shape
+    near = F.unfold(x.permute(0, 3, 1, 2), SIZE, padding=SIZE // 2).reshape(b, -1, c // DEPTH, SIZE**2, h, w)
+    return (
+        near.permute(0, 4, 5, 2, 1, 3)
+        if c == DEPTH
+        else near.reshape(b, GROUPS, DEPTH, -1, h, w).permute(0, 4, 5, 1, 2, 3)
+    )
+
+
+def image(cells):
+    """``(B, h, w, groups, 4, C/groups)`` to ``(B, 2h, 2w, C)``."""
+    b, h, w, g, _, d = cells.shape
+    return cells.reshape(b, h, w, g, 2, 2, d).permute(0, 1, 4, 2, 5, 3, 6).reshape(b, 2 * h, 2 * w, g * d)
+
+
+def expected_reassembly(logits, x, share):
+    b, h, w, _, taps = logits.shape
+    kernels = (share * logits.softmax(-1)).reshape(b, h, w, GROUPS, 4, taps)
+    return image(torch.einsum("bhwgst,bhwgct->bhwgsc", kernels, unfolded(x)))
+
+
+def expected_correlation(queries, keys):
+    b, h, w, c = keys.shape
+    cells = queries.reshape(b, h, 2, w, 2, c).permute(0, 1, 3, 2, 4, 5).reshape(b, h, w, 4, c)
+    return torch.einsum("bhwsc,bhwct->bhwst", cells, unfolded(keys)[:, :, :, 0])
+
+
+@pytest.mark.parametrize("by_taps", [False, True])
+@pytest.mark.parametrize("sum_of", ["reassemble", "correlate"])
+def test_values_and_gradients_in_strips_and_by_taps_equal_those_of_torchs_unfold(sum_of, by_taps, rng, monkeypatch):
+    monkeypatch.setattr(neighbourhood, "STRIP_ROWS", 1)  # a strip for each row, less than the neighbourhood reaches
+    monkeypatch.setattr(neighbourhood, "compiled_by_xla", lambda: by_taps)
+    b, h, w = 2, 5, 3
+    if sum_of == "reassemble":
+        shapes = [(b, h, w, 4 * GROUPS, SIZE**2), (b, h, w, GROUPS * DEPTH), (b, h, w, 1, 1)]
+        ours, theirs = neighbourhood.reassemble, expected_reassembly
+    else:
+        shapes = [(b, 2 * h, 2 * w, DEPTH), (b, h, w, DEPTH)]
+        ours, theirs = lambda queries, keys: neighbourhood.correlate(queries, keys, SIZE), expected_correlation
+    given = [rng.normal(size=shape).astype("float32") for shape in shapes]
+    leaves = [torch.tensor(array.astype("float64"), requires_grad=True) for array in given]
+    wanted = theirs(*leaves)
+    upstream = rng.normal(size=wanted.shape).astype("float32")
+    wanted.backward(torch.tensor(upstream))
+    values = ours(*map(ops.convert_to_tensor, given))
+    np.testing.assert_allclose(ops.convert_to_numpy(values), wanted.detach().numpy(), atol=1e-5)
+    slopes = gradients(lambda *given: ops.sum(ours(*given) * ops.convert_to_tensor(upstream)), given)
+    for slope, leaf in zip(slopes, leaves, strict=True):
+        np.testing.assert_allclose(slope, leaf.grad.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["carafe", "fade", "sapa"])
+def test_layers_whose_maps_have_more_channels_than_the_compressed_ones_equal_the_formula(name):
+    """With fewer channels, as in ``benchmarks/parity.py``, two linear maps are merged into one."""
+    (case,) = [case for case in parity.CASES if case.name == name and not case.options]
+    options = (("embedding" if name == "sapa" else "compressed", 5),)
+    merged = parity.Case(name, options, case.reference, case.expected)
+    assert parity.differences(merged, (5, 7))[0] <= case.tolerance
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="only TensorFlow has both")
+def test_on_tensorflow_the_code_knows_whether_xla_compiles_it_and_computes_in_turn():
+    import tensorflow as tf
+
+    found = []
+
+    def function(x, y):
+        (z,) = backend.in_turn([x + 1], y)
+        found.append((backend.compiled_by_xla(), [op.type for op in z.op.control_inputs]))
+        return z
+
+    for jit in (False, True):
+        tf.function(function, jit_compile=jit, autograph=False).get_concrete_function(tf.ones(2), tf.ones(2))
+    assert found == [(False, ["AddV2"]), (True, ["AddV2"])]
+    assert not backend.compiled_by_xla()
