@@ -565,6 +565,8 @@ class Config(Settings):
     init_from: LenientPath | None = None
     """Run or .keras file whose network gives the initial weights of every layer with the same name and shapes; read
     when training starts, not when it resumes. It takes precedence over model.weights."""
+    tracking: Literal["none", "mlflow", "wandb"] = "none"
+    """Service that follows the run, in addition to TensorBoard: MLflow or Weights & Biases."""
     data: DataConfig = Field(default_factory=DataConfig)
     """Source of images and masks."""
     augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig)
