@@ -165,7 +165,7 @@ class SplitFolders(Settings):
     images: Text
     """Folder of its images, inside data_dir; subfolders are searched too."""
     masks: Text
-    """Folder of its masks, inside data_dir."""
+    """Folder of its masks, inside data_dir, or a .json file of COCO instance annotations."""
 
 
 SplitPlace = Annotated[
@@ -181,7 +181,8 @@ class FolderConfig(Settings):
     images: Text = "images"
     """Folder of the images, inside data_dir; subfolders are searched too."""
     masks: Text = "masks"
-    """Folder of the masks, inside data_dir; a mask has the name of its image and an image ending such as .png."""
+    """Folder of the masks, inside data_dir; a mask has the name of its image and an image ending such as .png. Or a
+    .json file of COCO instance annotations."""
     image_suffix: Text = ""
     """End of the images' names before .jpg or .png that the masks' names do not have, such as _leftImg8bit."""
     mask_suffix: Text = ""
