@@ -85,7 +85,7 @@ $(VENV)/.$(EXTRA): pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(VENV)/$(PIP) $(TORCH)
-	$(VENV)/$(PIP) -e '.[cpu,jax,torch,encoders,onnx,litert,openvino,demo,ray,docs,test]'
+	$(VENV)/$(PIP) -e '.[cpu,jax,torch,encoders,coco,geo,onnx,litert,openvino,demo,mlflow,wandb,ray,docs,test]'
 	@touch $@
 
 $(VENV)/.docs: pyproject.toml constraints.txt | $(VENV)/bin/python

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from unet import config as configuration
-from unet import data, figures
+from unet import data, figures, tracking
 from unet.config import Config
 from unet.config.explain import explain
 from unet.console import track
@@ -170,6 +170,8 @@ def _score(network: LoadedNetwork, config: Config, records: Scores, split: str, 
     if isinstance(records, Run) and history:
         figures.learning_curves(history, records.figures / "learning_curves.png", records.name)
     records.write_metrics(name, scores)  # last: a split with scores is complete
+    if isinstance(records, Run):
+        tracking.add_scores(records, name, scores)
     return scores
 
 

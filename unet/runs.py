@@ -13,6 +13,7 @@ per_image_*.csv   scores of every image of an evaluated split
 counts_*.npz      confusion matrices of its images
 figures/          figures drawn by evaluations
 tensorboard/      scalars and pictures for TensorBoard
+tracking.json     which run of MLflow or Weights & Biases follows this one: see :mod:`unet.tracking`
 log.txt           messages of the commands
 """
 
@@ -190,6 +191,7 @@ class Run(Scores):
         self.last_file = self.path / "last.keras"
         self.best_file = self.path / "best.keras"
         self.tensorboard = self.path / "tensorboard"
+        self.tracking_file = self.path / "tracking.json"
 
     @classmethod
     def create(cls, config: Config, root: str | Path = "runs") -> "Run":

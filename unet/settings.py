@@ -88,6 +88,18 @@ def mistakes(error: ValidationError, model: type[Settings]) -> list[Mistake]:
     return list(found)
 
 
+def flattened(values: dict[str, Any], whole: tuple[str, ...] = (), prefix: str = "") -> dict[str, Any]:
+    """Values of nested settings by dotted key; those of the keys in ``whole`` stay as they are."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and name not in whole:
+            flat |= flattened(value, whole, f"{name}.")
+        else:
+            flat[name] = value
+    return flat
+
+
 def shown(value: Any) -> str:
     """A value from YAML, as YAML on one line, for a message."""
     text = shortened(json.dumps(value, ensure_ascii=False, default=str))

@@ -67,11 +67,19 @@ def main(
         return
 
     from unet.ablation.report import page
-    from unet.ablation.run.cells import check_weights, finished_runs, locked_directory, prepare_data, run_cells
+    from unet.ablation.run.cells import (
+        check_weights,
+        finished_runs,
+        locked_directory,
+        prepare_data,
+        prepare_tracking,
+        run_cells,
+    )
     from unet.ablation.run.finished import arrange
     from unet.ablation.run.measurements import measure
 
     with locked_directory(directory), logging_to(directory / "log.txt"):
+        prepare_tracking(cells)
         check_weights(cells, directory)
         prepare_data(cells)
         with contextlib.closing(_executor(executor, environment, workers, address)) as started:

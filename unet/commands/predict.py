@@ -2,6 +2,7 @@
 
 import errno
 import glob
+import json
 import logging
 import os
 import re
@@ -49,6 +50,9 @@ def main(
         bool,
         typer.Option("--probabilities", help="Also write NAME_probabilities.npz: float16 (H, W, C), and class names."),
     ] = False,
+    polygons: Annotated[
+        bool, typer.Option("--polygons", help="Also write NAME.geojson: the regions of every class, in pixels.")
+    ] = False,
     overlay: Annotated[
         bool, typer.Option("--overlay/--no-overlay", help="Also write NAME_overlay.jpg, with a legend.")
     ] = True,
@@ -74,7 +78,11 @@ def main(
         "batch_size": batch_size,
     }
     check_options(**options)
-    jobs = plan(images, out, overlay, probabilities)
+    if polygons:
+        from unet.inference.polygons import check_installed
+
+        check_installed()
+    jobs = plan(images, out, overlay, probabilities, polygons)
     predictor = unet.load(network)
     predictor.segment([], **options)  # checks the options that depend on the network
     check_writable(out)
@@ -134,7 +142,7 @@ def _write(files: dict[str, Path], image: np.ndarray, prediction, metadata) -> N
 
     from unet import figures
     from unet.colours import colour_table
-    from unet.files import replacing
+    from unet.files import replacing, write_text
 
     colours = colour_table(metadata.colours)
     with replacing(files["mask"]) as temporary:
@@ -148,6 +156,10 @@ def _write(files: dict[str, Path], image: np.ndarray, prediction, metadata) -> N
         with replacing(files["probabilities"]) as temporary:
             shares = prediction.probabilities.astype(np.float16)
             np.savez_compressed(temporary, probabilities=shares, classes=metadata.classes)
+    if "polygons" in files:
+        from unet.inference.polygons import regions
+
+        write_text(files["polygons"], json.dumps(regions(prediction.mask, metadata.classes)))
 
 
 def _shares(mask: np.ndarray, metadata) -> str:
@@ -156,7 +168,9 @@ def _shares(mask: np.ndarray, metadata) -> str:
     return ", ".join(f"{name} {area:.1%}" for name, area in zip(metadata.classes, areas) if area)
 
 
-def plan(images: list[str], out: Path, overlay: bool, probabilities: bool) -> dict[Path, dict[str, Path]]:
+def plan(
+    images: list[str], out: Path, overlay: bool, probabilities: bool, polygons: bool = False
+) -> dict[Path, dict[str, Path]]:
     """Map each image to the files that will be written for it.
 
     Raises:
@@ -167,6 +181,7 @@ def plan(images: list[str], out: Path, overlay: bool, probabilities: bool) -> di
     endings = {"mask": ".png"}
     endings |= {"overlay": "_overlay.jpg"} if overlay else {}
     endings |= {"probabilities": "_probabilities.npz"} if probabilities else {}
+    endings |= {"polygons": ".geojson"} if polygons else {}
     places: dict[Path, tuple[Path, Path]] = {}
     for argument in images:
         for path, name in _named(argument, out):

@@ -167,7 +167,7 @@ class SplitFolders(Settings):
     images: Text
     """Folder of its images, inside data_dir; subfolders are searched too."""
     masks: Text
-    """Folder of its masks, inside data_dir."""
+    """Folder of its masks, inside data_dir, or a .json file of COCO instance annotations."""
 
 
 SplitPlace = Annotated[
@@ -183,7 +183,8 @@ class FolderConfig(Settings):
     images: Text = "images"
     """Folder of the images, inside data_dir; subfolders are searched too."""
     masks: Text = "masks"
-    """Folder of the masks, inside data_dir; a mask has the name of its image and an image ending such as .png."""
+    """Folder of the masks, inside data_dir; a mask has the name of its image and an image ending such as .png. Or a
+    .json file of COCO instance annotations."""
     image_suffix: Text = ""
     """End of the images' names before .jpg or .png that the masks' names do not have, such as _leftImg8bit."""
     mask_suffix: Text = ""
@@ -596,6 +597,8 @@ class Config(Settings):
     init_from: LenientPath | None = None
     """Run or .keras file whose network gives the initial weights of every layer with the same name and shapes; read
     when training starts, not when it resumes. It takes precedence over model.weights."""
+    tracking: Literal["none", "mlflow", "wandb"] = "none"
+    """Service that follows the run, in addition to TensorBoard: MLflow or Weights & Biases."""
     data: DataConfig = Field(default_factory=DataConfig)
     """Source of images and masks."""
     augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig)

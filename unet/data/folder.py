@@ -3,7 +3,7 @@
 import contextlib
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from unet.config import FolderConfig, SplitFolders
 from unet.config.schema import is_plain
+from unet.data.coco import CocoFile, CocoMask, entries, is_coco
 from unet.data.images import IMAGE_ENDINGS, load_image, read_image
 from unet.data.masks import BadMask, MaskReader
 from unet.data.pets import CLASSES as PETS_CLASSES
@@ -27,7 +28,7 @@ MAX_LIST_BYTES = 2**26
 LAYOUT = {"images", "masks", "image_suffix", "mask_suffix", *SPLITS}
 """Settings that decide which file is which."""
 
-_Files = tuple[Path, Path]
+_Files = tuple[Path, Path | CocoMask]
 """An image and its mask."""
 
 
@@ -36,7 +37,7 @@ class _Pair:
     name: str
     split: str
     image: Path
-    mask: Path
+    mask: Path | CocoMask
 
 
 class _NotThere(Exception):
@@ -76,6 +77,7 @@ class FolderSource:
         self.is_pets_archive = config.classes is None and (self.root / "annotations" / "trimaps").is_dir()
         self._problems: list[Problem] = []
         self._hints = HINTS
+        self._coco: dict[Path, CocoFile] = {}
         if self.is_pets_archive:
             marks: dict = {name: label for label, name in enumerate(PETS_CLASSES, start=1)}
             self._pairs = self._archive_pairs()
@@ -85,6 +87,8 @@ class FolderSource:
             if not marks:
                 raise InputError(self._ask_for_classes())
         self.classes = tuple(marks)
+        for file in self._coco.values():
+            file.check_classes(self.classes)
         self._reader = MaskReader(marks, None if self.is_pets_archive else config.ignore)
 
     # === Source ===
@@ -162,8 +166,10 @@ class FolderSource:
     def _mask_of(self, place: FolderConfig | SplitFolders, name: str) -> str:
         return f"{place.masks}/{name}{self.config.mask_suffix}.png"
 
-    def _listings(self, place: FolderConfig | SplitFolders) -> tuple[dict[str, Path], dict[str, Path]]:
+    def _listings(self, place: FolderConfig | SplitFolders) -> tuple[dict[str, Path], Mapping[str, Path | CocoMask]]:
         """Images and masks by relative name, without suffix and ending."""
+        if is_coco(place.masks):
+            return self._annotated(place)
         suffixes = self.config.image_suffix, self.config.mask_suffix
         images, masks = (self._listing(folder) for folder in (place.images, place.masks))
         if place.images == place.masks:  # an empty suffix ends every name
@@ -179,6 +185,32 @@ class FolderSource:
                 f"{self.root / place.images}: holds no image ({', '.join(IMAGE_ENDINGS)}); expected {image}.jpg and "
                 f"{mask}.png"
             )
+        return images, masks
+
+    def _annotated(self, place: FolderConfig | SplitFolders) -> tuple[dict[str, Path], dict[str, CocoMask]]:
+        """Images that a COCO file lists, and their masks, by relative name."""
+        path = self.root / place.masks
+        if path not in self._coco:
+            if not os.path.isfile(path):
+                files = sorted(str(p.relative_to(self.root)) for p in self.root.rglob("*.json"))
+                there = f"(JSON files in data.data_dir: {', '.join(files[:8]) or 'none'})"
+                raise InputError(
+                    f"{path}: there is no such file of COCO annotations{nearest(place.masks, files)} {there}"
+                )
+            self._coco[path] = CocoFile(path)
+        found = self._listing(place.images)
+        images: dict[str, Path] = {}
+        masks: dict[str, CocoMask] = {}
+        for listed, mask in entries(self._coco[path]):
+            name = next((n for tail in _tails(listed) if (n := str(Path(tail).with_suffix(""))) in found), None)
+            if name is None:
+                message = f"there is no image {shortened(listed)} in {place.images}"
+                cause = f"lists an image that is not in {place.images}"
+                self._problems.append(Problem("missing file", str(path), message, cause=cause))
+            elif name in masks:
+                self._problems.append(Problem("same name", str(path), f"lists the image {name} twice"))
+            else:
+                images[name], masks[name] = found[name], mask
         return images, masks
 
     def _listing(self, folder: str) -> dict[str, Path]:
@@ -259,7 +291,7 @@ class FolderSource:
         return {name: (images[name], masks[name])}
 
     @cached_property
-    def _all_listings(self) -> tuple[dict[str, Path], dict[str, Path]]:
+    def _all_listings(self) -> tuple[dict[str, Path], Mapping[str, Path | CocoMask]]:
         return self._listings(self.config)
 
     def _archive_pairs(self) -> list[_Pair]:
@@ -282,10 +314,17 @@ class FolderSource:
 
     def _ask_for_classes(self) -> str:
         """Message for missing class names, with the values found in the masks."""
+        if self._coco:
+            names = sorted({name for file in self._coco.values() for name in file.categories.values()})
+            return (
+                "data.folder.classes: missing; name a class for pixels without annotation, and categories of the COCO "
+                f"file, as data.folder.classes='[background, {', '.join(names[:2])}]' (categories: "
+                f"{shortened(', '.join(names), 500)})"
+            )
         values: set = set()
         for pair in self._pairs[:50]:
             with contextlib.suppress(OSError):
-                values |= {value for _, value in load_image(pair.mask).getcolors(2**16) or ()}
+                values |= {value for _, value in load_image(str(pair.mask)).getcolors(2**16) or ()}
         found = ", ".join(str(value) for value in sorted(values, key=str)[:20])
         return (
             "data.folder.classes: missing; name the classes in the order of their ids, as "
@@ -304,7 +343,10 @@ class FolderSource:
                 Problem("unreadable image", str(pair.image), f"cannot be read as an image ({error.strerror or error})")
             )
         try:
-            mask, mask_type = self._reader.read(pair.mask)
+            if isinstance(pair.mask, CocoMask):
+                mask, mask_type = pair.mask.file.mask(pair.mask.image, self.classes), "COCO annotations"
+            else:
+                mask, mask_type = self._reader.read(pair.mask)
         except OSError as error:
             problems.append(
                 Problem("unreadable mask", str(pair.mask), f"cannot be read as an image ({error.strerror or error})")
@@ -350,8 +392,9 @@ def _tails(path: str) -> Iterator[str]:
     return ("/".join(parts[start:]) for start in range(len(parts)))
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def _stamp(path: Path | CocoMask) -> tuple[int, int]:
     """Size and modification time of a file; (-1, -1) for a broken link, which reading will report."""
+    path = path.file.path if isinstance(path, CocoMask) else path
     try:
         stat = path.stat()
     except OSError:

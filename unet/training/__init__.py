@@ -6,7 +6,7 @@ import random
 import signal
 
 from unet import config as configuration
-from unet import data, interrupts
+from unet import data, interrupts, tracking
 from unet.backend import is_out_of_memory
 from unet.config import Config
 from unet.data.balance import class_pixels, describe, inverse_log_weights
@@ -23,6 +23,7 @@ from unet.training.callbacks import (
     Progress,
     StopRequest,
     TensorBoard,
+    Tracking,
     Validation,
     patience_exhausted,
 )
@@ -54,6 +55,8 @@ def train(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> None:
     """
     config = configuration.with_data_at(run.config, overrides)
     with run.locked(), run.logging(), interrupts.sigterm_as_exit(), contextlib.ExitStack() as stack:
+        tracking.prepare(config)  # a missing package is reported at once
+
         # === Batch size ===
         if config.training.batch_size == "auto":  # before this process uses the device
             size = batch_size.find(run, overrides)
@@ -120,6 +123,7 @@ def train(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> None:
         with (
             interrupts.stop_gracefully(stop.request),
             batches.raising_own_errors(),
+            tracking.following(run, continues=bool(done)) as tracker,
             TensorBoard(run, dataset.validation, rows) as tensorboard,
             Progress(config.training.epochs, len(batches), rows) as progress,
         ):
@@ -138,6 +142,7 @@ def train(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> None:
                         progress,
                         EarlyStopping(config.training, rows),
                         checkpoint,
+                        Tracking(tracker, checkpoint, rows),
                     ],
                     shuffle=False,  # the batches are shuffled already; Keras would reorder them from its own state
                     verbose=0,

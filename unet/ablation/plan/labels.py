@@ -3,9 +3,9 @@
 import hashlib
 import json
 import re
-from typing import Any
 
 from unet.config import Config, ModelConfig
+from unet.settings import flattened
 
 MAX_VARIANT = 150
 """Most characters of a variant in the name of a run directory."""
@@ -19,12 +19,13 @@ def label_configs(configs: list[Config]) -> list[str]:
     The upsampler or the encoder alone if it is enough to tell the variants apart, otherwise every key that differs:
     ``carafe, data.size=96``. Settings that have the encoder's own default, such as its depth, go without saying.
     """
-    flat = [_flatten(config.model_dump(mode="json")) for config in configs]
+    flat = [flattened(config.model_dump(mode="json"), whole=("model.upsampler",)) for config in configs]
     implied = set.intersection(*map(_implied, configs)) if configs else set()
     keys = [
         key
         for key in dict.fromkeys(key for values in flat for key in values)
-        if key not in ("seed", "name", *implied) and len({json.dumps(values.get(key)) for values in flat}) > 1
+        if key not in ("seed", "name", "tracking", *implied)
+        and len({json.dumps(values.get(key)) for values in flat}) > 1
     ]
     variants = [tuple(json.dumps(values.get(key)) for key in keys) for values in flat]
     for key in ALONE:
@@ -59,18 +60,6 @@ def run_name(variant: str, seed: int) -> str:
     if len(name) > MAX_VARIANT:
         name = f"{name[:MAX_VARIANT]}-{hashlib.sha256(variant.encode()).hexdigest()[:8]}"
     return f"{name}-seed{seed}"
-
-
-def _flatten(values: dict, prefix: str = "") -> dict[str, Any]:
-    """Dotted keys and their values; the upsampler and its options are one value."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, dict) and name != "model.upsampler":
-            flat |= _flatten(value, f"{name}.")
-        else:
-            flat[name] = value
-    return flat
 
 
 def _as_text(value) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.progress import TextColumn
 
-from unet import interrupts
+from unet import interrupts, tracking
 from unet.ablation.plan.grid import Cell, Grid
 from unet.ablation.run.executors import Executor
 from unet.ablation.run.executors.local import LocalExecutor
@@ -67,6 +67,8 @@ def run_cells(grid: Grid, root: Path, executor: Executor) -> dict[str, str]:
         SystemExit: SIGTERM or SIGHUP, likewise.
     """
     runs = {cell.config.name: Run.create(cell.config, root) for cell in grid.cells}
+    for cell in grid.cells:
+        tracking.label(runs[cell.config.name], ablation=grid.name, variant=cell.variant, seed=cell.seed)
     _wait_for_earlier_cells(runs.values())
     progress = _Progress(grid, runs, root / "failures.json")
     waiting = [cell for cell in grid.cells if cell not in progress.finished]
@@ -117,6 +119,16 @@ def check_weights(grid: Grid, root: Path) -> None:
     models = (config.model for config in new if config.init_from is None)
     for encoder, weights in dict.fromkeys((m.encoder, m.weights) for m in models if m.weights != "none"):
         read_pretrained(encoder, weights)
+
+
+def prepare_tracking(grid: Grid) -> None:
+    """Check that the cells can be tracked as configured, and make what they share, before several processes do.
+
+    Raises:
+        InputError: The service cannot be used.
+    """
+    for config in {cell.config.tracking: cell.config for cell in grid.cells}.values():
+        tracking.prepare(config)
 
 
 def prepare_data(grid: Grid) -> None:

@@ -8,6 +8,7 @@ from unet.training.callbacks.history import History
 from unet.training.callbacks.progress import Progress
 from unet.training.callbacks.stop_request import StopRequest
 from unet.training.callbacks.tensorboard import TensorBoard
+from unet.training.callbacks.tracking import Tracking
 from unet.training.callbacks.validation import Validation
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Progress",
     "StopRequest",
     "TensorBoard",
+    "Tracking",
     "Validation",
     "epoch_seeds",
     "patience_exhausted",
