@@ -8,7 +8,7 @@ from keras import ops
 
 from benchmarks import parity
 from benchmarks.gradients import gradients
-from tests.helpers import BACKEND
+from tests.helpers import BACKEND, slow_beyond_tensorflow
 from unet import backend
 from unet.upsamplers import neighbourhood
 
@@ -68,6 +68,7 @@ def test_values_and_gradients_in_strips_and_by_taps_equal_those_of_torchs_unfold
         np.testing.assert_allclose(slope, leaf.grad.numpy(), atol=1e-5)
 
 
+@slow_beyond_tensorflow
 @pytest.mark.parametrize("name", ["carafe", "fade", "sapa"])
 def test_layers_whose_maps_have_more_channels_than_the_compressed_ones_equal_the_formula(name):
     """With fewer channels, as in ``benchmarks/parity.py``, two linear maps are merged into one."""
