@@ -134,6 +134,21 @@ def test_the_configuration_quotes_the_committed_score():
         assert f"{scores(folder)['mean_iou']['dataset']:.3f}" in text
 
 
+@pytest.mark.parametrize(
+    ("row", "folder"),
+    [
+        ("| `efficientnet_lite2` | ImageNet | 11 |", "pets_encoder/efficientnet_lite2"),
+        ("| `efficientnet_lite2` | random | 11 |", "pets_encoder/efficientnet_lite2_random"),
+        ("| `plain` (`pets_cpu`) | random | 8 |", "pets_cpu/conv_transpose"),
+    ],
+)
+def test_the_table_of_initial_weights_shows_the_committed_scores(row, folder):
+    found = scores(folder)
+    values = [found["mean_iou"], *(found["iou"][name] for name in ("pet", "background", "border"))]
+    expected = " | ".join(f"{value['dataset']:.3f}" for value in values)
+    assert f"{row} {expected} |" in (RESULTS / "README.md").read_text(encoding="utf-8").splitlines()
+
+
 def test_the_binary_comparison_shows_the_committed_scores():
     text = (RESULTS / "README.md").read_text(encoding="utf-8")
     row = next(line for line in text.splitlines() if line.startswith("| `pets_encoder`: "))
