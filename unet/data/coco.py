@@ -14,6 +14,7 @@ from unet.data.masks import BadMask
 from unet.data.sources import IGNORE
 from unet.errors import InputError, nearest, shortened
 from unet.files import open_file
+from unet.settings import BY_KIND, BY_TEXT, OF_MAPPING, OF_OTHER, OF_TEXT
 
 MAX_SIDE = 2**16
 """Largest height and width of an image."""
@@ -28,7 +29,9 @@ Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 class RunLengths(TypedDict):
     """Lengths of runs of pixels outside and inside in turn, down the columns; as text in COCO's compression."""
 
-    counts: list[Annotated[int, Field(ge=0, le=MAX_SIDE**2)]] | str
+    counts: Annotated[
+        Annotated[str, OF_TEXT] | Annotated[list[Annotated[int, Field(ge=0, le=MAX_SIDE**2)]], OF_OTHER], BY_TEXT
+    ]
     size: tuple[Side, Side]
 
 
@@ -53,7 +56,7 @@ class Annotation(TypedDict, total=False):
 
     image_id: int
     category_id: int
-    segmentation: list[Polygon] | RunLengths
+    segmentation: Annotated[Annotated[RunLengths, OF_MAPPING] | Annotated[list[Polygon], OF_OTHER], BY_KIND]
     iscrowd: int
 
 
