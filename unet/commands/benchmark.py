@@ -5,6 +5,8 @@ unet benchmark upsamplers
 unet benchmark train pets_cpu --against torch
 """
 
+import importlib.util
+import itertools
 from pathlib import Path
 from typing import Annotated
 
@@ -96,8 +98,6 @@ def train(
 
     unet benchmark train pets --precision float32 --precision mixed_bfloat16 --batch-size 32 --batch-size 64
     """
-    import itertools
-
     from unet import config
     from unet.backend import use_backend_without_devices
     from unet.errors import InputError
@@ -109,7 +109,8 @@ def train(
     if loaded.training.batch_size == "auto" and not batch_size:
         raise InputError("training.batch_size: auto needs the data; choose a number by --batch-size")
     default = use_backend_without_devices()["KERAS_BACKEND"]
-    _check_backends([*(backend or ()), *(["torch"] if against else [])])
+    _check_installed(backend or [], "backend")
+    _check_installed([against] if against else [], "against")
     from unet.benchmark.train import PLAIN, Case, Measurement, as_json, as_markdown, run, table
     from unet.console import track
     from unet.files import write_json, write_text
@@ -138,17 +139,15 @@ def train(
     _say_written(output)
 
 
-def _check_backends(names: list[str]) -> None:
-    import importlib.util
-
+def _check_installed(names: list[str], argument: str) -> None:
     from unet.backend import BACKENDS
     from unet.errors import InputError, nearest
 
     for name in names:
         if name not in BACKENDS:
-            raise InputError(f"{name!r} is not one of {', '.join(BACKENDS)}{nearest(name, BACKENDS)}", "backend")
+            raise InputError(f"{name!r} is not one of {', '.join(BACKENDS)}{nearest(name, BACKENDS)}", argument)
         if importlib.util.find_spec(name) is None:
-            raise InputError(f"{name} is not installed: pip install '.[{BACKENDS[name]}]'", "backend")
+            raise InputError(f"{name} is not installed: pip install '.[{BACKENDS[name]}]'", argument)
 
 
 def _check(output: Path | None) -> None:
