@@ -5,15 +5,18 @@ PYTHON ?= python3
 EXTRA ?= cpu
 # Requirement that pip installs for PyTorch. On Linux the default wheel includes CUDA; a CPU build saves disk space.
 TORCH ?= torch==2.13.0
-# Marks of the tests that are run; `make test-all` then runs those marked slow.
+# Marks of the tests that are run, and files or folders with tests; default: all.
 SELECT ?= not slow
+TESTS ?=
+# Parts of the slow tests. A process keeps the memory of all networks that it has compiled, so each part has its own.
+PARTS := "tests/encoders" "tests/training" "tests --ignore=tests/encoders --ignore=tests/training"
 
 VENV := .venv
 BARE := .venv-no-tensorflow
 PIP := bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PYTEST := bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: help demo test test-all test-tensorflow test-jax test-torch lint notebooks parity export-matrix intervals gpu-results figures docs schema clean
+.PHONY: help demo test test-all test-tensorflow test-tfds test-jax test-torch lint notebooks parity export-matrix intervals gpu-results figures docs schema clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-16s %s\n", $$1, $$2 }'
@@ -22,21 +25,24 @@ demo: $(VENV)/.$(EXTRA) ## Install, train a small network on drawn scenes, and s
 	$(VENV)/bin/unet train demo
 	$(VENV)/bin/unet evaluate runs/demo
 
-test: test-tensorflow test-jax test-torch ## Install, and run the tests on TensorFlow, JAX and PyTorch.
+test: test-tensorflow test-tfds test-jax test-torch ## Install, and run the tests on TensorFlow, JAX and PyTorch.
 
-test-all: test ## The same, and then the slow tests, in new processes: compiled networks fill their memory.
-	$(MAKE) test SELECT=slow
+test-all: test ## The same, and then the slow tests.
+	$(MAKE) test-tfds SELECT=slow
+	for part in $(PARTS); do $(MAKE) test-tensorflow test-jax test-torch SELECT=slow TESTS="$$part" || exit 1; done
 
 test-tensorflow: $(VENV)/.test ## Run all tests on TensorFlow.
-	KERAS_BACKEND=tensorflow $(VENV)/$(PYTEST) -m "$(SELECT)"
+	KERAS_BACKEND=tensorflow $(VENV)/$(PYTEST) -m "$(SELECT)" $(TESTS)
 
 # Without TensorFlow installed, except for the tests that read data through TensorFlow Datasets.
-test-jax: $(VENV)/.test $(BARE)/.test ## Run the tests that depend on the backend on JAX.
+test-jax: $(BARE)/.test ## Run the tests that depend on the backend on JAX.
+	KERAS_BACKEND=jax $(BARE)/$(PYTEST) -m "($(SELECT)) and not backend_free" $(TESTS)
+
+test-tfds: $(VENV)/.test ## Run on JAX the tests that need TensorFlow Datasets.
 	KERAS_BACKEND=jax $(VENV)/bin/python -m pytest -m "($(SELECT)) and not backend_free" -k pets tests/data/test_pets.py tests/test_chain.py
-	KERAS_BACKEND=jax $(BARE)/$(PYTEST) -m "($(SELECT)) and not backend_free"
 
 test-torch: $(BARE)/.test ## Run the tests that depend on the backend on PyTorch.
-	KERAS_BACKEND=torch $(BARE)/$(PYTEST) -m "($(SELECT)) and not backend_free"
+	KERAS_BACKEND=torch $(BARE)/$(PYTEST) -m "($(SELECT)) and not backend_free" $(TESTS)
 
 lint: $(VENV)/.test ## Check style, format and types.
 	$(VENV)/bin/ruff check .
