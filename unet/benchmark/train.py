@@ -153,10 +153,12 @@ def _round() -> tuple[float, float | None, float]:
 def _start(case: Case, steps: int) -> Measurement:
     """Prepare the process of a case."""
     global _round_of
-    from unet import backend, cost
+    from unet import backend
+
+    backend.use_backend()  # first, as it silences what the backends print when they are imported
+    from unet import cost
     from unet.model import from_config
 
-    backend.use_backend()
     config = case.config
     network = from_config(config, len(data.recorded_class_names(config.data)), fixed_size=True)
     precision, upsampler, size = case.group
