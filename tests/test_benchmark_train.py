@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from tests.helpers import SLOW_BEYOND_TENSORFLOW
+from tests.helpers import ROOT, SLOW_BEYOND_TENSORFLOW
 from tests.helpers.commands import run_unet, run_unet_process
 from unet import config
 from unet.benchmark.train import PLAIN, Measurement, groups, table
@@ -98,6 +98,17 @@ def test_utilization_of_a_gpu():
     assert one.utilization == pytest.approx(600 / 989)
     assert measured("jax", [0.16], "float32", device="NVIDIA H200").utilization is None
     assert measured("jax", [0.16], "mixed_bfloat16").utilization is None
+
+
+@pytest.mark.backend_free
+def test_the_committed_table_is_that_of_the_measurements():
+    results = ROOT / "docs" / "results"
+    content = json.loads((results / "training_speed.json").read_text())
+    _, rows = table([Measurement(**one) for one in content["measurements"]], on_gpu=False)
+    text = (results / "training_speed.md").read_text(encoding="utf-8").splitlines()
+    assert [line for line in text if line.startswith(("| tensorflow", "| torch", "| PyTorch"))] == [
+        f"| {' | '.join(row)} |" for row in rows
+    ]
 
 
 @pytest.mark.backend_free
