@@ -5,10 +5,10 @@ import pytest
 from PIL import Image
 
 from tests.helpers import JIT, slow_beyond_tensorflow
+from tests.helpers.training import stopping_after_an_epoch
 from unet.evaluation import evaluate
 from unet.runs import Run
 from unet.training import train
-from unet.training.callbacks import Checkpoint
 
 TINY = [
     *("model.width=2", "model.depth=2", "training.batch_size=4", "training.warmup=0", f"training.jit={JIT}"),
@@ -47,25 +47,13 @@ def settings(source, tmp_path, pets):
 @pytest.mark.parametrize(
     "source", ["folder", *(pytest.param(name, marks=pytest.mark.slow) for name in ("shapes", "archive", "pets"))]
 )
-def test_train_resume_and_evaluate(source, tmp_path, request, config, monkeypatch):
+def test_train_resume_and_evaluate(source, tmp_path, request, config):
     overrides = [*TINY, *settings(source, tmp_path, lambda: request.getfixturevalue("pets")), f"name={source}"]
     run = Run.create(config("demo.yaml", *overrides), tmp_path)
     # An interrupted first half: the run as it was after its first epoch.
     stopped = Run.create(config("demo.yaml", *overrides, "name=stopped"), tmp_path)
-
-    class Stop(Exception):
-        pass
-
-    original = Checkpoint.on_epoch_end
-
-    def stop(self, epoch, logs=None):
-        original(self, epoch, logs)
-        raise Stop
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Checkpoint, "on_epoch_end", stop)
-        with pytest.raises(Stop):
-            train(stopped)
+    with stopping_after_an_epoch():
+        train(stopped)
     train(stopped)
     train(run)
     assert [row["loss"] for row in stopped.history()] == [row["loss"] for row in run.history()]

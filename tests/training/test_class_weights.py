@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import JIT
+from tests.helpers.training import stopping_after_an_epoch
 from tests.helpers.weights import weights as arrays_of
 from unet import config, data
 from unet.config import LossConfig
@@ -16,7 +17,6 @@ from unet.errors import InputError
 from unet.losses import SegmentationLoss
 from unet.runs import Run
 from unet.training import train
-from unet.training.callbacks import Checkpoint
 
 
 @pytest.mark.backend_free
@@ -64,20 +64,6 @@ def test_a_loss_without_data_does_not_guess():
         SegmentationLoss.from_settings(LossConfig(class_weights="auto"), ("a", "b"))
 
 
-class Stopped(Exception):
-    pass
-
-
-def stop_after_an_epoch(monkeypatch):
-    original = Checkpoint.on_epoch_end
-
-    def stop(self, epoch, logs=None):
-        original(self, epoch, logs)
-        raise Stopped
-
-    monkeypatch.setattr(Checkpoint, "on_epoch_end", stop)
-
-
 def test_weights_are_recorded_and_a_resumed_run_uses_them(tmp_path, monkeypatch):
     path = tmp_path / "small.yaml"
     path.write_text(
@@ -96,10 +82,8 @@ def test_weights_are_recorded_and_a_resumed_run_uses_them(tmp_path, monkeypatch)
     assert "class balance: " in log
     assert f"class weights: pet {expected[0]:.3f}, background {expected[1]:.3f}, border {expected[2]:.3f}" in log
 
-    with monkeypatch.context() as patched:
-        stop_after_an_epoch(patched)
-        with pytest.raises(Stopped):
-            train(stopped)
+    with stopping_after_an_epoch():
+        train(stopped)
     with monkeypatch.context() as patched:  # resuming counts nothing
         patched.setattr("unet.training.class_pixels", None)
         train(stopped)

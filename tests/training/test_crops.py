@@ -10,6 +10,7 @@ from sklearn.metrics import jaccard_score
 import unet
 from tests.helpers import SLOW_BEYOND_TENSORFLOW, TINY
 from tests.helpers.commands import run_unet
+from tests.helpers.training import stopping_after_an_epoch
 from unet import config, data
 from unet.data.sources import native_samples
 from unet.evaluation import evaluate, evaluate_file
@@ -19,7 +20,6 @@ from unet.formats import Metadata, load_network
 from unet.model import load_saved
 from unet.runs import Run
 from unet.training import train
-from unet.training.callbacks import Checkpoint
 
 pytestmark = SLOW_BEYOND_TENSORFLOW
 CROPS = ("data.sampling=crop", "data.windows=2", "data.sampling_weights={square: 0.5}", "model.depth=2")
@@ -115,18 +115,10 @@ def test_resizing_is_what_is_warned_about(run, folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_ends_with_the_same_bits(run, make, monkeypatch):
+def test_an_interrupted_run_ends_with_the_same_bits(run, make):
     stopped = make("training.epochs=3", "training.checkpoint_seconds=0", "name=stopped")
-    original = Checkpoint.on_epoch_end
-
-    def stop(self, epoch, logs=None):
-        original(self, epoch, logs)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Checkpoint, "on_epoch_end", stop)
-        with pytest.raises(KeyboardInterrupt):
-            train(stopped)
+    with stopping_after_an_epoch(KeyboardInterrupt):
+        train(stopped)
     assert len(stopped.history()) == 1
     train(stopped)
     same = ("loss", "mean_iou", "val_loss", "val_mean_iou")

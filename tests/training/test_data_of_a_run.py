@@ -14,6 +14,7 @@ from PIL import Image
 
 from tests.helpers import JIT, TINY
 from tests.helpers.commands import run_unet
+from tests.helpers.training import stopping_after_an_epoch
 from unet import config
 from unet.errors import InputError
 from unet.runs import FORMAT, Run
@@ -35,10 +36,6 @@ def write_pairs(folder, numbers):
             Image.fromarray(pixels).save(folder / kind / f"{number:02}.png")
 
 
-class Stopped(Exception):
-    pass
-
-
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """A directory with a folder of ten pairs and a run that stopped after its first epoch, and a copy of both."""
@@ -49,16 +46,8 @@ def prepared(tmp_path_factory):
         "model: {width: 2, depth: 1}\n"
         f"training: {{epochs: 3, batch_size: 2, warmup: 0, jit: {JIT}, checkpoint_seconds: 0}}\n"
     )
-    original = Checkpoint.on_epoch_end
-
-    def stop(self, epoch, logs=None):
-        original(self, epoch, logs)
-        raise Stopped
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Checkpoint, "on_epoch_end", stop)
-        with pytest.raises(Stopped):
-            train(create(root))
+    with stopping_after_an_epoch():
+        train(create(root))
     return root, Path(shutil.copytree(root, root.with_name("untouched")))
 
 
