@@ -29,7 +29,10 @@ test: test-tensorflow test-tfds test-jax test-torch ## Install, and run the test
 
 test-all: test ## The same, and then the slow tests.
 	$(MAKE) test-tfds SELECT=slow
-	for part in $(PARTS); do $(MAKE) test-tensorflow test-jax test-torch SELECT=slow TESTS="$$part" || exit 1; done
+	$(MAKE) slow-tensorflow slow-jax slow-torch
+
+slow-%: ## Run the slow tests on one backend, as in slow-jax.
+	for part in $(PARTS); do $(MAKE) test-$* SELECT=slow TESTS="$$part" || exit 1; done
 
 test-tensorflow: $(VENV)/.test ## Run all tests on TensorFlow.
 	KERAS_BACKEND=tensorflow $(VENV)/$(PYTEST) -m "$(SELECT)" $(TESTS)
