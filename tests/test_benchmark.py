@@ -7,6 +7,7 @@ import pytest
 from tests.helpers import ROOT, SLOW_BEYOND_TENSORFLOW
 from tests.helpers.commands import run_unet
 from unet.benchmark import layers as benchmark
+from unet.benchmark.measuring import fresh_process
 from unet.upsamplers import UPSAMPLERS
 
 pytestmark = SLOW_BEYOND_TENSORFLOW
@@ -38,7 +39,7 @@ def test_times_are_ratios_within_a_round_and_memory_holds_the_result():
 @pytest.mark.backend_free
 @pytest.mark.slow
 def test_memory_in_a_fresh_process_holds_the_result_and_little_more():
-    with benchmark._fresh_process(MALLOC_MMAP_THRESHOLD_="65536", MALLOC_ARENA_MAX="1") as process:
+    with fresh_process(MALLOC_MMAP_THRESHOLD_="65536", MALLOC_ARENA_MAX="1") as process:
         peak, result = process.submit(benchmark.measure_memory, "nearest", (4, 256, 256, 8), False).result()
     assert result == 4 * 512 * 512 * 8 * 4 / 2**20
     assert peak is None or result <= peak < 3 * result

@@ -6,18 +6,15 @@ reported; on a GPU milliseconds as well.
 """
 
 import functools
-import logging
-import multiprocessing
 import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from unet.environment import environment_variables
+from unet.benchmark.measuring import fresh_process, markdown_table
 from unet.upsamplers import UPSAMPLERS
 
 Shape = tuple[int, int, int, int]
@@ -118,28 +115,12 @@ def run(names: list[str], shapes: tuple[Shape, ...], repeats: int, jit: bool) ->
     from unet.console import track
 
     for name in track(names, len(names), "measuring"):
-        with _fresh_process() as process:
+        with fresh_process() as process:
             found = [process.submit(measure, name, shape, repeats, jit).result() for shape in shapes]
         for one in found:
-            with _fresh_process(MALLOC_MMAP_THRESHOLD_="65536", MALLOC_ARENA_MAX="1") as process:
+            with fresh_process(MALLOC_MMAP_THRESHOLD_="65536", MALLOC_ARENA_MAX="1") as process:
                 one.peak_mib, one.output_mib = process.submit(measure_memory, name, one.shape, jit).result()
         yield found
-
-
-def _fresh_process(**environment: str) -> ProcessPoolExecutor:
-    """One freshly started worker with additional environment variables."""
-    context = multiprocessing.get_context("spawn")
-    with environment_variables(**environment):
-        executor = ProcessPoolExecutor(1, mp_context=context, initializer=_quiet)
-        executor.submit(os.getpid).result()  # has started with the environment
-    return executor
-
-
-def _quiet() -> None:
-    from unet import backend
-
-    backend.use_backend()
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # silences the warning about retracing
 
 
 def _inputs(name: str, shape: Shape, projected: bool) -> tuple:
@@ -340,13 +321,6 @@ def as_markdown(found: list[Measurement], environment: dict, jit: bool, on_gpu: 
         "- **peak MiB**: largest memory of the bare rule's two passes beyond their inputs, gradients included;",
         "  **result MiB**: the result alone.",
         "",
-        f"| {' | '.join(titles)} |",
-        f"|---|---|{'---:|' * (len(titles) - 2)}",
-        *(f"| {' | '.join(row)} |" for row in rows),
+        *markdown_table(titles, rows, left=2),
     ]
     return "\n".join(lines) + "\n"
-
-
-def as_json(found: list[Measurement]) -> list[dict]:
-    """Measurements as plain values for JSON."""
-    return [asdict(measurement) for measurement in found]

@@ -5,20 +5,17 @@ alike; a round of one case is a few steps on random images, and the first round 
 """
 
 import contextlib
-import itertools
-import multiprocessing
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from unet import data
+from unet.benchmark.measuring import fresh_process, markdown_table
 from unet.config import Config
-from unet.environment import environment_variables
 from unet.errors import RunError
 
 PLAIN = "PyTorch program"
@@ -36,12 +33,6 @@ class Case:
     program: str
     """A backend, or ``PLAIN``."""
     config: Config
-
-    @property
-    def group(self) -> tuple[str, str, int]:
-        """Precision, upsampler and batch size; cases that have these in common are compared."""
-        training = self.config.training
-        return training.precision, self.config.model.upsampler.name, training.images_per_step
 
 
 @dataclass
@@ -108,8 +99,8 @@ def run(cases: list[Case], rounds: int, steps: int) -> Iterator[list[Measurement
         InputError: There is no PyTorch program for a network.
     """
     with contextlib.ExitStack() as stack:
-        processes = [stack.enter_context(_process(case)) for case in cases]
         try:
+            processes = [stack.enter_context(_process(case)) for case in cases]
             found = []
             for case, process in zip(cases, processes):
                 found.append(process.submit(_start, case, steps).result())
@@ -125,18 +116,11 @@ def run(cases: list[Case], rounds: int, steps: int) -> Iterator[list[Measurement
             raise RunError("a process of the benchmark has ended, probably as memory was exhausted") from error
 
 
-@contextlib.contextmanager
-def _process(case: Case) -> Iterator[ProcessPoolExecutor]:
+def _process(case: Case) -> ProcessPoolExecutor:
     """A process with the case's backend, which takes no more of a GPU than it needs."""
     backend = "torch" if case.program == PLAIN else case.program
     frugal = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
-    with environment_variables(KERAS_BACKEND=backend, TF_CPP_MIN_LOG_LEVEL="3", **frugal):
-        executor = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
-        executor.submit(os.getpid).result()  # has started with the environment
-    try:
-        yield executor
-    finally:
-        executor.shutdown(cancel_futures=True)
+    return fresh_process(KERAS_BACKEND=backend, TF_CPP_MIN_LOG_LEVEL="3", **frugal)
 
 
 _round_of: Callable[[], tuple[float, float | None]]
@@ -153,20 +137,22 @@ def _round() -> tuple[float, float | None, float]:
 def _start(case: Case, steps: int) -> Measurement:
     """Prepare the process of a case."""
     global _round_of
-    from unet import backend
-
-    backend.use_backend()  # first, as it silences what the backends print when they are imported
-    from unet import cost
+    from unet import backend, cost
     from unet.model import from_config
 
-    config = case.config
+    config, training = case.config, case.config.training
     network = from_config(config, len(data.recorded_class_names(config.data)), fixed_size=True)
-    precision, upsampler, size = case.group
-    found = Measurement(case.program, precision, upsampler, size, compiled=False, device=backend.device_name())
-    found.multiply_adds = cost.total(cost.stages(network)).multiply_adds
     make = _plain if case.program == PLAIN else _ours
-    found.compiled, _round_of = make(config, network, steps)
-    return found
+    compiled, _round_of = make(config, network, steps)
+    return Measurement(
+        case.program,
+        training.precision,
+        config.model.upsampler.name,
+        training.images_per_step,
+        compiled,
+        multiply_adds=cost.total(cost.stages(network)).multiply_adds,
+        device=backend.device_name(),
+    )
 
 
 def _images(config: Config, count: int, classes: int):
@@ -254,13 +240,10 @@ def _plain(config: Config, network, steps: int):
 
 def groups(found: list[Measurement]) -> list[list[Measurement]]:
     """Measurements that are compared; in each group the reference is first: the PyTorch program if there is one."""
-
-    def key(one):
-        return one.precision, one.upsampler, one.batch_size
-
-    order = list(dict.fromkeys(map(key, found)))
-    by_key = itertools.groupby(sorted(found, key=lambda one: order.index(key(one))), key)
-    return [sorted(members, key=lambda one: one.program != PLAIN) for _, members in by_key]
+    by_group: dict[tuple, list[Measurement]] = {}
+    for one in found:
+        by_group.setdefault((one.precision, one.upsampler, one.batch_size), []).append(one)
+    return [sorted(members, key=lambda one: one.program != PLAIN) for members in by_group.values()]
 
 
 def table(found: list[Measurement], on_gpu: bool) -> tuple[list[str], list[list[str]]]:
@@ -302,13 +285,6 @@ def as_markdown(found: list[Measurement], environment: dict[str, Any], config: C
         f"- **peak MiB**: largest memory {'on the GPU' if on_gpu else 'of the process, libraries included'}.",
         *(["- **MFU**: the network's multiply-adds per second, as a share of what the GPU can do."] if on_gpu else []),
         "",
-        f"| {' | '.join(titles)} |",
-        f"|---|---|---|{'---:|' * (len(titles) - 3)}",
-        *(f"| {' | '.join(row)} |" for row in rows),
+        *markdown_table(titles, rows, left=3),
     ]
     return "\n".join(lines) + "\n"
-
-
-def as_json(found: list[Measurement]) -> list[dict]:
-    """Measurements as plain values for JSON."""
-    return [asdict(one) for one in found]

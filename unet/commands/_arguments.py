@@ -64,3 +64,10 @@ def _settings(section: dict, definitions: dict, prefix: str = "") -> Iterator[tu
             continue
         choices = [value for option in [field, *field.get("anyOf", ())] for value in option.get("enum", ())]
         yield f"{prefix}{name}", ["true", "false"] if field.get("type") == "boolean" else choices
+
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Settings to change, as in model.width=16.", autocompletion=settings),
+]
+"""Argument of a command that builds the network of a configuration."""

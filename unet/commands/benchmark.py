@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from unet.commands._arguments import Configuration, settings
+from unet.commands._arguments import Configuration, Overrides
 
 Output = Annotated[
     Path | None, typer.Option(help="Write the measurements to this .json file, and the table to .md next to it.")
@@ -47,7 +47,7 @@ def upsamplers(
     if not names:
         raise InputError(f"--only: {only!r} matches none of {', '.join(layers.variants())}")
     use_backend()
-    from unet.files import write_json, write_text
+    from unet.benchmark.measuring import write
     from unet.runs import environment
     from unet.tables import rows_table
 
@@ -58,18 +58,14 @@ def upsamplers(
     for measurements in layers.run(names, shapes, repeats, jit):
         found += measurements
         if output is not None:  # after every upsampler, so that nothing measured is lost
-            write_json(output, {"environment": machine | {"jit": jit}, "measurements": layers.as_json(found)})
-            write_text(output.with_suffix(".md"), layers.as_markdown(found, machine, jit, on_gpu))
+            write(output, machine | {"jit": jit}, found, layers.as_markdown(found, machine, jit, on_gpu))
     rows_table(*layers.table(found, on_gpu), title=f"{machine['backend']} {'with' if jit else 'without'} XLA")
     _say_written(output)
 
 
 def train(
     path: Configuration,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Settings to change, as in model.width=16.", autocompletion=settings),
-    ] = None,
+    overrides: Overrides = None,
     backend: Annotated[
         list[str] | None, typer.Option(help="tensorflow, jax or torch; may be repeated. Default: the one in use.")
     ] = None,
@@ -111,9 +107,9 @@ def train(
     default = use_backend_without_devices()["KERAS_BACKEND"]
     _check_installed(backend or [], "backend")
     _check_installed([against] if against else [], "against")
-    from unet.benchmark.train import PLAIN, Case, Measurement, as_json, as_markdown, run, table
+    from unet.benchmark.measuring import write
+    from unet.benchmark.train import PLAIN, Case, Measurement, as_markdown, run, table
     from unet.console import track
-    from unet.files import write_json, write_text
     from unet.runs import environment
     from unet.tables import rows_table
 
@@ -127,14 +123,12 @@ def train(
         cases += [Case(program, settled) for program in programs]
     machine = environment()
     found: list[Measurement] = []
+    on_gpu = False
     for found in track(run(cases, rounds, steps), rounds, "measuring"):
+        machine["device"] = found[0].device  # this process uses none
+        on_gpu = not machine["device"].startswith("CPU")
         if output is not None:  # after every round, so that nothing measured is lost
-            write_json(output, {"environment": machine, "measurements": as_json(found)})
-    machine["device"] = found[0].device
-    on_gpu = not found[0].device.startswith("CPU")
-    if output is not None:
-        write_json(output, {"environment": machine, "measurements": as_json(found)})
-        write_text(output.with_suffix(".md"), as_markdown(found, machine, loaded, on_gpu))
+            write(output, machine, found, as_markdown(found, machine, loaded, on_gpu))
     rows_table(*table(found, on_gpu), title=f"{loaded.name}: speed of training")
     _say_written(output)
 

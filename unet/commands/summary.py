@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from unet.commands._arguments import Configuration, settings
+from unet.commands._arguments import Configuration, Overrides
 
 SAMPLES = 8
 """Images in a row of the picture of augmentations."""
@@ -15,10 +15,7 @@ OPACITY = 0.15
 
 def main(
     path: Configuration,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Settings to change, as in model.width=16.", autocompletion=settings),
-    ] = None,
+    overrides: Overrides = None,
     augmentations: Annotated[
         Path | None,
         typer.Option(

@@ -1,0 +1,44 @@
+"""What both benchmarks do in the same way: processes to measure in, tables and files."""
+
+import logging
+import multiprocessing
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from unet.environment import environment_variables
+from unet.files import write_json, write_text
+
+
+def fresh_process(**environment: str) -> ProcessPoolExecutor:
+    """One freshly started worker with additional environment variables, in which Keras is imported."""
+    context = multiprocessing.get_context("spawn")
+    with environment_variables(**environment):
+        executor = ProcessPoolExecutor(1, mp_context=context, initializer=_quiet)
+        executor.submit(os.getpid).result()  # has started with the environment
+    return executor
+
+
+def _quiet() -> None:
+    from unet import backend
+
+    backend.use_backend()
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # silences the warning about retracing
+
+
+def markdown_table(titles: list[str], rows: list[list[str]], left: int) -> list[str]:
+    """Lines of a table in Markdown; all columns after the first ``left`` are right-aligned numbers."""
+    return [
+        f"| {' | '.join(titles)} |",
+        f"|{'---|' * left}{'---:|' * (len(titles) - left)}",
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]
+
+
+def write(output: Path, environment: dict[str, Any], found: Sequence[Any], text: str) -> None:
+    """Write measurements, which are dataclasses, and their environment to ``output``, and a text to .md next to it."""
+    write_json(output, {"environment": environment, "measurements": [asdict(one) for one in found]})
+    write_text(output.with_suffix(".md"), text)
