@@ -67,6 +67,7 @@ def random_config(rng) -> Config:
     model = draw_accepted(
         rng, ModelConfig, depth=lambda: int(rng.integers(1, 4)), width=lambda: int(rng.integers(1, 9)),
         upsampler=lambda: upsampler(rng), decoder=lambda: decoder(rng),
+        head=lambda: "softmax",  # the only one for three classes
     )  # fmt: skip
     sections = {"augmentation": AugmentationConfig, "loss": LossConfig, "training": TrainingConfig}
     drawn = {name: draw_accepted(rng, section) for name, section in sections.items()}

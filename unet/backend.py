@@ -93,7 +93,7 @@ def device_name() -> str:
     if keras.backend.backend() == "jax":
         import jax
 
-        found = jax.devices()[0]
+        found = jax.local_devices()[0]
         return found.device_kind if found.platform != "cpu" else _cpu()
     if keras.backend.backend() == "torch":
         import torch
@@ -158,7 +158,7 @@ def peak_memory_on_gpu() -> float | None:
     if backend == "jax":
         import jax
 
-        stats = jax.devices()[0].memory_stats() or {}
+        stats = jax.local_devices()[0].memory_stats() or {}
         return stats["peak_bytes_in_use"] / 2**20 if "peak_bytes_in_use" in stats else None
     if backend == "torch":
         import torch

@@ -137,6 +137,27 @@ def squeeze_and_excitation(x, stage: StageBlock, name: str):
 
 
 @keras.saving.register_keras_serializable(package="unet")
+class TwoClassLogits(layers.Layer):
+    """Logits of two classes from one, that of the second: ``[0, z]``, whose softmax is ``[1 − σ(z), σ(z)]``.
+
+    Takes ``z`` ``(B, H, W, 1)``, returns ``(B, H, W, 2)``. The cross-entropy of the result is the binary cross-entropy
+    of ``z``.
+
+    Example:
+        >>> TwoClassLogits()(np.array([[[[0.5]]]])).numpy()
+        array([[[[0. , 0.5]]]], dtype=float32)
+    """
+
+    def call(self, z):
+        """A channel of zeros before the logit."""
+        return ops.pad(z, ((0, 0), (0, 0), (0, 0), (1, 0)))
+
+    def compute_output_shape(self, input_shape):
+        """One channel more."""
+        return (*input_shape[:-1], 2)
+
+
+@keras.saving.register_keras_serializable(package="unet")
 class ClassIds(layers.Layer):
     """The id of each pixel's class: the channel with the largest value, of equal ones the first.
 
@@ -160,6 +181,27 @@ class ClassIds(layers.Layer):
 
     def compute_output_spec(self, logits):
         """Shape without the channels, and the type of the ids."""
+        return keras.KerasTensor(logits.shape[:-1], "uint8")
+
+
+@keras.saving.register_keras_serializable(package="unet")
+class LabelSets(layers.Layer):
+    """The set of each pixel's labels, those with a positive logit: bit k, of value 2ᵏ, is channel k.
+
+    Takes logits ``(B, H, W, L)`` with at most 7 channels, returns uint8 ``(B, H, W)``.
+
+    Example:
+        >>> LabelSets()(np.array([[[[0.1, -0.7, 0.2]]]])).numpy()
+        array([[[5]]], dtype=uint8)
+    """
+
+    def call(self, logits):
+        """Sum of the values of the bits, as integers, which no converter quantizes."""
+        powers = ops.convert_to_tensor([2**index for index in range(logits.shape[-1])], "int32")
+        return ops.cast(ops.sum(ops.cast(logits > 0, "int32") * powers, axis=-1), "uint8")
+
+    def compute_output_spec(self, logits):
+        """Shape without the channels, and the type of the sets."""
         return keras.KerasTensor(logits.shape[:-1], "uint8")
 
 

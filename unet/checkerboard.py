@@ -80,7 +80,7 @@ def response(network: keras.Model, depth: int, seed: int = 0) -> np.ndarray:
     """
     period = 2**depth
     size = 24 * period
-    colours = np.random.default_rng(seed).uniform(0, 255, size=(4, 1, 1, 3))
+    colours = np.random.default_rng(seed).uniform(0, 255, size=(4, 1, 1, network.input_shape[-1]))
     images = np.tile(colours, (1, size, size, 1)).astype("float32")
     middle = slice((size - 2 * period) // 2 // period * period, None)
     logits = ops.convert_to_numpy(ops.cast(network(images), "float32"))[:, middle, middle]

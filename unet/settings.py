@@ -79,7 +79,9 @@ BY_TEXT = Discriminator(lambda value: "text" if isinstance(value, str) else "oth
 
 def mistakes(error: ValidationError, model: type[Settings]) -> list[Mistake]:
     """Translate pydantic's errors to keys of ``model`` and messages in plain English, without repetitions."""
-    explained = (mistake for details in error.errors(include_url=False) for mistake in _explain(details, model))
+    all_details = error.errors(include_url=False)
+    told = [details for details in all_details if details["type"] != "default_factory_not_called"]  # for want of others
+    explained = (mistake for details in told for mistake in _explain(details, model))
     found: dict[Mistake, None] = {}
     for mistake in explained:
         if len(found) == MAX_MISTAKES:

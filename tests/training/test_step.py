@@ -55,6 +55,15 @@ def fit(trainer, split, epochs=1):
     return history, [np.abs(a - b).max() for a, b in zip(after, before, strict=True)]
 
 
+def test_mixed_precision_does_not_round_images(build, monkeypatch, rng):
+    trainer = build("training.precision=mixed_bfloat16")
+    seen = []
+    monkeypatch.setattr(trainer.augmentation, "call", lambda image, mask: (seen.append(image), (image, mask))[1])
+    pixels = rng.normal(1000, 1, (1, 17, 22, 3)).astype("float32")
+    trainer({"image": pixels, "mask": np.zeros((1, 17, 22), "uint8")}, training=True)
+    np.testing.assert_array_equal(ops.convert_to_numpy(seen[0]), pixels)
+
+
 @pytest.mark.skipif(BACKEND == "torch", reason="torch runs eagerly: there is no XLA to compile with")
 @pytest.mark.parametrize(
     ("upsampler", "precision"),

@@ -1,14 +1,12 @@
 """Sums over neighbourhoods, in strips and by taps, and layers whose convolutions are not merged."""
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from keras import ops
 
 from benchmarks import parity
-from benchmarks.gradients import gradients
 from tests.helpers import BACKEND, slow_beyond_tensorflow
+from tests.helpers.against_torch import assert_values_and_gradients_equal
 from unet import backend
 from unet.upsamplers import neighbourhood
 
@@ -57,15 +55,7 @@ def test_values_and_gradients_in_strips_and_by_taps_equal_those_of_torchs_unfold
         shapes = [(b, 2 * h, 2 * w, DEPTH), (b, h, w, DEPTH)]
         ours, theirs = lambda queries, keys: neighbourhood.correlate(queries, keys, SIZE), expected_correlation
     given = [rng.normal(size=shape).astype("float32") for shape in shapes]
-    leaves = [torch.tensor(array.astype("float64"), requires_grad=True) for array in given]
-    wanted = theirs(*leaves)
-    upstream = rng.normal(size=wanted.shape).astype("float32")
-    wanted.backward(torch.tensor(upstream))
-    values = ours(*map(ops.convert_to_tensor, given))
-    np.testing.assert_allclose(ops.convert_to_numpy(values), wanted.detach().numpy(), atol=1e-5)
-    slopes = gradients(lambda *given: ops.sum(ours(*given) * ops.convert_to_tensor(upstream)), given)
-    for slope, leaf in zip(slopes, leaves, strict=True):
-        np.testing.assert_allclose(slope, leaf.grad.numpy(), atol=1e-5)
+    assert_values_and_gradients_equal(ours, theirs, given, rng)
 
 
 @slow_beyond_tensorflow

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import keras
 from keras import layers, ops
 
-from unet.blocks import seed_of, seeded
+from unet.blocks import TwoClassLogits, seed_of, seeded
 from unet.resample import resize
 from unet.upsamplers import Upsampler
 
@@ -36,7 +36,10 @@ def with_stage_logits(network: keras.Model) -> keras.Model:
             dtype="float32",
             name=name,
         )
-        logits.append(head(features))
+        of_stage = head(features)
+        if isinstance(network.layers[-1], TwoClassLogits):
+            of_stage = TwoClassLogits(dtype="float32", name=f"two_class_{name}")(of_stage)
+        logits.append(of_stage)
     return keras.Model(network.inputs, [network.output, *logits], name="supervised_network")
 
 

@@ -10,22 +10,59 @@ from keras import ops
 from unet.config import Config
 from unet.data.augmentation import Augmentation
 from unet.data.sources import IGNORE
-from unet.losses import SegmentationLoss
+from unet.losses import SegmentationLoss, bits
 from unet.model import from_config
 from unet.training.deep_supervision import stage_loss, with_stage_logits
 from unet.training.freezing import with_frozen_encoder
+from unet.training.remat import with_remat
 
 
 def make_trainer(config: Config, classes: tuple[str, ...]) -> "SegmentationTrainer":
     """Combine network, augmentation and loss in one model for ``fit``."""
     return SegmentationTrainer(
         from_config(config, len(classes)),
-        Augmentation.from_settings(config.augmentation, config.seed),
-        SegmentationLoss.from_settings(config.loss, classes),
+        Augmentation.from_settings(config),
+        SegmentationLoss.from_settings(config.loss, classes, config.model.head == "labels"),
         len(classes),
         config.model.decoder.deep_supervision,
+        config.model.head == "labels",
+        config.training.remat,
         dtype=config.training.precision,
     )
+
+
+class LabelMeanIoU(keras.metrics.Metric):
+    """Mean over labels of the IoU of where each is set and where its logit is positive; labels in neither are left out.
+
+    Args:
+        labels: Number of labels L.
+        **kwargs: Arguments of ``keras.metrics.Metric``.
+
+    Call arguments:
+        mask: Sets of labels ``(B, H, W)``; 255 is ignored.
+        logits: ``(B, H, W, L)``.
+    """
+
+    def __init__(self, labels: int, **kwargs):
+        super().__init__(**kwargs)
+        self.labels = labels
+        self.intersection = self.add_weight(shape=(labels,), initializer="zeros", name="intersection")
+        self.union = self.add_weight(shape=(labels,), initializer="zeros", name="union")
+
+    def update_state(self, mask, logits, sample_weight=None):
+        mask = ops.cast(mask, "int32")
+        valid = ops.not_equal(mask, IGNORE)[..., None]
+        truth = ops.logical_and(ops.equal(bits(mask, self.labels), 1), valid)
+        predicted = ops.logical_and(logits > 0, valid)
+        for total, found in ((self.intersection, ops.logical_and), (self.union, ops.logical_or)):
+            total.assign_add(ops.sum(ops.cast(found(truth, predicted), self.dtype), axis=(0, 1, 2)))
+
+    def result(self):
+        present = ops.cast(self.union > 0, self.dtype)
+        return ops.sum(self.intersection / ops.maximum(self.union, 1.0)) / ops.maximum(ops.sum(present), 1.0)
+
+    def get_config(self):
+        return super().get_config() | {"labels": self.labels}
 
 
 def compiles(config: Config) -> bool:
@@ -47,12 +84,15 @@ class SegmentationTrainer(keras.Model):
         classes: Number of classes.
         deep_supervision: Weight of :func:`unet.training.deep_supervision.stage_loss`; 0 for none. The trainer then has
             1×1 convolutions that the network has not.
+        labels: Whether a pixel may have several labels or none, instead of one class.
+        remat: Whether the gradient computes activations again; see :func:`unet.training.remat.with_remat`.
         **kwargs: Arguments of ``keras.Model``; ``dtype`` should be the network's policy, so that ``compile`` scales
-            the loss under mixed_float16.
+            the loss under mixed_float16. Images are not cast to it.
 
     Attributes:
         steps: int32 variable, number of training steps.
         finite_steps: int32 variable, number of training steps before the first loss that was not finite.
+        frozen: Whether the network's encoder keeps its weights and batch statistics in training.
     """
 
     def __init__(
@@ -62,19 +102,28 @@ class SegmentationTrainer(keras.Model):
         segmentation_loss: SegmentationLoss,
         classes: int,
         deep_supervision: float = 0.0,
+        labels: bool = False,
+        remat: bool = False,
         **kwargs,
     ):
-        super().__init__(**{"name": "segmentation_trainer"} | kwargs)
+        super().__init__(**{"name": "segmentation_trainer", "autocast": False} | kwargs)
         self.network = network
         self.augmentation = augmentation
         self.segmentation_loss = segmentation_loss
         self.classes = classes
-        self._frozen_call: Callable | None = None
         self.deep_supervision = deep_supervision
         if deep_supervision:  # after `network`, under which Keras then saves the layers that both have
             self.supervised_network = with_stage_logits(network)
-        self.mean_iou = keras.metrics.MeanIoU(
-            classes, sparse_y_pred=False, ignore_class=IGNORE, name="mean_iou", dtype="float32"
+        self.labels = labels
+        self.remat = remat
+        self.frozen = False
+        self._training_call = self._make_training_call()
+        self.mean_iou = (
+            LabelMeanIoU(classes, name="mean_iou", dtype="float32")
+            if labels
+            else keras.metrics.MeanIoU(
+                classes, sparse_y_pred=False, ignore_class=IGNORE, name="mean_iou", dtype="float32"
+            )
         )
         counter = {"shape": (), "initializer": "zeros", "dtype": "int32", "trainable": False}
         self.steps = self.add_weight(name="steps", **counter)
@@ -86,19 +135,15 @@ class SegmentationTrainer(keras.Model):
         if not training:
             return {"logits": self.network(image, training=False), "mask": mask}
         image, mask = self.augmentation(image, mask)
-        trained = self._frozen_call or self._trained_network
-        logits, *stage_logits = keras.tree.flatten(trained(image, training=True))
+        logits, *stage_logits = keras.tree.flatten(self._training_call(image, training=True))
         return {"logits": logits, "mask": mask} | ({"stage_logits": stage_logits} if stage_logits else {})
 
-    @property
-    def _trained_network(self) -> keras.Model:
-        """The network, with the logits of its coarser stages if they are supervised."""
-        return self.supervised_network if self.deep_supervision else self.network
-
-    @property
-    def frozen(self) -> bool:
-        """Whether the network's encoder keeps its weights and batch statistics in training."""
-        return self._frozen_call is not None
+    def _make_training_call(self) -> Callable:
+        """The network in training, with the logits of its coarser stages if they are supervised."""
+        network = self.supervised_network if self.deep_supervision else self.network
+        if self.remat:
+            return with_remat(network, self.frozen)
+        return with_frozen_encoder(network) if self.frozen else network.__call__
 
     def freeze_encoder(self, frozen: bool) -> None:
         """Freeze the encoder, or let it be trained again, from the next step on.
@@ -109,7 +154,8 @@ class SegmentationTrainer(keras.Model):
         """
         if frozen == self.frozen:
             return
-        self._frozen_call = with_frozen_encoder(self._trained_network) if frozen else None
+        self.frozen = frozen
+        self._training_call = self._make_training_call()
         optimizer: Any = self.optimizer
         getattr(optimizer, "inner_optimizer", optimizer).frozen = frozen
         self.make_train_function(force=True)
@@ -150,6 +196,8 @@ class SegmentationTrainer(keras.Model):
             "segmentation_loss": keras.saving.serialize_keras_object(self.segmentation_loss),
             "classes": self.classes,
             "deep_supervision": self.deep_supervision,
+            "labels": self.labels,
+            "remat": self.remat,
         }
 
     @classmethod

@@ -90,7 +90,8 @@ class ConvTranspose(Upsampler):
         """Transpose the convolution, crop the padding and append the output padding."""
         kernel = dilated(self.kernel, self.dilation)
         if self.padding is None and self.dilation == 1:
-            return ops.conv_transpose(x, kernel, self.strides, padding="same", data_format="channels_last") + self.bias
+            y = ops.conv_transpose(x, kernel, self.strides, padding="same", data_format="channels_last")
+            return ops.add(y, self.bias)
         y = ops.conv_transpose(x, kernel, self.strides, padding="valid", data_format="channels_last")
         before, exceeding = self._cut()
         after = max(exceeding, 0)

@@ -203,20 +203,20 @@ class MaxUnpool(Upsampler):
         within = ops.reshape(within, (-1, 1, columns, 1, channels))
         cell = [[0, 1], [width, width + 1]]
 
-        def forward(x):
+        def forward(x, within):
             places = ops.reshape(ops.convert_to_tensor(cell, "int32"), (2, 1, 2, 1))
             x = ops.reshape(x, (-1, 1, columns, 1, channels))
             y = ops.where(ops.equal(within, places), x, ops.cast(0, x.dtype))
             return ops.reshape(y, (-1, 2 * rows, 2 * columns, channels))
 
-        def backward(dy, x):
+        def backward(dy, x, within):
             dy = ops.reshape(dy, (-1, 2, columns, 2, channels))
             dx = dy[:, 1, :, 1]
             for i, j in ((0, 1), (1, 0), (0, 0)):  # in an image one pixel wide, (1, 0) and (0, 1) are one position
                 dx = ops.where(ops.equal(within[:, 0, :, 0], cell[i][j]), dy[:, i, :, j], dx)
-            return ops.reshape(dx, (-1, rows, columns, channels))
+            return ops.reshape(dx, (-1, rows, columns, channels)), None
 
-        y = differentiable(forward, backward)(x)
+        y = differentiable(forward, backward)(x, within)
         return y if self.output_size is None else y[:, : size[0], : size[1]]
 
     def _is_default_pooling(self) -> bool:
