@@ -10,7 +10,6 @@ import pytest
 
 from tests.helpers import ROOT
 from unet import console
-from unet.files import replacing
 
 pytestmark = [pytest.mark.backend_free, pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and pipes")]
 
@@ -24,16 +23,26 @@ def shell(command: str, *arguments: str) -> subprocess.CompletedProcess:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
 def test_a_signal_ends_any_command_after_it_has_tidied_up(tmp_path, number, code):
-    def command():
-        with replacing(tmp_path / "a.txt") as temporary:
-            temporary.write_text("half")
-            os.kill(os.getpid(), number)
-            signal.pause()
-
-    before = signal.getsignal(number)
-    assert console.exit_code(command) == code
+    program = (
+        "import os, signal, sys; from pathlib import Path; from unet import console; from unet.files import replacing\n"
+        "def command():\n"
+        "    with replacing(Path(sys.argv[1])) as temporary:\n"
+        "        temporary.write_text('half')\n"
+        "        os.kill(os.getpid(), int(sys.argv[2]))\n"
+        "        signal.pause()\n"
+        "console.run(command)"
+    )
+    done = shell(f'{sys.executable} -c "$@"', program, str(tmp_path / "a.txt"), str(int(number)))
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_the_handlers_of_the_caller_are_restored(number):
+    before, within = signal.getsignal(number), []
+    assert console.exit_code(lambda: within.append(signal.getsignal(number))) == 0
     assert signal.getsignal(number) == before
+    assert (within != [before]) == (number != signal.SIGINT)
 
 
 def test_output_that_nobody_reads_any_more_is_no_message():

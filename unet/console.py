@@ -227,8 +227,13 @@ class _ConsoleHandler(logging.Handler):
 def _report(error: Exception, message: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
+    report(message)
+    return code
+
+
+def report(message: str) -> None:
+    """Print an error to standard error, as one message."""
     lines = escaped(message, keep="\n\t").split("\n")
     with contextlib.suppress(OSError):  # nobody reads standard error any more
         # Indented, so that a name with a line break cannot pass for another message.
-        print("error: " + "\n".join([lines[0], *(f"  {line}" for line in lines[1:])]), file=sys.stderr)
-    return code
+        print("error: " + "\n".join([lines[0], *(f"  {line}" for line in lines[1:])]), file=sys.stderr, flush=True)

@@ -61,6 +61,11 @@ def sigterm_as_exit() -> Iterator[None]:
         yield
 
 
+def ignored() -> contextlib.AbstractContextManager:
+    """Ignore stop signals, in a process that another one stops."""
+    return _handlers(signal.SIG_IGN, STOP_SIGNALS)
+
+
 @contextlib.contextmanager
 def handlers_restored() -> Iterator[None]:
     """Undo what a library changes about the handlers of stop signals: ``ray.init``, for example, replaces one."""
@@ -116,7 +121,9 @@ def listen_to_parent(parent: int) -> None:
 
 
 @contextlib.contextmanager
-def _handlers(handler: Callable, numbers: tuple[signal.Signals, ...]) -> Iterator[list[signal.Signals]]:
+def _handlers(
+    handler: Callable | signal.Handlers, numbers: tuple[signal.Signals, ...]
+) -> Iterator[list[signal.Signals]]:
     """Install the handler for the signals that the caller does not handle; yield these signals."""
     before = {number: signal.getsignal(number) for number in numbers if _in_main_thread()}
     handled = [number for number, current in before.items() if _is_default(current)]

@@ -104,7 +104,8 @@ def test_if_not_one_image_fits_the_message_names_the_settings_to_change(make, st
     run = make()
     message = (
         r"^out of memory with training\.batch_size=1; epochs saved: 0\. Start a new run with "
-        r"training\.precision=mixed_bfloat16; or a smaller data\.size \(now 8×8\); or a smaller model\.width"
+        r"training\.remat=true, which takes longer; or training\.precision=mixed_bfloat16; "
+        r"or a smaller data\.size \(now 8×8\); or a smaller model\.width"
     )
     with pytest.raises(RunError, match=message):
         train(run)

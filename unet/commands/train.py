@@ -34,24 +34,26 @@ def main(
 
     unet train runs/pets_bilinear
     """
-    from unet import config
+    from unet import cluster, config
     from unet.backend import use_backend
     from unet.console import say
     from unet.runs import Run
 
     resumed = (what / "config.yaml").is_file() or (what.is_dir() and config.shipped.find(what) is None)
     if resumed:
-        run, moved = Run.open(what), tuple(overrides or ())
-        config.with_data_at(run.config, moved)  # reports a mistake before Keras is imported
+        moved = tuple(overrides or ())
+        configuration = config.with_data_at(Run.open(what).config, moved)  # a mistake is reported before Keras comes
     else:
-        run, moved = Run.create(config.load(what, overrides or ()), root), ()
-    use_backend()
-    from unet.training import train
+        moved = ()
+        configuration = config.load(what, overrides or ())
+    with cluster.joined(configuration, lambda: Run.open(what) if resumed else Run.create(configuration, root)) as run:
+        use_backend()
+        from unet.training import train
 
-    try:
-        train(run, moved)
-    except (KeyboardInterrupt, SystemExit):
-        say(f"resume with: unet train {run.path}")
-        raise
-    say(f"next: unet evaluate {run.path}")
-    say(f"      unet predict {run.path} IMAGES")
+        try:
+            train(run, moved)
+        except (KeyboardInterrupt, SystemExit):
+            say(f"resume with: unet train {run.path}")
+            raise
+        say(f"next: unet evaluate {run.path}")
+        say(f"      unet predict {run.path} IMAGES")

@@ -8,9 +8,10 @@ import signal
 from unet import config as configuration
 from unet import data, interrupts, tracking
 from unet.backend import is_out_of_memory
-from unet.config import Config
+from unet.config import Config, Normalization
 from unet.data.balance import class_pixels, describe, inverse_log_weights
 from unet.data.batches import Batches
+from unet.data.heads import Head, head_of
 from unet.errors import InputError, RunError
 from unet.runs import Run
 from unet.training import batch_size, checkpoints, devices
@@ -73,8 +74,11 @@ def train(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> None:
         resumes = run.last_file.exists()
         initial = None if resumes else InitialWeights(config)  # before the data are prepared, which takes longer
         dataset = data.prepare(config.data, verify=True)
+        devices.check_data(dataset)
         if resumes:
             checkpoints.check_data(run, dataset)
+        if config.data.normalization == "auto":
+            config = config.with_data(normalization=Normalization.of(*dataset.train.moments()))
         if config != run.config:
             run.record_config(config)
 
@@ -87,7 +91,7 @@ def train(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> None:
             weighted = config.with_class_weights(dict(zip(dataset.classes, weights, strict=True)))
         trainer = make_trainer(weighted, dataset.classes)
         training = config.training
-        batches = Batches(dataset.train, training.images_per_step, config.seed, training.accumulate)
+        batches = Batches(dataset.train, training.images_per_step, config.seed, training.accumulate, devices.own_rows)
         trainer.compile(
             optimizer=make_optimizer(training, steps_per_epoch=len(batches)),
             jit_compile=compiles(config),
@@ -110,6 +114,7 @@ def train(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> None:
             run.record_data(dataset, weights)
         if done and (done >= config.training.epochs or patience_exhausted(rows, config.training)):
             log.info("%s is finished after epoch %d", run.path, done)
+            tracking.complete(run, rows)
             return
         if done:
             log.info("resuming after epoch %d of %d", done, config.training.epochs)
@@ -169,6 +174,7 @@ def _out_of_memory(config: Config, saved_epochs: int) -> str:
     training, (height, width) = config.training, config.data.size
     size = training.images_per_step
     advice = [
+        "" if training.remat else "training.remat=true, which takes longer",
         f"training.batch_size={size // 2} training.accumulate={2 * training.accumulate}, which updates weights as often"
         if size > 1
         else "",
@@ -186,7 +192,13 @@ def _class_weights(run: Run, dataset: data.Dataset, resumes: bool) -> list[float
     """Class weights that were recorded when the training began, or those of the training split if it begins now."""
     if resumes and (recorded := run.info.class_weights):
         return list(recorded)
-    return inverse_log_weights(class_pixels(dataset.train, len(dataset.classes))[:-1])
+    head = head_of(run.config.model.head)
+    return inverse_log_weights(class_pixels(dataset.train, len(dataset.classes), head)[:-1], _total(dataset, head))
+
+
+def _total(dataset: data.Dataset, head: Head) -> int | None:
+    """Number of training pixels that are not ignored, if it is not the sum over classes."""
+    return int(dataset.train.pixels[: data.IGNORE].sum()) if head.labels else None
 
 
 def _log_start(
@@ -207,8 +219,9 @@ def _log_start(
         config.training.epochs,
         steps_per_epoch,
     )
-    pixels = class_pixels(dataset.train, len(dataset.classes))
-    for line in describe(pixels, dataset.classes, weighted=bool(config.loss.class_weights)):
+    head = head_of(config.model.head)
+    pixels, total = class_pixels(dataset.train, len(dataset.classes), head), _total(dataset, head)
+    for line in describe(pixels, dataset.classes, bool(config.loss.class_weights), total):
         log.info("%s", line)
     if weights:
         named = (f"{name} {weight:.3f}" for name, weight in zip(dataset.classes, weights))

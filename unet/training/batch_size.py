@@ -17,6 +17,7 @@ import numpy as np
 
 from unet import backend, data, processes
 from unet import config as configuration
+from unet.config import DataConfig
 from unet.data.batches import Batches
 from unet.data.cache import Split
 from unet.errors import InputError, RunError
@@ -81,7 +82,7 @@ def fitting_sizes(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> Iter
     while size <= max(1, largest):
         try:
             # A second step, as the first may not have all that the optimizer keeps.
-            batches = Batches(_grey(config.data.size, size * max(2, accumulate)), size, 0, accumulate)
+            batches = Batches(_grey(config.data, size * max(2, accumulate)), size, 0, accumulate)
             trainer.fit(batches, shuffle=False, verbose=0)
         except Exception as error:
             if not backend.is_out_of_memory(error):
@@ -91,10 +92,10 @@ def fitting_sizes(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> Iter
         size *= 2
 
 
-def _grey(size: tuple[int, int], count: int) -> Split:
-    """Grey images that take no memory."""
-    images = np.broadcast_to(np.uint8(127), (count, *size, 3))
-    return Split(images, np.broadcast_to(np.uint8(0), (count, *size)), [str(index) for index in range(count)])
+def _grey(data: DataConfig, count: int) -> Split:
+    """Grey images, as the configuration describes them, that take no memory."""
+    images = np.broadcast_to(np.array(127, data.dtype), (count, *data.size, data.channels))
+    return Split(images, np.broadcast_to(np.uint8(0), (count, *data.size)), [str(index) for index in range(count)])
 
 
 def _end_beyond(most: float) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 import keras
 import numpy as np
 
+from unet.training import devices
+
 
 @contextlib.contextmanager
 def averaged_weights(model: keras.Model) -> Iterator[None]:
@@ -32,9 +34,9 @@ def holding(variables, values) -> Iterator[None]:
     """
     before = [np.array(variable) for variable in variables]
     for variable, value in zip(variables, values, strict=True):
-        variable.assign(value)
+        variable.assign(devices.replicated(value, variable))
     try:
         yield
     finally:
         for variable, value in zip(variables, before, strict=True):
-            variable.assign(value)
+            variable.assign(devices.replicated(value, variable))

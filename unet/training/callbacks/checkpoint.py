@@ -6,7 +6,7 @@ import keras
 
 from unet.files import replacing
 from unet.runs import Run
-from unet.training import checkpoints
+from unet.training import checkpoints, devices
 from unet.training.callbacks.stop_request import StopRequest
 from unet.training.callbacks.validation import Validation
 from unet.training.weights import holding
@@ -37,7 +37,8 @@ class Checkpoint(keras.callbacks.Callback):
         last = self.model.stop_training or epoch + 1 == training.epochs
         stopping = self.stop.signal is not None
         if last or stopping or time.monotonic() - self._saved_at >= training.checkpoint_seconds:
-            self._save(epoch + 1)
+            with devices.alone():
+                self._save(epoch + 1)
 
     def _save(self, epochs: int) -> None:
         """Write the files; last.keras is the last, as its number of epochs tells how many rows of history.csv count."""

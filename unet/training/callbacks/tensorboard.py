@@ -9,6 +9,7 @@ import keras
 from unet import figures
 from unet.config import Config
 from unet.data import Split
+from unet.data.heads import head_of
 from unet.files import writing
 from unet.runs import Run
 from unet.training import devices
@@ -71,8 +72,9 @@ class TensorBoard(keras.callbacks.Callback):
     def _write_picture(self, epoch: int) -> None:
         from tensorboardX.summary import image
 
+        head = head_of(self.config.model.head)
         images, masks = self.split.read(slice(PICTURES))
         with averaged_weights(self.model), devices.alone():
-            prediction = self.model.network.predict_on_batch(images).argmax(-1)
-        picture = figures.prediction_strip(images, masks, prediction, figures.colour_table(self.run.info.colours))
+            prediction = head.mask(self.model.network.predict_on_batch(images))
+        picture = figures.prediction_strip(images, masks, prediction, head.table(self.run.info.colours))
         self._write(epoch, summary=image("validation/image_truth_prediction", picture, dataformats="HWC"))
