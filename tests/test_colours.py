@@ -8,6 +8,7 @@ from PIL import Image
 from skimage.color import rgb2lab
 
 from tests.helpers.commands import run_unet
+from tests.helpers.images import save
 from unet import config, figures
 from unet.colours import CLASS_COLOURS, ERROR_COLOUR, IGNORE_COLOUR, chosen_colours, colour_table, hex_colours
 from unet.errors import InputError
@@ -117,14 +118,12 @@ def test_long_and_odd_names_fit(width):
 def test_check_data_draws_a_contact_sheet(tmp_path):
     root = tmp_path / "d"
     for k in range(30):
-        for kind in ("images", "masks"):
-            (root / kind).mkdir(parents=True, exist_ok=True)
         ids = np.zeros((20, 30), np.uint8)
         ids[:4] = 1
         if k == 7:  # not among the images that are spread over the data
             ids[10:] = 2
-        Image.fromarray(np.full((20, 30, 3), 200, np.uint8)).save(root / "images" / f"{k:02}.png")
-        Image.fromarray(ids).save(root / "masks" / f"{k:02}.png")
+        save(np.full((20, 30, 3), 200, np.uint8), root / "images" / f"{k:02}.png")
+        save(ids, root / "masks" / f"{k:02}.png")
     path = tmp_path / "mine.yaml"
     path.write_text(
         "data: {source: folder, data_dir: d, folder: {classes: [sky, road, car]}, colors: {car: [1, 2, 3]}}\n"

@@ -215,3 +215,91 @@ def test_the_configured_loss_is_the_weighted_sum(batch):
 def test_class_weights_must_name_classes():
     with pytest.raises(InputError, match=r"loss.class_weights: there is no class 'bordr'; did you mean border\?"):
         losses.SegmentationLoss.from_settings(LossConfig(class_weights={"bordr": 2.0}), ("pet", "background", "border"))
+
+
+# === Several labels per pixel ===
+
+
+@pytest.fixture
+def sets(rng):
+    """Sets of three labels, about a tenth ignored, logits, and where labels are set in valid pixels."""
+    mask = rng.integers(0, 8, (2, 5, 7))
+    mask[rng.random(mask.shape) < 0.1] = IGNORE
+    truth = np.stack([mask & 1, mask // 2 & 1, mask // 4 & 1], axis=-1)[mask != IGNORE]
+    return mask.astype("int32"), rng.normal(0, 2, (2, 5, 7, 3)).astype("float32"), truth.astype(bool)
+
+
+@pytest.mark.parametrize("weights", [None, [0.5, 1.0, 3.0]])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_cross_entropy_of_labels_is_the_binary_one_of_torch(sets, weights, smoothing):
+    mask, logits, truth = sets
+    tensor = torch.tensor(logits, requires_grad=True)
+    weight = torch.ones(3) if weights is None else torch.tensor(weights)
+    target = torch.tensor(truth).float() * (1 - smoothing) + smoothing / 2
+    valid = torch.tensor(mask != IGNORE)
+    theirs = F.binary_cross_entropy_with_logits(tensor[valid], target, weight, reduction="sum") / (
+        weight.sum() * len(truth)
+    )
+    theirs.backward()
+    options = {"class_weights": weights, "label_smoothing": smoothing, "labels": True}
+    assert value(losses.cross_entropy, mask, logits, **options) == pytest.approx(theirs.item(), rel=1e-5)
+    ours = gradient(lambda x: losses.cross_entropy(ops.convert_to_tensor(mask), x, **options), logits)
+    np.testing.assert_allclose(ours, tensor.grad.numpy(), atol=1e-6)
+
+
+def test_the_hardest_decisions_on_labels_are_those_with_the_largest_cross_entropy(sets):
+    mask, logits, truth = sets
+    z = torch.tensor(logits[mask != IGNORE])
+    each = F.binary_cross_entropy_with_logits(z, torch.tensor(truth).float(), reduction="none").numpy().ravel()
+    count = int(np.ceil(0.3 * each.size))
+    found = value(losses.cross_entropy, mask, logits, hardest=0.3, labels=True)
+    assert found == pytest.approx(np.sort(each)[::-1][:count].mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 2.0])
+def test_the_focal_loss_of_labels_equals_its_formula(sets, gamma):
+    mask, logits, truth = sets
+    p = 1 / (1 + np.exp(-logits[mask != IGNORE].astype(float)))
+    q, weights = np.where(truth, p, 1 - p), np.array([0.25, 1.0, 2.0])
+    expected = (weights * (1 - q) ** gamma * -np.log(q)).mean()
+    found = value(losses.focal, mask, logits, gamma, weights.tolist(), labels=True)
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_overlap_losses_of_labels_equal_their_formulas(sets):
+    """Weights 1, 1 and 3; the Lovász loss is the integral that defines it, of the errors of each label's sigmoid."""
+    mask, logits, truth = sets
+    p, weights = 1 / (1 + np.exp(-logits[mask != IGNORE].astype(float))), [1.0, 1.0, 3.0]
+    tp, fp, fn = (p * truth).sum(0), (p * ~truth).sum(0), ((1 - p) * truth).sum(0)
+    tversky = np.average(1 - tp / (tp + 0.3 * fp + 0.7 * fn), weights=weights)
+    assert value(losses.tversky, mask, logits, 0.3, 0.7, weights, labels=True) == pytest.approx(tversky, rel=1e-5)
+    dice = np.average(1 - 2 * tp / (2 * tp + fp + fn), weights=weights)
+    assert value(losses.dice, mask, logits, weights, labels=True) == pytest.approx(dice, rel=1e-5)
+    lovasz = []
+    for k in range(3):
+        errors = np.abs(truth[:, k] - p[:, k])
+        levels = np.concatenate([[0.0], np.sort(errors)])
+        pairs = zip(np.diff(levels), levels[1:], strict=True)
+        lovasz.append(sum(d * jaccard_loss(errors >= level, truth[:, k]) for d, level in pairs))
+    found = value(losses.lovasz, mask, logits, weights, labels=True)
+    assert found == pytest.approx(np.average(lovasz, weights=weights), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_ignored_pixels_change_no_loss_of_labels(sets, name):
+    mask, logits, _ = sets
+    slope = gradient(lambda x: EVERY[name](ops.convert_to_tensor(mask), x, labels=True), logits)
+    assert np.abs(slope[mask == IGNORE]).max() == 0
+    assert np.abs(slope[mask != IGNORE]).max() > 0
+    assert value(EVERY[name], np.full_like(mask, IGNORE), logits, labels=True) == 0
+
+
+def test_the_configured_loss_of_labels_is_the_weighted_sum(sets):
+    mask, logits, _ = sets
+    config = LossConfig(cross_entropy=1.0, focal=0.5, dice=2.0, tversky=0.25, lovasz=3.0, class_weights={"b": 2.0})
+    whole = losses.SegmentationLoss.from_settings(config, ("a", "b", "c"), labels=True)
+    weights = {"class_weights": [1.0, 2.0, 1.0], "labels": True}
+    parts = {name: value(loss, mask, logits, **weights) for name, loss in EVERY.items()}
+    expected = sum(getattr(config, name) * part for name, part in parts.items())
+    assert float(whole(mask, logits)) == pytest.approx(expected, rel=1e-5)
+    assert float(losses.SegmentationLoss.from_config(whole.get_config())(mask, logits)) == pytest.approx(expected)

@@ -1,11 +1,14 @@
 """Metrics against scikit-learn and scipy."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy import ndimage
 from sklearn import metrics as sklearn_metrics
 
 from unet import metrics
+from unet.data.heads import LABELS
 from unet.data.images import resize_logits
 from unet.data.sources import IGNORE
 from unet.errors import InputError, RunError
@@ -279,3 +282,59 @@ def test_a_batch_without_images_has_no_counts():
     tally.add([], truth, logits)
     assert tally.confusion.sum() == 0
     assert tally.counts("band").shape == (0, 5, 2)
+
+
+def test_counting_takes_a_few_bytes_per_pixel(rng):
+    truth = np.repeat(np.repeat(rng.integers(0, 3, (30, 20), np.uint8), 100, 0), 100, 1)
+    tracemalloc.start()
+    metrics.image_counts(truth, truth[::-1], 3)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 * truth.size  # bincount alone takes 8, if it counts all pixels at once
+
+
+def test_the_scores_of_labels_are_those_of_where_each_is_set(rng):
+    """By scikit-learn, over all pixels and as a mean over images; the last image has no valid pixel."""
+    labels = ("a", "b", "c")
+    truth = rng.integers(0, 8, (4, 9, 12)).astype("uint8")
+    truth[:, :2, :3] = IGNORE
+    truth[3] = IGNORE
+    logits = rng.normal(size=(4, 9, 12, 3)).astype("float32")
+    tally = metrics.Tally(labels, LABELS)
+    tally.add(list("wxyz"), truth, logits)
+    scores = tally.scores()
+    valid = truth != IGNORE
+    right = []
+    for k, label in enumerate(labels):
+        pairs = [(truth[i][valid[i]] >> k & 1, logits[i][valid[i]][:, k] > 0) for i in range(3)]
+        whole = tuple(np.concatenate(part) for part in zip(*pairs, strict=True))
+        for name, score in (
+            ("iou", sklearn_metrics.jaccard_score),
+            ("dice", sklearn_metrics.f1_score),
+            ("precision", sklearn_metrics.precision_score),
+            ("recall", sklearn_metrics.recall_score),
+        ):
+            assert scores[name][label]["dataset"] == pytest.approx(score(*whole))
+            assert scores[name][label]["per_image"] == pytest.approx(np.mean([score(*pair) for pair in pairs]))
+        right.append(whole[0] == whole[1])
+    assert scores["pixel_accuracy"]["dataset"] == pytest.approx(np.mean(right))
+    assert scores["mean_iou"]["dataset"] == pytest.approx(np.mean([scores["iou"][k]["dataset"] for k in labels]))
+    assert tally.counts("confusion").shape == (4, 3, 2, 2)
+    assert np.isnan(tally.per_image_mean_iou()).tolist() == [False, False, False, True]
+
+
+def test_the_boundary_iou_of_a_label_is_that_of_its_own_mask(rng):
+    own = rng.integers(0, 2, (1, 20, 30)).astype("uint8")
+    logits = np.stack([own * 2.0 - 1, rng.normal(size=own.shape)], axis=-1)
+    shifted = np.roll(own, 3, axis=2)
+    both, alone = metrics.Tally(("a", "b"), LABELS), metrics.Tally(("not", "a"))
+    both.add(["x"], shifted + 2, logits)
+    alone.add(["x"], shifted, np.stack([-logits[..., 0], logits[..., 0]], axis=-1))
+    expected = alone.scores()["boundary_iou"]["a"]["dataset"]
+    assert both.scores()["boundary_iou"]["a"]["dataset"] == expected
+    assert 0 < expected < 1
+
+
+def test_a_mask_with_an_unknown_label_is_refused():
+    with pytest.raises(InputError, match="image x: its mask holds 4; expected are the sets of labels 0 to 3"):
+        metrics.Tally(("a", "b"), LABELS).add(["x"], np.full((1, 2, 2), 4, "uint8"), np.zeros((1, 2, 2, 2), "float32"))

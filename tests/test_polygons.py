@@ -73,3 +73,57 @@ def test_predict_writes_polygons(regions, trained_run, tmp_path):
     for feature in collection["features"]:
         areas[feature["properties"]["id"]] += feature["properties"]["area"]
     assert areas == counts
+
+
+@pytest.fixture
+def aerial(tmp_path):
+    """A GeoTIFF in UTM zone 32N with pixels of 0.2 m, far from the origin."""
+    rasterio = pytest.importorskip("rasterio", reason="rasterio is not installed: pip install '.[geo]'")
+    transform = rasterio.Affine(0.2, 0.0, 500_000.0, 0.0, -0.2, 5_300_000.0)
+    profile = {"driver": "GTiff", "height": 30, "width": 44, "count": 3, "dtype": "uint8", "crs": "EPSG:32632"}
+    path = tmp_path / "images" / "aerial.tif"
+    path.parent.mkdir()
+    with rasterio.open(path, "w", transform=transform, **profile) as file:
+        file.write(np.random.default_rng(0).integers(0, 256, (3, 30, 44), "uint8"))
+    return path
+
+
+def test_masks_and_polygons_keep_the_georeference(regions, aerial, trained_run, tmp_path):
+    import rasterio
+    from rasterio.features import rasterize
+
+    out = tmp_path / "out"
+    done = run_unet("predict", trained_run.path, aerial, "--out", out, "--geotiff", "--polygons")
+    assert done.code == 0, done.err
+    with (
+        Image.open(out / "aerial.png") as png,
+        rasterio.open(out / "aerial.tif") as tif,
+        rasterio.open(aerial) as image,
+    ):
+        mask = np.asarray(png)
+        np.testing.assert_array_equal(tif.read(1), mask)
+        assert tif.crs == image.crs
+        assert tif.transform == image.transform
+        assert tif.colormap(1)[0] == (*png.getpalette()[:3], 255)
+        transform = image.transform
+    collection = json.loads((out / "aerial.geojson").read_text())
+    assert collection["crs"]["properties"]["name"] == "urn:ogc:def:crs:EPSG::32632"
+    shapes = [(feature["geometry"], feature["properties"]["id"]) for feature in collection["features"]]
+    drawn_again = rasterize(shapes, out_shape=mask.shape, transform=transform, fill=9, dtype="uint8")
+    np.testing.assert_array_equal(drawn_again, mask)
+    for feature in collection["features"]:
+        single = rasterize([feature["geometry"]], out_shape=mask.shape, transform=transform)
+        assert feature["properties"]["area"] == single.sum()
+
+
+def test_images_without_georeference_are_refused_before_anything_is_written(regions, aerial, trained_run, tmp_path):
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(aerial.with_name("plain.tif"))
+    done = run_unet("predict", trained_run.path, aerial.parent, "--out", tmp_path / "out", "--geotiff")
+    assert done.code == 2
+    message = " ".join(done.err.split())
+    assert message.endswith("plain.tif: has no georeference; expected GeoTIFF files")
+    assert "--geotiff" in message
+    assert not (tmp_path / "out").exists()
+    done = run_unet("predict", trained_run.path, aerial.parent, "--out", aerial.parent, "--geotiff")
+    assert done.code == 2
+    assert "is one of the images and would be overwritten" in done.err

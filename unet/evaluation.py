@@ -20,13 +20,13 @@ from unet import data, figures, tracking
 from unet.config import Config
 from unet.config.explain import explain
 from unet.console import track
-from unet.data.images import resize_image, resized_argmax
+from unet.data.images import resize_image, resize_mask, scaled
 from unet.data.sources import native_samples
 from unet.errors import InputError
 from unet.files import replacing, write_text
 from unet.formats import KerasNetwork, LoadedNetwork, describe, load_network
 from unet.inference import Predictor
-from unet.metrics import Tally, pixel_accuracy
+from unet.metrics import Tally
 from unet.runs import Run, Scores
 from unet.training import compiles
 
@@ -35,6 +35,8 @@ log = logging.getLogger("unet")
 BATCH = 32
 EXAMPLES = 2
 """Images in each of the best, median and worst groups of the prediction figure."""
+SHOWN = 1024
+"""Longest side in pixels of the images in this figure."""
 
 
 def evaluate(run: Run, split: str = "test", native: bool = False, overrides: tuple[str, ...] = ()) -> dict:
@@ -124,7 +126,8 @@ def _score(network: LoadedNetwork, config: Config, records: Scores, split: str, 
     records.prepare()
 
     # === Scores ===
-    tally = Tally(dataset.classes)
+    head = network.metadata.meaning
+    tally = Tally(dataset.classes, head)
     tiled = config.data.sampling == "crop"
     if tiled:
         predictor = Predictor(network)
@@ -132,11 +135,7 @@ def _score(network: LoadedNetwork, config: Config, records: Scores, split: str, 
             predictor.metadata = dataclasses.replace(predictor.metadata, scale=1.0)
         samples = native_samples(source, split) if native else _prepared_samples(arrays, split)
         for sample in track(samples, len(arrays), f"evaluating {split}"):
-            bands = predictor.logit_bands(sample.image, batch_size=BATCH)
-            if predictor.metadata.scale == 1:
-                tally.add_bands(sample.name, sample.mask, bands)
-            else:
-                tally.add([sample.name], [sample.mask], np.concatenate(list(bands))[None])
+            tally.add_bands(sample.name, sample.mask, predictor.logit_bands(sample.image, batch_size=BATCH))
     else:
         batches = _native_batches(source, split, config.data.size) if native else _prepared_batches(arrays)
         for names, images, masks in track(batches, -(-len(arrays) // BATCH), f"evaluating {split}"):
@@ -151,22 +150,26 @@ def _score(network: LoadedNetwork, config: Config, records: Scores, split: str, 
 
     # === Figures ===
     title = f"{network.path.name}, {name.replace('_', ' ')}"
-    figures.confusion_matrix(tally.confusion, dataset.classes, records.figures / f"confusion_{name}.png", title)
-    chosen = extremes(tally.per_image_mean_iou())
+    if not head.labels:  # which are not exclusive: no label is taken for another
+        figures.confusion_matrix(tally.confusion, dataset.classes, records.figures / f"confusion_{name}.png", title)
+    ranking = tally.per_image_mean_iou()
+    chosen = extremes(ranking)
     if native:
-        wanted = {tally.names[index] for index, _ in chosen}
-        found = {sample.name: (sample.image, sample.mask) for sample in native_samples(source, split, wanted)}
-        pairs = [found[tally.names[index]] for index, _ in chosen]
+        samples = native_samples(source, split, {tally.names[index] for index, _ in chosen})
     else:
-        pairs = [arrays.whole(index) for index, _ in chosen]
+        samples = (data.Sample(tally.names[index], split, *arrays.whole(index)) for index, _ in chosen)
     if chosen:
-        if tiled:
-            predictions = predictor.predict([image for image, _ in pairs], mode="tile", batch_size=BATCH)
-        else:
-            predictions = _resized_predictions(network, pairs, config.data.size)
-        examples = _examples(tally, chosen, pairs, predictions)
-        table = figures.colour_table(network.metadata.colours)
-        figures.prediction_grid(examples, dataset.classes, records.figures / f"predictions_{name}.png", title, table)
+        drawn = {}
+        for sample in samples:
+            if tiled:
+                prediction = next(predictor.segment([sample.image], mode="tile", batch_size=BATCH)).mask
+            else:
+                logits = network.logits(resize_image(sample.image, config.data.size)[None])
+                prediction = head.resized_mask(logits[0], sample.mask.shape)
+            drawn[sample.name] = _reduced(sample, prediction)
+        examples = [drawn[tally.names[index]] | {"group": group, "score": ranking[index]} for index, group in chosen]
+        file = records.figures / f"predictions_{name}.png"
+        figures.prediction_grid(examples, dataset.classes, file, title, head.table(network.metadata.colours), head)
     if isinstance(records, Run) and history:
         figures.learning_curves(history, records.figures / "learning_curves.png", records.name)
     records.write_metrics(name, scores)  # last: a split with scores is complete
@@ -201,9 +204,10 @@ def _prepared_batches(split: data.Split) -> Iterator[tuple[list[str], np.ndarray
 def _native_batches(source: data.Source, split: str, size: tuple[int, int]):
     """Names, images resized as for training, and masks at their own size."""
     samples = native_samples(source, split)
-    while chunk := list(itertools.islice(samples, BATCH)):
-        images = np.stack([resize_image(sample.image, size) for sample in chunk])
-        yield [sample.name for sample in chunk], images, [sample.mask for sample in chunk]
+    resized = ((sample.name, resize_image(sample.image, size), sample.mask) for sample in samples)
+    while chunk := list(itertools.islice(resized, BATCH)):
+        names, images, masks = zip(*chunk, strict=True)
+        yield list(names), np.stack(images), list(masks)
 
 
 def _prepared_samples(crops: data.Split, split: str) -> Iterator[data.Sample]:
@@ -212,32 +216,21 @@ def _prepared_samples(crops: data.Split, split: str) -> Iterator[data.Sample]:
         yield data.Sample(name, split, *crops.whole(row))
 
 
-def _resized_predictions(network: LoadedNetwork, pairs, size: tuple[int, int]) -> list[np.ndarray]:
-    """Class ids at the size of each mask, predicted from the resized image."""
-    logits = network.logits(np.stack([resize_image(image, size) for image, _ in pairs]))
-    return [resized_argmax(values, mask.shape) for values, (_, mask) in zip(logits, pairs, strict=True)]
-
-
-def _examples(tally: Tally, chosen, pairs, predictions) -> list[dict]:
-    """Build the examples for :func:`unet.figures.prediction_grid`."""
-    scores = tally.per_image_mean_iou()
-    return [
-        {
-            "name": tally.names[index],
-            "group": group,
-            "score": scores[index],
-            "image": image,
-            "truth": mask,
-            "prediction": prediction,
-        }
-        for (index, group), (image, mask), prediction in zip(chosen, pairs, predictions, strict=True)
-    ]
+def _reduced(sample: data.Sample, prediction: np.ndarray) -> dict:
+    """An image for :func:`unet.figures.prediction_grid`, at most ``SHOWN`` pixels high and wide."""
+    size = scaled(sample.mask.shape, min(1.0, SHOWN / max(sample.mask.shape)))
+    return {
+        "name": sample.name,
+        "image": resize_image(sample.image, size),
+        "truth": resize_mask(sample.mask, size),
+        "prediction": resize_mask(prediction, size),
+    }
 
 
 def _write_per_image(records: Scores, name: str, tally: Tally) -> None:
     """Write ``per_image_<split>.csv``: mean IoU and pixel accuracy of every image, worst first."""
     scores = tally.per_image_mean_iou()
-    accuracy = pixel_accuracy(tally.counts("confusion"))
+    accuracy = tally.per_image_accuracy()
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["name", "mean_iou", "pixel_accuracy"])
@@ -247,6 +240,9 @@ def _write_per_image(records: Scores, name: str, tally: Tally) -> None:
 
 
 def _write_counts(records: Scores, name: str, tally: Tally) -> None:
-    """Write ``counts_<split>.npz``: ``names`` and ``confusion`` ``(N, C, C)`` of every image, for statistics."""
+    """Write ``counts_<split>.npz``, for statistics: ``names`` and ``confusion`` of every image.
+
+    The latter is ``(N, C, C)``, or of labels ``(N, L, 2, 2)``.
+    """
     with replacing(records.counts_file(name)) as temporary:
         np.savez_compressed(temporary, names=np.array(tally.names), confusion=tally.counts("confusion").astype("int32"))

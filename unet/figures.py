@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,9 @@ from PIL import Image, ImageDraw, ImageFont
 from unet.colours import ERROR_COLOUR, IGNORE_COLOUR, PALETTE, class_colours
 from unet.colours import colour_table as colour_table
 from unet.console import escaped
+from unet.data.heads import CLASSES, Head
+from unet.data.images import preview
+from unet.data.masks import class_counts
 from unet.data.sources import IGNORE
 from unet.errors import shortened
 from unet.files import replacing
@@ -33,6 +36,8 @@ STYLE: dict[Any, Any] = {
 FONT = str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))
 NAMES = STYLE | {"text.parse_math": False}
 """Style of figures with names of classes and files, which may contain dollar signs."""
+ROWS = 256
+"""Rows of an overlay that are drawn at a time."""
 
 
 def paletted(mask: np.ndarray, table: np.ndarray) -> Image.Image:
@@ -42,63 +47,118 @@ def paletted(mask: np.ndarray, table: np.ndarray) -> Image.Image:
     return image
 
 
-def overlay(image: np.ndarray, mask: np.ndarray, classes: int | np.ndarray, opacity: float = 0.5) -> np.ndarray:
+def overlay(
+    image: np.ndarray, mask: np.ndarray, classes: int | np.ndarray, opacity: float = 0.5, head: Head = CLASSES
+) -> np.ndarray:
     """Blend the colour of each pixel's class with a photograph, and draw contours in full colour between classes.
 
     Args:
-        image: uint8 ``(H, W, 3)``.
-        mask: Class ids, uint8 ``(H, W)``.
-        classes: Number of classes, or a table of colours from :func:`unet.colours.class_colours`.
+        image: ``(H, W, C)``; anything but uint8 ``(H, W, 3)`` is shown by :func:`unet.data.images.preview`.
+        mask: Class ids, or sets of labels, uint8 ``(H, W)``.
+        classes: Number of classes, or a table of colours from :meth:`unet.data.heads.Head.table`.
         opacity: Opacity of the colours, 0 to 1.
+        head: What the values of the mask mean. Pixels without a label keep the photograph's colour.
 
     Returns:
         uint8 ``(H, W, 3)``. Contours are one pixel wide on both sides; in large images 1/600 of the longer side.
     """
     table = class_colours(classes) if isinstance(classes, int) else classes
-    colours = paletted(mask, table).convert("RGB")
-    contours = np.zeros(mask.shape, bool)
-    for distance in range(1, 1 + max(1, round(max(mask.shape) / 600))):
-        for pixels, edges in ((mask, contours), (mask.T, contours.T)):
-            differs = pixels[distance:] != pixels[:-distance]
-            edges[distance:] |= differs
-            edges[:-distance] |= differs
-    blended = Image.blend(Image.fromarray(image), colours, opacity)
-    blended.paste(colours, mask=Image.fromarray(contours))
-    return np.asarray(blended)
+    picture = np.empty((*mask.shape, 3), np.uint8)
+    for top, band in _overlay_bands(image, mask, table, opacity, head):
+        picture[top : top + band.height] = np.asarray(band)
+    return picture
 
 
-def with_legend(picture: np.ndarray, mask: np.ndarray, classes: Sequence[str], table: np.ndarray) -> np.ndarray:
+def overlay_with_legend(
+    image: np.ndarray,
+    mask: np.ndarray,
+    classes: Sequence[str],
+    table: np.ndarray,
+    opacity: float = 0.5,
+    head: Head = CLASSES,
+) -> Image.Image:
+    """Append a legend to an overlay, as :func:`overlay` and :func:`with_legend` do, with little memory."""
+    legend = _legend(image.shape[1], mask, classes, table, head)
+    picture = Image.new("RGB", (legend.width, len(image) + legend.height), "white")
+    for top, band in _overlay_bands(image, mask, table, opacity, head):
+        picture.paste(band, (0, top))
+    picture.paste(legend, (0, len(image)))
+    return picture
+
+
+def _overlay_bands(
+    image: np.ndarray, mask: np.ndarray, table: np.ndarray, opacity: float, head: Head
+) -> Iterator[tuple[int, Image.Image]]:
+    """Parts of an overlay, each with the row at which it begins."""
+    image = preview(image)
+    reach = max(1, round(max(mask.shape) / 600))
+    for top in range(0, len(mask), ROWS):
+        rows, above = slice(top, top + ROWS), min(top, reach)
+        seen = mask[top - above : rows.stop + reach]
+        contours = np.zeros(seen.shape, bool)
+        for distance in range(1, 1 + reach):
+            for pixels, edges in ((seen, contours), (seen.T, contours.T)):
+                differs = pixels[distance:] != pixels[:-distance]
+                edges[distance:] |= differs
+                edges[:-distance] |= differs
+        colours = paletted(mask[rows], table).convert("RGB")
+        if head.labels:
+            colours.paste(Image.fromarray(image[rows]), mask=Image.fromarray(mask[rows] == 0))
+        blended = Image.blend(Image.fromarray(image[rows]), colours, opacity)
+        blended.paste(colours, mask=Image.fromarray(contours[above : above + ROWS]))
+        yield top, blended
+
+
+def with_legend(
+    picture: np.ndarray, mask: np.ndarray, classes: Sequence[str], table: np.ndarray, head: Head = CLASSES
+) -> np.ndarray:
     """Append the names and colours of the classes that occur in a mask below a picture.
 
     Args:
         picture: uint8 ``(H, W, 3)``.
-        mask: Class ids, uint8, of any shape.
+        mask: Class ids, or sets of labels, uint8, of any shape.
         classes: Class names.
-        table: Colours by class id, from :func:`unet.colours.colour_table`.
+        table: Colours by value, from :meth:`unet.data.heads.Head.table`.
+        head: What the values of the mask mean.
 
     Returns:
         uint8, higher than the picture, and wider if a name needs it; the picture is at the top left.
     """
-    present = np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).tolist()
-    names = ["ignored" if i == IGNORE else shortened(escaped(classes[i]), 40) for i in present]
-    font = ImageFont.truetype(FONT, size := min(max(12, picture.shape[1] // 50), 60))
+    legend = _legend(picture.shape[1], mask, classes, table, head)
+    whole = np.full((len(picture) + legend.height, legend.width, 3), 255, np.uint8)
+    whole[: len(picture), : picture.shape[1]] = picture
+    whole[len(picture) :] = np.asarray(legend)
+    return whole
+
+
+def _legend(least: int, mask: np.ndarray, classes: Sequence[str], table: np.ndarray, head: Head) -> Image.Image:
+    """Names and colours of the classes in a mask, on white, at least ``least`` pixels wide."""
+    entries = _entries([mask], classes, head)
+    present = [value for value, _ in entries]
+    names = [shortened(escaped(name), 40) for _, name in entries]
+    font = ImageFont.truetype(FONT, size := min(max(12, least // 50), 60))
     gap, line = size // 2, 2 * size
     widths = [round(size + gap + font.getlength(name)) for name in names]  # of a square and its name
-    width = max(picture.shape[1], *(gap + one + gap for one in widths))
+    width = max([least, *(gap + one + gap for one in widths)])
     places, x, y = [], gap, gap
     for one in widths:
         if x > gap and x + one + gap > width:
             x, y = gap, y + line
         places.append((x, y))
         x += one + 2 * gap
-    canvas = Image.new("RGB", (width, picture.shape[0] + y + line), "white")
-    canvas.paste(Image.fromarray(picture))
+    canvas = Image.new("RGB", (width, y + line), "white")
     draw = ImageDraw.Draw(canvas)
     for index, name, (x, y) in zip(present, names, places):
-        y += picture.shape[0]
         draw.rectangle((x, y, x + size, y + size), fill=tuple(table[index].tolist()), outline="grey")
         draw.text((x + size + gap, y + size // 2), name, "black", font, anchor="lm")
-    return np.asarray(canvas)
+    return canvas
+
+
+def _entries(masks: Iterable[np.ndarray], classes: Sequence[str], head: Head) -> list[tuple[int, str]]:
+    """Value and name of every class that occurs in masks, then of ignored pixels."""
+    pixels = sum(map(class_counts, masks), np.zeros(256, np.int64))
+    found = np.flatnonzero(head.areas(pixels, len(classes))).tolist()
+    return [(head.value(i), classes[i]) for i in found] + [(IGNORE, "ignored")] * bool(pixels[IGNORE])
 
 
 def contact_sheet(
@@ -107,15 +167,17 @@ def contact_sheet(
     table: np.ndarray,
     columns: int = 5,
     opacity: float = 0.5,
+    head: Head = CLASSES,
 ) -> np.ndarray:
     """Arrange images under their masks in a grid, with a legend.
 
     Args:
         examples: Caption, image ``(H, W, 3)`` and mask ``(H, W)`` of each.
         classes: Class names.
-        table: Colours by class id, from :func:`unet.colours.colour_table`.
+        table: Colours by value, from :meth:`unet.data.heads.Head.table`.
         columns: Most images in a row.
         opacity: Opacity of the masks, 0 to 1.
+        head: What the values of the masks mean.
 
     Returns:
         uint8 ``(H, W, 3)``.
@@ -129,10 +191,10 @@ def contact_sheet(
     draw = ImageDraw.Draw(canvas)
     for index, (caption, image, mask) in enumerate(examples):
         x, y = index % columns * width + 4, index // columns * height + 4
-        canvas.paste(Image.fromarray(overlay(image, mask, table, opacity)), (x, y))
+        canvas.paste(Image.fromarray(overlay(image, mask, table, opacity, head)), (x, y))
         draw.text((x, y + image.shape[0] + 2), _fitting(escaped(caption), font, cell[1]), "black", font)
     ids = np.unique(np.concatenate([mask.ravel() for _, _, mask in examples]))
-    return with_legend(np.asarray(canvas), ids, classes, table)
+    return with_legend(np.asarray(canvas), ids, classes, table, head)
 
 
 def _fitting(text: str, font, width: int) -> str:
@@ -150,7 +212,7 @@ def prediction_strip(
     ``classes`` is their number, or a table of colours.
     """
     table = class_colours(classes) if isinstance(classes, int) else classes
-    rows = [images, table[masks], table[predictions]]
+    rows = [[preview(image) for image in images], table[masks], table[predictions]]
     return np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
 
 
@@ -201,7 +263,12 @@ def confusion_matrix(matrix: np.ndarray, classes: tuple[str, ...], path: Path, t
 
 
 def prediction_grid(
-    examples: list[dict], classes: tuple[str, ...], path: Path, title: str, table: np.ndarray | None = None
+    examples: list[dict],
+    classes: tuple[str, ...],
+    path: Path,
+    title: str,
+    table: np.ndarray | None = None,
+    head: Head = CLASSES,
 ) -> None:
     """Draw image, truth, prediction and error of each example; one row per group of examples.
 
@@ -211,7 +278,8 @@ def prediction_grid(
         classes: Class names.
         path: File to write.
         title: Title of the figure.
-        table: Colours by class id; ``None``: the default colours.
+        table: Colours by value; ``None``: the default colours of classes.
+        head: What the values of the masks mean.
     """
     table = class_colours(len(classes)) if table is None else table
     groups = list(dict.fromkeys(example["group"] for example in examples))
@@ -229,12 +297,10 @@ def prediction_grid(
             if row == 0:
                 for panel, heading in zip(axes, headings, strict=True):
                     panel.set_title(heading)
-        shown = sorted({int(i) for e in examples for key in ("truth", "prediction") for i in np.unique(e[key])})
-        handles = [
-            Patch(facecolor=table[i] / 255, edgecolor="grey", label="ignored" if i == IGNORE else classes[i])
-            for i in shown[:40]
-        ]
-        handles.append(Patch(facecolor=ERROR_COLOUR, edgecolor="grey", label="wrong class"))
+        shown = _entries((e[key] for e in examples for key in ("truth", "prediction")), classes, head)
+        handles = [Patch(facecolor=table[i] / 255, edgecolor="grey", label=name) for i, name in shown[:40]]
+        wrong = "a wrong label" if head.labels else "wrong class"
+        handles.append(Patch(facecolor=ERROR_COLOUR, edgecolor="grey", label=wrong))
         figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6), frameon=False)
         figure.suptitle(title)
         save(figure, path)
@@ -244,7 +310,7 @@ def _example(axes, example: dict, table: np.ndarray) -> None:
     """Draw the four panels of one example."""
     truth, prediction = example["truth"], example["prediction"]
     error = np.where(truth == IGNORE, 2, truth != prediction)
-    axes[0].imshow(example["image"])
+    axes[0].imshow(preview(example["image"]))
     axes[1].imshow(table[truth])
     axes[2].imshow(table[prediction])
     colours = ListedColormap(["#FFFFFF", ERROR_COLOUR, IGNORE_COLOUR])

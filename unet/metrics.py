@@ -4,6 +4,9 @@ Every score is computed from counts per image: ``confusion`` matrices (truth × 
 counts summed over images give the *dataset* value of a score; the mean over the scores of single images is its
 *per-image* value. A class that occurs neither in the truth nor in the prediction has no score (NaN) and is left out of
 the mean.
+
+Where a pixel may have several labels or none, every label has a confusion matrix of its own, of whether it is set. A
+score of a label is that of the pixels where it is set, and pixel accuracy is the share of right decisions on labels.
 """
 
 import math
@@ -13,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from unet.data.images import resized_argmax
+from unet.data.heads import CLASSES, Head
+from unet.data.masks import class_counts
 from unet.data.sources import IGNORE
 from unet.errors import InputError, RunError
 
@@ -22,6 +26,9 @@ BOUNDARY_RATIO = 0.02
 
 BAND_WIDTHS = (1, 2, 4, 8, 16)
 """Half-widths in pixels of the bands around the true contours in which accuracy is measured."""
+
+ROWS = 256
+"""Rows of an image that are counted at a time."""
 
 
 def confusion(truth: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndarray:
@@ -176,13 +183,16 @@ def image_counts(
     if without is not None:
         kinds += 24 * without.astype(np.uint8)
     shape = (classes + 1, classes, 2, 1 + len(BAND_WIDTHS), 2, 2)
-    size = math.prod(shape)
-    code = labels.astype(np.min_scalar_type(size))
-    code *= classes
-    code += np.where(labels == classes, 0, prediction).astype(code.dtype)
-    code *= math.prod(shape[2:])
-    code += kinds
-    return np.bincount(code.ravel(), minlength=size).reshape(shape)[:classes]
+    counts = np.zeros(math.prod(shape), np.int64)
+    for start in range(0, len(truth), ROWS):  # numpy counts in 8 bytes per pixel
+        rows = slice(start, start + ROWS)
+        code = labels[rows].astype(np.int64)
+        code *= classes
+        code += np.where(labels[rows] == classes, 0, prediction[rows])
+        code *= math.prod(shape[2:])
+        code += kinds[rows]
+        counts += np.bincount(code.ravel(), minlength=len(counts))
+    return counts.reshape(shape)[:classes]
 
 
 def scored_counts(counts: np.ndarray, pet: int | None = None, border: int | None = None) -> dict[str, np.ndarray]:
@@ -225,6 +235,41 @@ def scored_counts(counts: np.ndarray, pet: int | None = None, border: int | None
     return found
 
 
+def label_counts(truth: np.ndarray, prediction: np.ndarray, labels: int, head: Head) -> dict[str, np.ndarray]:
+    """The counts of one image from which the scores of labels are computed.
+
+    Args:
+        truth: uint8 ``(H, W)``: sets of labels; 255 is ignored.
+        prediction: uint8 ``(H, W)``: sets of labels.
+        labels: Number of labels L.
+        head: What the values mean.
+
+    Returns:
+        As :func:`scored_counts` of two classes, *not set* and *set*, for each label: ``confusion`` ``(L, 2, 2)``,
+        ``boundary_intersection`` and ``boundary_union`` ``(L,)`` of where it is set, and ``band`` ``(5, 2)``, in which
+        decisions on all labels are counted.
+    """
+    of_labels = []
+    for index in range(labels):
+        own = np.where(truth == IGNORE, IGNORE, head.of(truth, index)).astype(np.uint8)
+        of_labels.append(scored_counts(image_counts(own, head.of(prediction, index).astype(np.uint8), 2)))
+    found = {key: np.stack([counts[key] for counts in of_labels]) for key in of_labels[0]}
+    return found | {
+        "boundary_intersection": found["boundary_intersection"][:, 1],
+        "boundary_union": found["boundary_union"][:, 1],
+        "band": found["band"].sum(0),
+    }
+
+
+def overlap(matrix: np.ndarray, head: Head = CLASSES) -> tuple[np.ndarray, np.ndarray]:
+    """Intersection and union of every class or label, ``(..., C)`` each.
+
+    Takes confusion matrices ``(..., C, C)`` of classes, or ``(..., L, 2, 2)`` of labels.
+    """
+    intersection, union = intersection_union(matrix)
+    return (intersection[..., 1], union[..., 1]) if head.labels else (intersection, union)
+
+
 def mean(values: np.ndarray, axis=None) -> np.ndarray:
     """Mean of the values that are not NaN; NaN if there is none."""
     with warnings.catch_warnings():
@@ -238,11 +283,13 @@ class Tally:
     Args:
         classes: Class names in the order of their ids. If ``pet`` and ``border`` are among them, the scores of the pet
             under the three border rules are included.
+        head: What the values of the masks mean.
     """
 
-    def __init__(self, classes: tuple[str, ...]):
+    def __init__(self, classes: tuple[str, ...], head: Head = CLASSES):
         self.classes = tuple(classes)
-        self.has_trimap = {"pet", "border"} <= set(classes)
+        self.head = head
+        self.has_trimap = {"pet", "border"} <= set(classes) and not head.labels
         self.names: list[str] = []
         self._counts: list[dict[str, np.ndarray]] = []
 
@@ -281,7 +328,7 @@ class Tally:
         self.names.append(name)
 
     def _predicted(self, name: str, logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """Class ids that logits ``(h, w, C)`` predict, uint8 ``(1, H, W)``.
+        """Values of the mask that logits ``(h, w, C)`` predict, uint8 ``(1, H, W)``.
 
         Of a trimap ``(2, H, W)``: the second array is 1 where the pet class is the best of all but the border.
         """
@@ -290,22 +337,25 @@ class Tally:
                 f"image {name}: the logits are NaN, so there is no prediction. The weights are not finite, or "
                 "its precision is too low for them: train again, or use an earlier run"
             )
-        prediction = resized_argmax(logits, size)
+        prediction = self.head.resized_mask(logits, size)
         if not self.has_trimap:
             return prediction[None]
         pet, border = self.classes.index("pet"), self.classes.index("border")
-        best = resized_argmax(np.delete(logits, border, axis=-1), size)
+        best = self.head.resized_mask(np.delete(logits, border, axis=-1), size)
         return np.stack([prediction, best == pet - (border < pet)])
 
     def _count(self, name: str, mask: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
         """Counts of one image."""
-        classes = len(self.classes)
-        if ((mask >= classes) & (mask != IGNORE)).any():
-            unknown = np.setdiff1d(mask, [*range(classes), IGNORE])
+        largest = self.head.largest(len(self.classes))
+        if class_counts(mask)[largest + 1 : IGNORE].any():
+            unknown = np.setdiff1d(mask, [*range(largest + 1), IGNORE])
+            values = "sets of labels" if self.head.labels else "class ids"
             raise InputError(
-                f"image {name}: its mask holds {', '.join(map(str, unknown[:5]))}; expected are the class ids 0 to "
-                f"{classes - 1}, or {IGNORE} for ignored pixels. Run unet check-data to list every mask"
+                f"image {name}: its mask holds {', '.join(map(str, unknown[:5]))}; expected are the {values} 0 to "
+                f"{largest}, or {IGNORE} for ignored pixels. Run unet check-data to list every mask"
             )
+        if self.head.labels:
+            return label_counts(mask, predicted[0], len(self.classes), self.head)
         counts = image_counts(mask, predicted[0], len(self.classes), *predicted[1:].astype(bool))
         trimap = [self.classes.index(name) for name in ("pet", "border")] if self.has_trimap else []
         return scored_counts(counts, *trimap)
@@ -317,21 +367,30 @@ class Tally:
 
     @property
     def confusion(self) -> np.ndarray:
-        """Confusion matrix of the whole split, int64 ``(C, C)``."""
+        """Confusion matrix of the whole split, int64 ``(C, C)``, or of each label, ``(L, 2, 2)``."""
         return self.counts("confusion").sum(0)
 
     def per_image_mean_iou(self) -> np.ndarray:
         """Mean IoU of each image, float64 ``(N,)``."""
-        return mean(iou(*intersection_union(self.counts("confusion"))), axis=-1)
+        return mean(iou(*overlap(self.counts("confusion"), self.head)), axis=-1)
+
+    def per_image_accuracy(self) -> np.ndarray:
+        """Pixel accuracy of each image, float64 ``(N,)``."""
+        matrices = self.counts("confusion")
+        return pixel_accuracy(matrices.sum(1) if self.head.labels else matrices)
 
     def scores(self) -> dict:
         """Every score as ``{"dataset": value, "per_image": value}``, by class name if there is one per class."""
         matrices = self.counts("confusion")
-        ious = _both(iou, *intersection_union(matrices))
-        dices = _both(dice, *intersection_union(matrices))
+        ious = _both(iou, *overlap(matrices, self.head))
+        dices = _both(dice, *overlap(matrices, self.head))
         precisions, recalls = _both(precision, matrices), _both(recall, matrices)
+        if self.head.labels:  # of the two classes of each label, that of pixels where it is set
+            for rates in (precisions, recalls):
+                rates.update({key: values[..., 1] for key, values in rates.items()})
         boundary = _both(iou, self.counts("boundary_intersection"), self.counts("boundary_union"))
-        accuracy = {"dataset": pixel_accuracy(matrices.sum(0)), "per_image": mean(pixel_accuracy(matrices))}
+        whole = matrices.sum((0, 1) if self.head.labels else 0)
+        accuracy = {"dataset": pixel_accuracy(whole), "per_image": mean(self.per_image_accuracy())}
         scores: dict[str, Any] = {
             "images": len(self.names),
             "mean_iou": _over_classes(ious),

@@ -106,7 +106,7 @@ class RunInfo:
             classes=classes,
             colours=colours.chosen_colours(classes, config.data.colors or {}),
             ignore=data.IGNORE,
-            channels=3,
+            channels=config.data.channels,
             data_licence=data.LICENCES.get(config.data.source),
         )
 
@@ -149,7 +149,7 @@ class Scores:
         return records.read_json(self.metrics_file, dict[str, dict[str, Any]]) if self.metrics_file.exists() else {}
 
     def counts(self, split: str) -> tuple[list[str], np.ndarray]:
-        """Names of an evaluated split's images, and their confusion matrices ``(N, C, C)``.
+        """Names of an evaluated split's images, and their confusion matrices ``(N, C, C)``, of labels ``(N, L, 2, 2)``.
 
         Raises:
             InputError: The file is damaged.
@@ -161,7 +161,8 @@ class Scores:
             names is None
             or confusion is None
             or (names.ndim, names.dtype.kind, confusion.dtype.kind) != (1, "U", "i")
-            or confusion.shape != (len(names), *confusion.shape[-1:] * 2)
+            or confusion.shape
+            not in ((len(names), *confusion.shape[-1:] * 2), (len(names), *confusion.shape[1:2], 2, 2))
             or confusion.min(initial=0) < 0
         ):
             raise InputError(f"{path}: does not hold names and confusion matrices; evaluate the network again")
@@ -211,6 +212,8 @@ class Run(Scores):
             there = run.config
             if config.training.batch_size == "auto":  # has been found for this run
                 config = config.with_training(batch_size=there.training.batch_size)
+            if config.data.normalization == "auto":  # likewise
+                config = config.with_data(normalization=there.data.normalization)
             differences = _differences(there.model_dump(mode="json"), config.model_dump(mode="json"))
             if differences and not run.has_begun:
                 with run.locked():

@@ -25,9 +25,11 @@ def as_html(
         contents: What all samples hold.
         samples: The images that are shown, small.
         problems: What is wrong with the data.
-        table: Colours by class id, uint8 ``(256, 3)``, from :func:`unet.colours.colour_table`.
+        table: Colours by value, uint8 ``(256, 3)``, from :meth:`unet.data.heads.Head.table`.
     """
-    colours = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in table[[*range(len(contents.classes)), IGNORE]]]
+    head = contents.head
+    values = [*map(head.value, range(len(contents.classes))), IGNORE]
+    colours = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in table[values]]
     sizes = contents.sizes.most_common(SIZES)
     others = sum(contents.sizes.values()) - sum(count for _, count in sizes)
     templates = jinja2.Environment(
@@ -43,7 +45,9 @@ def as_html(
             {
                 "name": escaped(sample.name),
                 "split": sample.split,
-                "source": figures.data_url(Image.fromarray(figures.overlay(sample.image, sample.mask, table))),
+                "source": figures.data_url(
+                    Image.fromarray(figures.overlay(sample.image, sample.mask, table, head=head))
+                ),
             }
             for sample in samples
         ],

@@ -284,6 +284,21 @@ def test_contrast_and_saturation_go_both_ways():
     assert 1.3 < factor.max() <= 1.4 + 1e-3
 
 
+def test_saturation_is_that_of_keras(rng):
+    images = np.concatenate(
+        [rng.uniform(0, 1, (3, 5, 6, 3)), rng.integers(0, 2, (2, 5, 6, 3)), np.full((1, 5, 6, 3), 0.5)]
+    )
+    images, factors = images.astype("float32"), np.array([0, 0.5, 3, 0.5, 3, 3], "float32")
+    transformation = {"factor": ops.convert_to_tensor(factors)}
+    ours = Augmentation(**OFF | {"saturation": 0.5}).colour.random_saturation
+    theirs = keras.layers.RandomSaturation(0.5, (0, 1), data_format="channels_last")
+    found, expected = (
+        ops.convert_to_numpy(layer.transform_images(ops.convert_to_tensor(images), transformation))
+        for layer in (ours, theirs)
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def test_a_seed_decides(rng):
     image = rng.integers(0, 256, (4, 16, 16, 3)).astype("uint8")
     mask = rng.integers(0, 3, (4, 16, 16)).astype("uint8")
@@ -297,3 +312,63 @@ def test_it_can_be_built_again_from_its_config():
     layer = Augmentation(scale=(0.4, 0.9), hue=0.1, seed=5)
     again = Augmentation.from_config(layer.get_config())
     assert again.get_config() == layer.get_config()
+
+
+GENERAL = EVERYTHING | {"saturation": 0.3, "hue": 0.1, "grayscale": 0.5}
+
+
+def test_images_of_any_range_are_augmented_alike(rng):
+    """The same images in another unit, with the moments in that unit, give the same result in that unit."""
+    scale, offset = np.array([300.0, 0.5]), np.array([1000.0, -3.0])
+    image = rng.normal(size=(6, 9, 9, 2)).astype("float32")
+    mask = rng.integers(0, 3, (6, 9, 9)).astype("uint8")
+    standard = run(Augmentation(seed=3, moments=([0, 0], [1, 1]), **GENERAL), image, mask)
+    other = run(Augmentation(seed=3, moments=(offset, scale), **GENERAL), image * scale + offset, mask)
+    np.testing.assert_allclose((other[0] - offset) / scale, standard[0], atol=1e-3)
+    np.testing.assert_array_equal(other[1], standard[1])
+    assert abs(standard[0] - image).max() > 0.1
+
+
+def test_values_of_any_range_are_not_clipped_and_the_border_is_the_mean():
+    image = np.full((16, 8, 8, 1), 1000.0, "float32")
+    layer = Augmentation(**OFF | {"translation": 0.5}, seed=1, moments=([10.0], [2.0]))
+    moved, mask = run(layer, image, np.zeros((16, 8, 8), "uint8"))
+    np.testing.assert_allclose(moved[mask == 255], 10)
+    np.testing.assert_allclose(moved[mask == 0], 1000, rtol=1e-6)
+    assert set(np.unique(mask)) == {0, 255}
+
+
+@pytest.mark.parametrize("name", ["brightness", "noise"])
+def test_brightness_and_noise_are_shares_of_the_range_that_the_deviation_implies(name):
+    """A deviation of 57.6 stands for that of photographs, whose range is 255."""
+    image = np.zeros((400, 32, 32, 1), "float32")
+    layer = Augmentation(**OFF | {name: 0.1}, seed=0, moments=([0.0], [57.6]))
+    changed, _ = run(layer, image, np.zeros((400, 32, 32), "uint8"))
+    if name == "brightness":
+        assert 23 < abs(changed).max() <= 25.5
+    else:
+        assert 23 < changed.std((1, 2, 3)).max() < 28
+
+
+def test_gamma_of_any_range_keeps_the_range_of_each_image(rng):
+    image = rng.normal(5, 3, (4, 8, 8, 2)).astype("float32")
+    layer = Augmentation(**OFF | {"gamma": 1.0}, seed=0, moments=([5.0, 5.0], [3.0, 3.0]))
+    changed, _ = run(layer, image, np.zeros((4, 8, 8), "uint8"))
+    for reduce in (np.min, np.max):
+        np.testing.assert_allclose(reduce(changed, (1, 2)), reduce(image, (1, 2)), atol=1e-2)
+    assert abs(changed - image).max() > 0.1
+    order = np.argsort(image.reshape(4, 64, 2), 1)
+    assert (np.diff(np.take_along_axis(changed.reshape(4, 64, 2), order, 1), axis=1) > -1e-3).all()
+
+
+@pytest.mark.filterwarnings(r"error:`build\(\)` was called")  # for the layer of colours, which is not used
+def test_images_of_any_range_compile(rng):
+    inputs = keras.Input((9, 9, 5)), keras.Input((9, 9), dtype="uint8")
+    layer = Augmentation(moments=([0.0] * 5, [1.0] * 5), **GENERAL)
+    model = keras.Model(inputs, layer(*inputs))
+    model.compile(jit_compile=BACKEND != "torch")  # which has no XLA
+    image, mask = rng.normal(size=(8, 9, 9, 5)).astype("float32"), rng.integers(0, 3, (8, 9, 9)).astype("uint8")
+    new_image, _ = model.predict_on_batch([image, mask])
+    assert np.isfinite(new_image).all()
+    assert new_image.shape == image.shape
+    assert Augmentation.from_config(layer.get_config()).moments == layer.moments

@@ -3,11 +3,14 @@
 import hashlib
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-from PIL import Image
 
+from tests.helpers import ROOT
+from tests.helpers.images import save
 from unet import config, data
 from unet.data.batches import Batches
 from unet.data.images import resize_image, resize_mask
@@ -31,8 +34,7 @@ def folder(tmp_path_factory):
         if name == "a":
             mask[[3, 30, 39], [50, 11, 59]] = 1
         for kind, pixels in (("images", rng.integers(1, 256, (*size, 3), "uint8")), ("masks", mask)):
-            (root / kind).mkdir(exist_ok=True)
-            Image.fromarray(pixels).save(root / kind / f"{name}.png")
+            save(pixels, root / kind / f"{name}.png")
     (root / "all.txt").write_text("\n".join(SIZES))
     (root / "test.txt").write_text("test")
     return root
@@ -170,6 +172,44 @@ def test_a_part_of_the_training_images_stays_on_the_disk(load, crops):
         np.testing.assert_array_equal(half.whole(row)[0], crops.whole(whole)[0])
         assert half.digests[row] == crops.digests[whole]
     assert half.pixels.sum() == sum(np.prod(SIZES[name]) for name in half.names)
+
+
+SPARSE = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from unet.data.batches import Batches
+from unet.data.cache import Crops, _flat
+from unet.data.windows import Windows
+
+resource.setrlimit(resource.RLIMIT_DATA, (2 << 30, 2 << 30))
+folder, sizes = Path(sys.argv[1]), np.array([[20_000, 26_000]] * 10)
+starts, pixels = np.cumsum([0, *sizes.prod(1)[:-1]]), int(sizes.prod(1).sum())
+for name, channels in (("images", 3), ("masks", 1)):
+    with open(folder / name, "wb") as file:
+        file.truncate(channels * pixels)
+counts = [{0: int(size.prod())} for size in sizes]
+images, masks = (_flat(folder / name, "uint8") for name in ("images", "masks"))
+windows = Windows((256, 256), 51, {0: 0.01})
+split = Crops(images, masks, list("abcdefghij"), sizes=sizes, starts=starts, counts=counts, windows=windows)
+batches = Batches(split, 16, shuffle_seed=0)
+for index in range(len(batches)):
+    assert batches[index]["image"].shape == (16, 256, 256, 3)
+anonymous = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("RssAnon"))
+print(len(batches), (images.nbytes + masks.nbytes) / 1e9, int(anonymous) / 1024)
+"""
+"""Reads windows of sparse files; prints batches, GB of the files, and MiB of memory of its own."""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux")
+def test_images_may_be_larger_than_memory(tmp_path):
+    command = [sys.executable, "-c", SPARSE, tmp_path]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    batches, gigabytes, own = map(float, done.stdout.split())
+    assert (batches, gigabytes) == (31, 20.8)
+    assert own < 1024
 
 
 def test_one_cache_serves_every_size_of_windows_and_no_resized_arrays(load, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from tests.helpers.images import save
 from unet import config, data
 from unet.data import cache
 from unet.data.images import read_image
@@ -26,11 +27,6 @@ def photo(seed=0, size=SIZE):
 
 def mask(seed=0, size=SIZE, ids=(0, 1)):
     return np.random.default_rng(seed).choice(ids, size).astype("uint8")
-
-
-def save(array, path, **options):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array).save(path, **options)
 
 
 @pytest.fixture

@@ -4,12 +4,12 @@ import shutil
 
 import numpy as np
 import pytest
-from PIL import Image
 from sklearn.metrics import jaccard_score
 
 import unet
 from tests.helpers import SLOW_BEYOND_TENSORFLOW, TINY
 from tests.helpers.commands import run_unet
+from tests.helpers.images import save
 from tests.helpers.training import stopping_after_an_epoch
 from unet import config, data
 from unet.data.sources import native_samples
@@ -37,8 +37,7 @@ def folder(tmp_path_factory):
         mask[2:8, 3:9] = 1
         mask[-1] = 255
         for kind, pixels in (("images", image), ("masks", mask)):
-            (root / kind).mkdir(exist_ok=True)
-            Image.fromarray(pixels.astype("uint8")).save(root / kind / f"{index}.png")
+            save(pixels.astype("uint8"), root / kind / f"{index}.png")
     for split, names in (("train", "01234"), ("val", "5"), ("test", "678")):
         (root / f"{split}.txt").write_text("\n".join(names))
     return root

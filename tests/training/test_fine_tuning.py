@@ -193,6 +193,7 @@ def test_the_optimizer_survives_saving(load, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.backend_free
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_kernels_decay_in_every_encoder_and_nothing_else_does(load, encoder):
     """Without a gradient, AdamW moves a weight by decay alone; kernels are the arrays of four dimensions."""

@@ -87,6 +87,7 @@ def test_killed_runs_end_with_the_bits_of_one_that_was_not(tmp_path):
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs POSIX signals")
 @pytest.mark.slow
+@pytest.mark.backend_free
 def test_killed_in_a_frozen_epoch_and_at_the_end_of_the_freeze_runs_end_with_the_same_bits(tmp_path):
     """Killed in the second of three frozen epochs; when the third is in history.csv, which is before it is in
     last.keras; when it is in both; and when the first epoch without the freeze has begun."""
@@ -134,14 +135,17 @@ def assert_same_run(whole: Path, killed: Path, message: str) -> None:
     assert [path.name for path in killed.iterdir() if path.name.startswith(".")] == [".lock"]
 
 
+ONCE = [pytest.mark.slow, pytest.mark.backend_free]
+
+
 @pytest.mark.parametrize(
     ("signals", "code"),
     [
         pytest.param([signal.SIGINT], 130, marks=SLOW_BEYOND_TENSORFLOW),
-        pytest.param([signal.SIGTERM], 143, marks=pytest.mark.slow),
-        pytest.param([signal.SIGHUP, signal.SIGHUP], 129, marks=pytest.mark.slow),  # a terminal sends two
-        pytest.param([signal.SIGINT, signal.SIGINT], 130, marks=pytest.mark.slow),
-        pytest.param([signal.SIGINT, signal.SIGTERM], 143, marks=pytest.mark.slow),
+        pytest.param([signal.SIGTERM], 143, marks=ONCE),
+        pytest.param([signal.SIGHUP, signal.SIGHUP], 129, marks=ONCE),  # a terminal sends two
+        pytest.param([signal.SIGINT, signal.SIGINT], 130, marks=ONCE),
+        pytest.param([signal.SIGINT, signal.SIGTERM], 143, marks=ONCE),
     ],
 )
 def test_a_signal_ends_the_process_cleanly_and_the_run_resumes(tmp_path, signals, code):

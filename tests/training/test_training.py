@@ -233,6 +233,7 @@ def interrupt_in_epoch(monkeypatch, epoch, method="on_train_batch_end", batch=1,
     monkeypatch.setattr(StopRequest, method, interrupt)
 
 
+@pytest.mark.slow
 def test_stopped_by_ctrl_c_and_by_sigterm_in_validation_a_run_ends_like_one_that_was_not(make, monkeypatch, reference):
     run = make("name=interrupted")
     with monkeypatch.context() as patched:
@@ -366,9 +367,10 @@ def test_exhausted_memory_is_one_message_with_settings(make, monkeypatch):
 
     monkeypatch.setattr(SegmentationTrainer, "fit", fail)
     message = (
-        r"out of memory with training\.batch_size=4; epochs saved: 0\. Start a new run with training\.batch_size=2 "
-        r"training\.accumulate=2, which updates weights as often; or training\.precision=mixed_bfloat16; or a smaller "
-        r"data\.size \(now 24×24\); or a smaller model\.width \(now 4\)"
+        r"out of memory with training\.batch_size=4; epochs saved: 0\. Start a new run with training\.remat=true, "
+        r"which takes longer; or training\.batch_size=2 training\.accumulate=2, which updates weights as often; or "
+        r"training\.precision=mixed_bfloat16; or a smaller data\.size \(now 24×24\); or a smaller "
+        r"model\.width \(now 4\)"
     )
     with pytest.raises(RunError, match=message):
         train(make())

@@ -43,15 +43,17 @@ def main(
     loaded = config.load(path, overrides or ())
     use_backend()
     from unet import data
-    from unet.colours import chosen_colours, colour_table
+    from unet.colours import chosen_colours
     from unet.data import cache, checks
+    from unet.data.heads import head_of
     from unet.files import write_text
     from unet.sheet import as_html
     from unet.tables import contents_table
 
     source = data.make_source(loaded.data)
-    contents = checks.Contents(source.classes)
-    examples = checks.Examples(source.count())
+    head = head_of(loaded.model.head)
+    contents = checks.Contents(source.classes, head)
+    examples = checks.Examples(source.count(), head=head)
 
     def use(sample: data.Sample) -> None:
         contents.add(sample)
@@ -67,12 +69,12 @@ def main(
     if any(contents.images.values()):
         for line in contents.lines():
             say(line)
-        contents_table(contents.rows(), "classes")
+        contents_table(contents.rows(), "labels" if head.labels else "classes")
     print(f"{source.count()} pairs read; {checks.summary(problems) or 'no problems found'}")
     if sheet is not None and (chosen := examples.chosen()):
-        colours = colour_table(chosen_colours(source.classes, loaded.data.colors or {}))
+        colours = head.table(chosen_colours(source.classes, loaded.data.colors or {}))
         if sheet.suffix.lower() == ".png":
-            _draw(chosen, source.classes, colours, sheet)
+            _draw(chosen, source.classes, colours, sheet, head)
         else:
             title = loaded.data.data_dir.name if loaded.data.data_dir else loaded.data.source
             shown = problems if every else checks.grouped(problems)
@@ -82,9 +84,9 @@ def main(
         raise InputError(f"{len(errors)} of these are errors; fix them before training")
 
 
-def _draw(samples, classes: tuple[str, ...], colours, path: Path) -> None:
+def _draw(samples, classes: tuple[str, ...], colours, path: Path, head) -> None:
     """Write a contact sheet."""
     from unet import figures
 
     examples = [(f"{sample.name} ({sample.split})", sample.image, sample.mask) for sample in samples]
-    figures.save_picture(figures.contact_sheet(examples, classes, colours), path)
+    figures.save_picture(figures.contact_sheet(examples, classes, colours, head=head), path)

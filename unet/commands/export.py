@@ -20,7 +20,7 @@ def main(
         str | None, typer.Option(help="HxW, or dynamic for any; default: dynamic if the format supports it.")
     ] = None,
     activation: Annotated[
-        str, typer.Option(help="softmax: probabilities; none: logits; classes: class ids.")
+        str, typer.Option(help="softmax: probabilities, also of labels; none: logits; classes: class ids.")
     ] = "softmax",
     quantize: Annotated[str, typer.Option(help="litert: float16 or int8; onnx: int8.")] = "none",
     out: Annotated[Path | None, typer.Option(help="Directory; default: RUN/export.")] = None,
@@ -69,7 +69,7 @@ def _show(file: Path, entry: dict) -> None:
     size = entry["size"]
     rows = {
         "input": "any height and width" if size == "dynamic" else f"{size[0]}×{size[1]} pixels, any batch size",
-        "output": {"softmax": "probabilities", "none": "logits", "classes": "class ids, uint8"}[entry["activation"]],
+        "output": {"none": "logits", "classes": "class ids, uint8"}.get(entry["activation"], "probabilities"),
         "precision": {"none": "float32"}.get(entry["quantization"], entry["quantization"]),
         "file size": f"{entry['bytes'] / 2**20:.2f} MiB",
     }

@@ -1,5 +1,6 @@
 """Segment images with a trained run or an exported file."""
 
+import contextlib
 import errno
 import glob
 import json
@@ -22,6 +23,8 @@ log = logging.getLogger("unet")
 
 LISTED = 10
 """Up to this number of images, the share of each class is printed."""
+COCO_FILE = "coco.json"
+"""Name of the file that ``--coco`` writes."""
 LARGER = 1.5
 """Ratio of an image's side to that of the network's input from which tiles and resized images show objects at different
 sizes."""
@@ -51,7 +54,18 @@ def main(
         typer.Option("--probabilities", help="Also write NAME_probabilities.npz: float16 (H, W, C), and class names."),
     ] = False,
     polygons: Annotated[
-        bool, typer.Option("--polygons", help="Also write NAME.geojson: the regions of every class, in pixels.")
+        bool,
+        typer.Option(
+            "--polygons",
+            help="Also write NAME.geojson: the regions of every class, in pixels, or in the coordinates of a GeoTIFF.",
+        ),
+    ] = False,
+    coco: Annotated[
+        bool,
+        typer.Option("--coco", help="Also write DIR/coco.json: the regions of every class of all images, in pixels."),
+    ] = False,
+    geotiff: Annotated[
+        bool, typer.Option("--geotiff", help="Also write NAME.tif: the mask with the georeference of its image.")
     ] = False,
     overlay: Annotated[
         bool, typer.Option("--overlay/--no-overlay", help="Also write NAME_overlay.jpg, with a legend.")
@@ -60,12 +74,16 @@ def main(
 ):
     """Segment IMAGES of any size. For each, write DIR/NAME.png: pixels are class ids, shown in the class colours.
 
+    If a pixel may have several labels, its value is the sum of 2ᵏ over its labels k, counted from 0, and
+    DIR/NAME_LABEL.png is 255 where the label is set, 0 elsewhere.
+
     Images below a folder, or below the fixed part of a pattern, keep their relative path below DIR. If two images would
     get the same name, or a mask would overwrite an image, nothing is written. Masks of an earlier call are replaced.
 
     unet predict runs/pets photos
     """
     from unet.inference import Options, check_options
+    from unet.inference.georeference import Georeference, check_installed
 
     if large is not None:
         print("warning: --large is now called --mode", file=sys.stderr)
@@ -78,55 +96,54 @@ def main(
         "batch_size": batch_size,
     }
     check_options(**options)
-    if polygons:
-        from unet.inference.polygons import check_installed
-
-        check_installed()
-    jobs = plan(images, out, overlay, probabilities, polygons)
+    for argument, wanted in (("polygons", polygons), ("coco", coco), ("geotiff", geotiff)):
+        if wanted:
+            check_installed(argument)
+    jobs = plan(images, out, overlay, probabilities, polygons, geotiff)
+    places = {source: Georeference.of(source) for source in jobs} if polygons or geotiff else {}
+    if geotiff and (without := [source for source, place in places.items() if place is None]):
+        more = f" (and {len(without) - 1} more)" if len(without) > 1 else ""
+        raise InputError(f"{without[0]}{more}: has no georeference; expected GeoTIFF files", "geotiff")
     predictor = unet.load(network)
+    if predictor.metadata.meaning.labels:
+        jobs = plan(images, out, overlay, probabilities, polygons, geotiff, predictor.metadata.classes)
     predictor.segment([], **options)  # checks the options that depend on the network
     check_writable(out)
 
     from unet.console import say, track
-    from unet.data.images import read_image
+    from unet.data.images import WrongPixels
     from unet.files import remove_unfinished
 
-    for folder in {file.parent for files in jobs.values() for file in files.values()}:
+    for folder in {out, *(file.parent for files in jobs.values() for file in files.values())}:
         remove_unfinished(folder)
     lines: list[str] = []
     unlike_training = mode not in (None, predictor.mode)
-    for source, files in track(jobs.items(), len(jobs), "segmenting"):
-        try:
-            image = read_image(source)
-        except OSError as error:
-            log.warning("%s: cannot be read as an image (%s)", source, error.strerror or error)
-            continue
-        if unlike_training and max(np.divide(image.shape[:2], predictor.metadata.size)) > LARGER:
-            unlike_training = False  # one warning is enough
-            trained, look, subject = (
-                ("images resized to", "larger", "in tiles of")
-                if mode == "tile"
-                else ("windows of", "smaller", "in the resized")
-            )
-            log.warning(
-                "the network was trained on %s %d×%d pixels (height × width); objects %s %s look %s than in training, "
-                "and may be misclassified; compare with --mode %s",
-                trained,
-                *predictor.metadata.size,
-                subject,
-                source,
-                look,
-                predictor.mode,
-            )
-        prediction = next(predictor.segment([image], probabilities=probabilities, **options))
-        try:
-            _write(files, image, prediction, predictor.metadata)
-        except RunError as error:
-            if getattr(error.__cause__, "errno", None) != errno.ENAMETOOLONG:  # the others would fail as well
-                raise
-            log.warning("%s: the name of its mask would be too long", source)
-            continue
-        lines.append(f"{source}: {image.shape[1]}×{image.shape[0]}, {_shares(prediction.mask, predictor.metadata)}")
+    with _annotations(out, predictor.metadata) if coco else contextlib.nullcontext() as annotations:
+        for source, files in track(jobs.items(), len(jobs), "segmenting"):
+            try:
+                image = predictor.metadata.pixels.read(source)
+            except WrongPixels as error:
+                log.warning("%s: %s", source, error)
+                continue
+            except OSError as error:
+                log.warning("%s: cannot be read as an image (%s)", source, error.strerror or error)
+                continue
+            if unlike_training and max(np.divide(image.shape[:2], predictor.metadata.size)) > LARGER:
+                unlike_training = False  # one warning is enough
+                _warn_of_sizes(source, mode, predictor)
+            prediction = next(predictor.segment([image], probabilities=probabilities, **options))
+            try:
+                _write(files, image, prediction, predictor.metadata, places.get(source))
+            except RunError as error:
+                if getattr(error.__cause__, "errno", None) != errno.ENAMETOOLONG:  # the others would fail as well
+                    raise
+                log.warning("%s: the name of its mask would be too long", source)
+                continue
+            if annotations is not None:
+                annotations.add(files["mask"].relative_to(out).with_suffix(source.suffix), prediction.mask)
+            shares = _shares(prediction.mask, predictor.metadata)
+            lines.append(f"{source}: {image.shape[1]}×{image.shape[0]}, {shares}")
+            del image, prediction  # before the next image is read
 
     if len(lines) <= LISTED:
         for line in lines:
@@ -136,42 +153,80 @@ def main(
         raise RunError(f"{failed} of {len(jobs)} images could not be read or written")
 
 
-def _write(files: dict[str, Path], image: np.ndarray, prediction, metadata) -> None:
-    """Write the requested files of one image."""
+def _annotations(out: Path, metadata):
+    """The file of COCO annotations of all images, to be written in a ``with`` block."""
+    from unet.inference.coco import writing_coco
+
+    return writing_coco(out / COCO_FILE, metadata.classes, metadata.colours, metadata.meaning)
+
+
+def _warn_of_sizes(source: Path, mode: str | None, predictor) -> None:
+    """Warn that objects in an image look larger or smaller than in training."""
+    trained, look, subject = (
+        ("images resized to", "larger", "in tiles of")
+        if mode == "tile"
+        else ("windows of", "smaller", "in the resized")
+    )
+    log.warning(
+        "the network was trained on %s %d×%d pixels (height × width); objects %s %s look %s than in training, "
+        "and may be misclassified; compare with --mode %s",
+        trained,
+        *predictor.metadata.size,
+        subject,
+        source,
+        look,
+        predictor.mode,
+    )
+
+
+def _write(files: dict[str, Path], image: np.ndarray, prediction, metadata, place) -> None:
+    """Write the requested files of one image, which may have a georeference."""
     from PIL import Image
 
     from unet import figures
-    from unet.colours import colour_table
     from unet.files import replacing, write_text
+    from unet.inference.georeference import write_mask
+    from unet.inference.polygons import regions
 
-    colours = colour_table(metadata.colours)
+    head = metadata.meaning
+    colours = head.table(metadata.colours)
+    for index, label in enumerate(metadata.classes if head.labels else ()):
+        with replacing(files[f"label {label}"]) as temporary:
+            Image.fromarray(head.of(prediction.mask, index).astype(np.uint8) * 255).save(temporary)
     with replacing(files["mask"]) as temporary:
         figures.paletted(prediction.mask, colours).save(temporary)
     if "overlay" in files:
-        picture = figures.overlay(image, prediction.mask, colours)
+        picture = figures.overlay_with_legend(image, prediction.mask, metadata.classes, colours, head=head)
         with replacing(files["overlay"]) as temporary:
-            legend = figures.with_legend(picture, prediction.mask, metadata.classes, colours)
-            Image.fromarray(legend).save(temporary, quality=90)
+            picture.save(temporary, quality=90)
     if "probabilities" in files:
         with replacing(files["probabilities"]) as temporary:
             shares = prediction.probabilities.astype(np.float16)
             np.savez_compressed(temporary, probabilities=shares, classes=metadata.classes)
     if "polygons" in files:
-        from unet.inference.polygons import regions
-
-        write_text(files["polygons"], json.dumps(regions(prediction.mask, metadata.classes)))
+        write_text(files["polygons"], json.dumps(regions(prediction.mask, metadata.classes, head, place)))
+    if "geotiff" in files:
+        write_mask(files["geotiff"], prediction.mask, place, colours)
 
 
 def _shares(mask: np.ndarray, metadata) -> str:
     """Share of the image that each class found in it covers."""
-    areas = np.bincount(mask.ravel(), minlength=len(metadata.classes)) / mask.size
-    return ", ".join(f"{name} {area:.1%}" for name, area in zip(metadata.classes, areas) if area)
+    from unet.data.masks import class_counts
+
+    areas = metadata.meaning.areas(class_counts(mask), len(metadata.classes)) / mask.size
+    return ", ".join(f"{name} {area:.1%}" for name, area in zip(metadata.classes, areas) if area) or "no label"
 
 
 def plan(
-    images: list[str], out: Path, overlay: bool, probabilities: bool, polygons: bool = False
+    images: list[str],
+    out: Path,
+    overlay: bool,
+    probabilities: bool,
+    polygons: bool = False,
+    geotiff: bool = False,
+    labels: tuple[str, ...] = (),
 ) -> dict[Path, dict[str, Path]]:
-    """Map each image to the files that will be written for it.
+    """Map each image to the files that will be written for it; ``labels`` are those that have a file each.
 
     Raises:
         InputError: An argument matches no image, or two files would have the same path.
@@ -182,6 +237,11 @@ def plan(
     endings |= {"overlay": "_overlay.jpg"} if overlay else {}
     endings |= {"probabilities": "_probabilities.npz"} if probabilities else {}
     endings |= {"polygons": ".geojson"} if polygons else {}
+    endings |= {"geotiff": ".tif"} if geotiff else {}
+    for index, label in enumerate(labels):
+        plain = re.sub(r"[^\w.-]", "_", label)  # what a file may be called everywhere
+        taken = {ending.lower() for ending in endings.values()}
+        endings[f"label {label}"] = f"_{plain}.png" if f"_{plain}.png".lower() not in taken else f"_{plain}_{index}.png"
     places: dict[Path, tuple[Path, Path]] = {}
     for argument in images:
         for path, name in _named(argument, out):

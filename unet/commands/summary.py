@@ -47,8 +47,9 @@ def main(
     classes = data.recorded_class_names(loaded.data) if trained else data.class_names(loaded.data)
     network = from_config(loaded, len(classes), fixed_size=True)
     height, width = loaded.data.size
+    kind = "labels" if loaded.model.head == "labels" else "classes"
     parts = f"{loaded.model.encoder}, {loaded.model.upsampler.name}"
-    cost_table(cost.stages(network), f"{loaded.name}: {parts}, {height}×{width}, {len(classes)} classes")
+    cost_table(cost.stages(network), f"{loaded.name}: {parts}, {height}×{width}, {len(classes)} {kind}")
     if augmentations is not None:
         _draw_augmentations(loaded, augmentations)
 
@@ -59,26 +60,30 @@ def _draw_augmentations(config, path: Path) -> None:
     import numpy as np
 
     from unet import data, figures
-    from unet.colours import chosen_colours, colour_table
+    from unet.colours import chosen_colours
     from unet.console import say
-    from unet.data.augmentation import OFF, Augmentation
+    from unet.data.augmentation import COLOURS, OFF, Augmentation
+    from unet.data.heads import head_of
 
     dataset = data.prepare(config.data)
     chosen = np.linspace(0, len(dataset.train) - 1, min(SAMPLES, len(dataset.train))).astype(int)
     images, masks = dataset.train.read(chosen)
     settings = config.augmentation.model_dump()
-    active = {name: value for name, value in settings.items() if value != OFF[name]}
+    without_effect = () if config.data.is_rgb else COLOURS
+    active = {name: value for name, value in settings.items() if value != OFF[name] and name not in without_effect}
+    moments = None if config.data.is_rgb else dataset.train.moments()
     shown = {"as they are": {}} | {f"{name}: {_text(value)}": {name: value} for name, value in active.items()}
     if len(active) > 1:
         shown["all together"] = active
     examples: list[tuple[str, np.ndarray, np.ndarray]] = []
     for title, changes in shown.items():
-        augmented = Augmentation(**OFF | changes, seed=config.seed)(images, masks)
+        augmented = Augmentation(**OFF | changes, seed=config.seed, moments=moments)(images, masks)
         titles = [title] + [""] * (len(chosen) - 1)
-        images_and_masks = (keras.ops.convert_to_numpy(part).astype("uint8") for part in augmented)
-        examples += zip(titles, *images_and_masks, strict=True)
-    table = colour_table(chosen_colours(dataset.classes, config.data.colors or {}))
-    picture = figures.contact_sheet(examples, dataset.classes, table, columns=len(chosen), opacity=OPACITY)
+        changed, ids = map(keras.ops.convert_to_numpy, augmented)
+        examples += zip(titles, changed.astype(images.dtype), ids.astype("uint8"), strict=True)
+    head = head_of(config.model.head)
+    table = head.table(chosen_colours(dataset.classes, config.data.colors or {}))
+    picture = figures.contact_sheet(examples, dataset.classes, table, columns=len(chosen), opacity=OPACITY, head=head)
     figures.save_picture(picture, path)
     say(f"augmentations: {path}")
 

@@ -17,6 +17,10 @@ from unet.upsamplers.settings import Options
 
 PETS_CLASSES = ("pet", "background", "border")
 """Classes of Oxford-IIIT Pets, and of the drawn shapes, in the order of their ids."""
+HEADS = ("softmax", "sigmoid", "labels")
+"""What a network can end in."""
+MAX_LABELS = 7
+"""Most labels of a pixel, which are the bits of its value in a mask."""
 
 # === Values that YAML may write in several ways ===
 
@@ -93,6 +97,10 @@ def _default_weights(model: dict[str, Any]) -> str:
     return "imagenet" if entry and entry.pretrained else "none"
 
 
+def _default_normalization(data: dict[str, Any]) -> Any:
+    return None if (data.get("channels"), data.get("dtype")) == PICTURE else "auto"
+
+
 def _default_depth(model: dict[str, Any]) -> int:
     return default_depth(model.get("encoder", "plain"))
 
@@ -128,6 +136,10 @@ SMALLEST = 1e-3
 """Smallest area of a crop, and smallest factor of its aspect ratio; float32 holds their products and quotients."""
 MAX_SCALE = 16
 """Largest area of a crop, in areas of the image, which is then a quarter as high and wide."""
+PICTURE = (3, "uint8")
+"""Channels and type of the pixels of ordinary pictures."""
+MAX_IMAGE_CHANNELS = 1024
+"""Most channels of an image."""
 SCALES = (0.01, 16.0)
 """Least and largest factor of the sides of images from which windows are cut."""
 _TEXT = f"text without control characters, at most {MAX_TEXT:,} characters"
@@ -141,6 +153,8 @@ ClassName = Annotated[str, Field(min_length=1, max_length=MAX_CLASS_NAME, patter
 Byte = Annotated[int, Field(ge=0, le=255)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0, le=LARGEST)]
+Finite = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
+Positive = Annotated[float, Field(ge=1 / LARGEST, le=LARGEST)]
 Size = Annotated[tuple[Pixels, Pixels], BeforeValidator(_as_pair), Expected("one whole number or two, [height, width]")]
 Range = Annotated[tuple[float, float], BeforeValidator(_as_tuple), Expected("two numbers, [low, high]")]
 LenientPath = Annotated[Path, BeforeValidator(_as_path)]
@@ -182,9 +196,13 @@ class FolderConfig(Settings):
 
     images: Text = "images"
     """Folder of the images, inside data_dir; subfolders are searched too."""
-    masks: Text = "masks"
+    masks: Annotated[
+        Annotated[Annotated[dict[ClassName, Text], OF_MAPPING] | Annotated[Text, OF_OTHER], BY_KIND],
+        Expected("the name of a folder or file, or a mapping from labels to the folders of their masks"),
+    ] = "masks"
     """Folder of the masks, inside data_dir; a mask has the name of its image and an image ending such as .png. Or a
-    .json file of COCO instance annotations."""
+    .json file of COCO instance annotations. Or, if a pixel may have several labels or none, a mapping from each label
+    to the folder of its masks, whose pixels are 0, or 1 or 255 where the label is set."""
     image_suffix: Text = ""
     """End of the images' names before .jpg or .png that the masks' names do not have, such as _leftImg8bit."""
     mask_suffix: Text = ""
@@ -208,6 +226,28 @@ class FolderConfig(Settings):
     test_fraction: Annotated[float, Field(ge=0, le=0.9)] = 0.2
     """Fraction of the images drawn for the test split if train and test are not given."""
 
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """Labels of which a pixel may have several or none; ``None`` if it has one class."""
+        return tuple(self.masks) if isinstance(self.masks, dict) else None
+
+    @model_validator(mode="after")
+    def _labels_have_folders(self):
+        if not isinstance(self.masks, dict):
+            return self
+        if not 1 <= len(self.masks) <= MAX_LABELS:
+            raise Mistakes.of("masks", f"must name 1 to {MAX_LABELS} labels, received {len(self.masks)}")
+        if files := [folder for folder in self.masks.values() if folder.lower().endswith(".json")]:
+            raise Mistakes.of("masks", f"must be a folder of masks for each label, received {shown(files[0])}")
+        if self.classes is not None:
+            raise Mistakes.of(
+                "classes", "cannot be given if each label has a folder of masks: the labels are named there"
+            )
+        for split in ("train", "validation", "test"):
+            if isinstance(getattr(self, split), SplitFolders):
+                raise Mistakes.of(split, "must be a text file of names if each label has a folder of masks")
+        return self
+
     @model_validator(mode="after")
     def _splits_go_together(self):
         if (self.train is None) != (self.test is None):
@@ -228,6 +268,26 @@ class ShapesConfig(Settings):
     """Seed of the scenes."""
 
 
+def _rounded(value: float) -> float:
+    return float(f"{value:.7g}")
+
+
+class Normalization(Settings):
+    """Mean and standard deviation of the pixels of each channel, by which the network normalizes them."""
+
+    mean: Annotated[tuple[Finite, ...], BeforeValidator(_as_tuple)]
+    """Mean of each channel."""
+    deviation: Annotated[tuple[Positive, ...], BeforeValidator(_as_tuple)]
+    """Standard deviation of each channel."""
+
+    @classmethod
+    def of(cls, mean: tuple[float, ...], deviation: tuple[float, ...]) -> "Normalization":
+        """Values that training has found, rounded to what float32 holds."""
+        return cls(
+            mean=tuple(_rounded(value) for value in mean), deviation=tuple(_rounded(value) for value in deviation)
+        )
+
+
 class DataConfig(Settings):
     """Source of images and masks, and how they become the network's input."""
 
@@ -235,6 +295,18 @@ class DataConfig(Settings):
     """pets: Oxford-IIIT Pets from TFDS. folder: your own files. shapes: synthetic scenes for demos and tests."""
     size: Size = (128, 128)
     """Height and width in pixels of the network's input; one number for a square."""
+    channels: Annotated[int, Field(ge=1, le=MAX_IMAGE_CHANNELS)] = 3
+    """folder: channels of the images: 3 for red, green and blue, 1 for grey, or another number in .tif and .npy
+    files."""
+    dtype: Literal["uint8", "uint16", "float32"] = "uint8"
+    """folder: type of the pixels; no bits are lost."""
+    normalization: Annotated[
+        Annotated[Annotated[Normalization, OF_MAPPING] | Annotated[Literal["auto"], OF_OTHER], BY_KIND] | None,
+        Expected("auto, or a mapping {mean: [...], deviation: [...]}"),
+    ] = Field(default_factory=_default_normalization)
+    """auto: the network normalizes each channel by its mean and standard deviation in the training images, found when
+    the run starts; config.yaml of the run has the numbers. null, the default for 3 channels of uint8: as the encoder's
+    authors did."""
     sampling: Literal["resize", "crop"] = "resize"
     """resize: every image is resized to data.size. crop: images keep their own size, training takes random windows of
     data.size from them, and evaluation and prediction cover whole images with overlapping tiles of data.size."""
@@ -277,17 +349,53 @@ class DataConfig(Settings):
             if changed:
                 because = "needs data.sampling: crop; otherwise every image is resized to data.size"
                 raise Mistakes(((key,), because) for key in changed)
+        if self.sampling_weights and self.has_labels:
+            raise Mistakes.of("sampling_weights", "needs one class for every pixel; leave it out with several labels")
         total = sum((self.sampling_weights or {}).values())
         if total > 1 + 1e-9:
             raise Mistakes.of("sampling_weights", f"are probabilities and must sum to 1 or less, received {total:g}")
         return self
+
+    @model_validator(mode="after")
+    def _pixels_can_be_normalized(self):
+        if self.source != "folder" and not self.is_rgb:
+            changed = [key for key, usual in zip(("channels", "dtype"), PICTURE) if getattr(self, key) != usual]
+            raise Mistakes(((key,), f"{self.source} has 3 channels of uint8") for key in changed)
+        if self.normalization is None and not self.is_rgb:
+            raise Mistakes.of("normalization", "null is possible for 3 channels of uint8 only; give auto, or numbers")
+        if isinstance(self.normalization, Normalization):
+            for name in ("mean", "deviation"):
+                if (count := len(getattr(self.normalization, name))) != self.channels:
+                    raise Mistakes.of(
+                        name, f"needs a number for each of the {self.channels} channels, received {count}"
+                    ).below("normalization")
+        return self
+
+    @property
+    def is_rgb(self) -> bool:
+        """Whether the images are ordinary pictures: three channels of 8 bits."""
+        return (self.channels, self.dtype) == PICTURE
+
+    @property
+    def moments(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Mean and standard deviation of each channel, 0 and 1 if they are not known yet; ``None``: of the encoder."""
+        if self.normalization is None:
+            return None
+        if isinstance(self.normalization, Normalization):
+            return self.normalization.mean, self.normalization.deviation
+        return (0.0,) * self.channels, (1.0,) * self.channels
 
     @property
     def known_classes(self) -> tuple[str, ...] | None:
         """Class names as far as the configuration decides them; ``None`` if the data do."""
         if self.source != "folder":
             return PETS_CLASSES
-        return tuple(self.folder.classes) if self.folder.classes else None
+        return self.folder.labels or (tuple(self.folder.classes) if self.folder.classes else None)
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether a pixel may have several labels or none, instead of one class."""
+        return self.source == "folder" and self.folder.labels is not None
 
 
 class AugmentationConfig(Settings):
@@ -315,7 +423,8 @@ class AugmentationConfig(Settings):
     contrast: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """The contrast factor is drawn from [1 - c, 1 + c]."""
     saturation: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    """The saturation factor is drawn from [1 - s, 1 + s]."""
+    """The saturation factor is drawn from [1 - s, 1 + s]. Like hue and grayscale, it changes nothing unless images have
+    3 channels of uint8."""
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """Largest hue rotation as a fraction of the colour circle."""
     gamma: Annotated[float, Field(ge=0, le=10)] = 0.0
@@ -407,6 +516,9 @@ class ModelConfig(Settings):
     """Number of times the resolution is halved; default: 4, or as often as a pretrained encoder does."""
     decoder: DecoderConfig = Field(default_factory=DecoderConfig)
     """Decoder of the network."""
+    head: Literal[HEADS] = "softmax"  # type: ignore[valid-type]
+    """Last layer. softmax: a logit for each class. sigmoid: a single logit for two classes, that of the second. labels:
+    a logit for each of several labels per pixel; the default, and the only choice, for such data."""
     block: Literal["plain", "residual"] = "plain"
     """Two 3×3 convolutions per stage, without or with a shortcut around them."""
     normalization: Literal["batch", "group", "none"] = "batch"
@@ -455,6 +567,15 @@ class ModelConfig(Settings):
         )
         return encoder + decoder
 
+    def check_classes(self, classes: int) -> None:
+        """Check that the head suits the number of classes.
+
+        Raises:
+            Mistakes: It does not.
+        """
+        if self.head == "sigmoid" and classes != 2:
+            raise Mistakes.of("head", f"sigmoid needs exactly two classes, and there are {classes}; choose softmax")
+
     @model_validator(mode="after")
     def _can_be_built(self):
         if self.weights != "none" and not ENCODERS[self.encoder].pretrained:
@@ -492,7 +613,7 @@ class LossConfig(Settings):
     tversky: Weight = 0.0
     """Weight of the Tversky loss."""
     lovasz: Weight = 0.0
-    """Weight of the Lovász-softmax loss."""
+    """Weight of the Lovász-softmax loss; of several labels, each label's own Lovász loss of its sigmoid."""
     focal_gamma: Weight = 2.0
     """Focusing exponent; with 0 the focal loss is the cross-entropy."""
     tversky_alpha: Fraction = 0.3
@@ -500,7 +621,8 @@ class LossConfig(Settings):
     tversky_beta: Fraction = 0.7
     """Weight of false negatives; with alpha = beta = 0.5 the Tversky loss is the Dice loss."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Fraction of the target probability spread evenly over all classes, in the cross-entropy."""
+    """Fraction of the target probability spread evenly over all classes, or over set and not set for each label, in the
+    cross-entropy."""
     hardest: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Fraction of the pixels of a batch, those with the largest cross-entropy, that count in it (online hard example
     mining, Shrivastava et al. 2016); 1: all."""
@@ -536,6 +658,9 @@ class TrainingConfig(Settings):
     accumulate: Count = 1
     """Number of batches whose gradients are averaged for one update of the weights, as of one larger batch; an
     incomplete last group is dropped. Batch statistics are still those of each batch."""
+    remat: bool = False
+    """Whether the gradient computes the activations within each stage again instead of keeping them: less memory, but
+    most of the forward pass is computed twice. Results are the same but for rounding."""
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     """AdamW, Adam, or SGD with Nesterov momentum."""
     learning_rate: Annotated[float, Field(gt=0, le=LARGEST)] = 1e-3
@@ -566,8 +691,8 @@ class TrainingConfig(Settings):
         Annotated[Annotated[Literal["all"], OF_TEXT] | Annotated[Count, OF_OTHER], BY_TEXT],
         Expected("a whole number, or all"),
     ] = 1
-    """Devices of this machine that share every batch equally, with JAX; all: as many as there are. The result is that
-    of one device, but for rounding."""
+    """Devices that share every batch equally, with JAX; all: as many as this machine has, or all machines that train
+    together. The result is that of one device, but for rounding."""
     early_stopping: Count | None = None
     """Stop after this many epochs without a better validation mean IoU; null: never."""
     checkpoint_seconds: Weight = 15.0
@@ -615,6 +740,24 @@ class Config(Settings):
         height, width = self.data.size
         if self.augmentation.rotate_90 and height != width:
             raise Mistakes.of("rotate_90", f"needs a square data.size, received {height}×{width}").below("augmentation")
+        return self
+
+    @model_validator(mode="after")
+    def _head_suits_the_classes(self):
+        if self.data.has_labels and "head" not in self.model.model_fields_set:
+            self.__dict__["model"] = self.model.model_copy(update={"head": "labels"})
+        if self.data.has_labels != (self.model.head == "labels"):
+            told = (
+                f"{self.model.head} gives every pixel one class; for several labels leave it out, or choose labels"
+                if self.data.has_labels
+                else "labels needs a folder of masks for each label, as data.folder.masks='{roof: masks/roof, ...}'"
+            )
+            raise Mistakes.of("head", told).below("model")
+        if self.data.known_classes is not None:
+            try:
+                self.model.check_classes(len(self.data.known_classes))
+            except Mistakes as mistakes:
+                raise mistakes.below("model") from None
         return self
 
     @model_validator(mode="after")

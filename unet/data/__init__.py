@@ -8,6 +8,7 @@ from dataclasses import replace
 from unet.config import DataConfig
 from unet.data import cache
 from unet.data.cache import Dataset, Split
+from unet.data.images import PixelFormat
 from unet.data.pets import CLASSES
 from unet.data.sources import IGNORE, Problem, Sample, Source, draw
 from unet.data.windows import Windows
@@ -28,7 +29,8 @@ def make_source(config: DataConfig) -> Source:
         from unet.data.folder import FolderSource
 
         assert config.data_dir is not None  # the configuration has checked it
-        return FolderSource(config.data_dir, config.folder, config.validation)
+        pixels = PixelFormat(config.channels, config.dtype)
+        return FolderSource(config.data_dir, config.folder, config.validation, pixels)
     from unet.data.shapes import ShapesSource
 
     return ShapesSource(config.shapes, config.validation)

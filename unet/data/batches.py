@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
@@ -12,7 +12,7 @@ from unet.errors import InputError, RunError
 
 
 class Batches(keras.utils.PyDataset):
-    """``{"image": uint8 (B, H, W, 3), "mask": uint8 (B, H, W)}`` batches of a split.
+    """``{"image": (B, H, W, C), "mask": uint8 (B, H, W)}`` batches of a split, pixels as they are stored.
 
     Training batches are reshuffled every epoch and are all full: images that do not fill a batch are left out of that
     epoch. Training resumed at an epoch sees exactly the batches of that epoch. If the split is cut into windows, these
@@ -24,9 +24,17 @@ class Batches(keras.utils.PyDataset):
         shuffle_seed: Determines the order of every epoch; ``None`` keeps the order of the split, with a smaller last
             batch.
         accumulate: Number of training batches of one update; batches that do not fill such a group are left out too.
+        share: Chooses, from the numbers of a batch's images, those that this process reads.
     """
 
-    def __init__(self, split: Split, batch_size: int, shuffle_seed: int | None = None, accumulate: int = 1):
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int,
+        shuffle_seed: int | None = None,
+        accumulate: int = 1,
+        share: Callable[[np.ndarray], np.ndarray] = lambda chosen: chosen,
+    ):
         super().__init__()
         count, kind = split.samples, "images" if split.samples == len(split) else "windows"
         if shuffle_seed is not None and count < batch_size:
@@ -42,6 +50,7 @@ class Batches(keras.utils.PyDataset):
         self.batch_size = batch_size
         self.shuffle_seed = shuffle_seed
         self.accumulate = accumulate
+        self.share = share
         self._error: RunError | None = None
         self.start_epoch(0)
 
@@ -58,7 +67,7 @@ class Batches(keras.utils.PyDataset):
         return self.split.samples // (self.batch_size * self.accumulate) * self.accumulate
 
     def __getitem__(self, index):
-        chosen = self._order[index * self.batch_size : (index + 1) * self.batch_size]
+        chosen = self.share(self._order[index * self.batch_size : (index + 1) * self.batch_size])
         try:
             images, masks = self.split.draw(chosen, self._epoch)
         except RunError as error:

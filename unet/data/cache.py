@@ -1,6 +1,6 @@
-"""The cache of prepared data: a source is decoded once into memory-mapped uint8 arrays, found by the source's key.
+"""The cache of prepared data: a source is decoded once into memory-mapped arrays, found by the source's key.
 
-Images are stored at the network's size, in arrays ``(N, H, W, 3)`` (:class:`Split`), or each at a size of its own, one
+Images are stored at the network's size, in arrays ``(N, H, W, C)`` (:class:`Split`), or each at a size of its own, one
 after another in a flat file (:class:`Crops`).
 """
 
@@ -21,7 +21,8 @@ import numpy as np
 
 from unet.console import track
 from unet.data import checks
-from unet.data.images import resize_image, resize_mask, scaled
+from unet.data.images import PixelFormat, resize_image, resize_mask, scaled
+from unet.data.masks import class_counts
 from unet.data.sources import SPLITS, Problem, Sample, Source
 from unet.data.windows import Windows
 from unet.errors import InputError, RunError
@@ -47,7 +48,7 @@ class Split:
     """Images and masks of one split, at the network's size, memory-mapped."""
 
     images: np.ndarray
-    """uint8 ``(N, H, W, 3)``."""
+    """uint8 ``(N, H, W, 3)``, or with the channels and type of the source's pixels."""
     masks: np.ndarray
     """uint8 ``(N, H, W)``: class ids, 255 is ignored."""
     names: list[str]
@@ -75,7 +76,18 @@ class Split:
     @cached_property
     def pixels(self) -> np.ndarray:
         """Number of pixels of each class id, int64 ``(256,)``."""
-        return sum((np.bincount(mask.ravel(), minlength=256) for mask in self.masks), np.zeros(256, np.int64))
+        return sum(map(class_counts, self.masks), np.zeros(256, np.int64))
+
+    def moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of each channel over all pixels; 1 for a channel that is constant."""
+        count, total, squares = 0, 0.0, 0.0
+        shift = np.asarray(self.whole(0)[0], np.float64).mean((0, 1))  # large values lose no digits
+        for row in track(range(len(self)), len(self), "normalizing"):
+            values = self.whole(row)[0].reshape(-1, len(shift)) - shift
+            count, total, squares = count + len(values), total + values.sum(0), squares + (values**2).sum(0)
+        mean = total / count
+        deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
+        return tuple((mean + shift).tolist()), tuple(np.where(deviation > 0, deviation, 1.0).tolist())
 
     def read(self, rows: int | slice | np.ndarray | list[int]) -> tuple[np.ndarray, np.ndarray]:
         """Copy images and masks into memory.
@@ -98,7 +110,7 @@ class Split:
             epoch: Seed and number of a training epoch, of which they are a function; ``None``: outside training.
 
         Returns:
-            uint8 ``(B, H, W, 3)`` and ``(B, H, W)``.
+            ``(B, H, W, C)``, and uint8 ``(B, H, W)``.
         """
         return self.read(samples)
 
@@ -130,6 +142,8 @@ class Crops(Split):
     """Number of pixels of the class ids in each mask."""
     windows: Windows
     """How windows are chosen."""
+    channels: int = 3
+    """Channels of the images."""
 
     @property
     def samples(self) -> int:
@@ -139,7 +153,7 @@ class Crops(Split):
     def is_complete(self) -> bool:
         pixels = int(self.sizes.prod(1).sum())
         rows = {len(self.names), len(self.sizes), len(self.counts)}
-        return rows == {len(self)} and (len(self.images), len(self.masks)) == (3 * pixels, pixels)
+        return rows == {len(self)} and (len(self.images), len(self.masks)) == (self.channels * pixels, pixels)
 
     @cached_property
     def pixels(self) -> np.ndarray:
@@ -155,7 +169,7 @@ class Crops(Split):
         return (images, masks) if chosen.ndim else (images[0], masks[0])
 
     def draw(self, samples: np.ndarray, epoch: tuple[int, int] | None = None) -> tuple[np.ndarray, np.ndarray]:
-        images = np.empty((len(samples), *self.windows.size, 3), np.uint8)
+        images = np.empty((len(samples), *self.windows.size, self.channels), self.images.dtype)
         masks = np.empty(images.shape[:3], np.uint8)
         for index, sample in enumerate(map(int, samples)):
             row = sample // self.windows.count
@@ -175,8 +189,8 @@ class Crops(Split):
             _check_length(array)
         height, width = self.sizes[row]
         start, stop = self.starts[row], self.starts[row] + height * width
-        image, mask = self.images[3 * start : 3 * stop], self.masks[start:stop]
-        return image.reshape(height, width, 3), mask.reshape(height, width)
+        image, mask = self.images[self.channels * start : self.channels * stop], self.masks[start:stop]
+        return image.reshape(height, width, self.channels), mask.reshape(height, width)
 
     def only(self, names: set[str]) -> "Crops":
         """Choose the images with these names, in the same order; they are not loaded into memory."""
@@ -310,7 +324,7 @@ def _build(source: Source, stored: _Stored, parent: Path, damaged: Path | None =
         except (OSError, RunError) as error:
             raise InputError(f"data.cache_dir: {error}; set data.cache_dir elsewhere") from None
         remove_unfinished(parent)
-        files = {split: _Writer(folder / "new", split, stored) for split in SPLITS}
+        files = {split: _Writer(folder / "new", split, stored, source.pixels) for split in SPLITS}
         problems = _scan(source, lambda sample: files[sample.split].add(sample))
         fatal = [problem for problem in problems if problem.fatal]
         if fatal:
@@ -334,6 +348,7 @@ def _build(source: Source, stored: _Stored, parent: Path, damaged: Path | None =
             index |= {
                 "sizes": {split: writer.sizes for split, writer in files.items()},
                 "pixels": {split: writer.counts for split, writer in files.items()},
+                "format": asdict(source.pixels),
             }
         write_json(folder / "new" / "index.json", index)
         # The key is computed after decoding, because a download changes it.
@@ -376,8 +391,9 @@ def _scan(source: Source, use) -> list[Problem]:
 class _Writer:
     """Appends resized samples of one split to two raw files, which become .npy arrays if all have one size."""
 
-    def __init__(self, folder: Path, split: str, stored: _Stored):
+    def __init__(self, folder: Path, split: str, stored: _Stored, pixels: PixelFormat):
         self.stored = stored
+        self.pixels = pixels
         self.names: list[str] = []
         self.digests: list[str] = []
         self.sizes: list[tuple[int, int]] = []
@@ -394,7 +410,7 @@ class _Writer:
         self.names.append(sample.name)
         self.digests.append(digest(resized["images"], resized["masks"]))
         if isinstance(self.stored, _Own):
-            counts = np.bincount(resized["masks"].ravel())
+            counts = class_counts(resized["masks"])
             self.sizes.append(size)
             self.counts.append({int(index): int(counts[index]) for index in np.flatnonzero(counts)})
         for kind, path in self.paths.items():
@@ -409,9 +425,11 @@ class _Writer:
                 with writing(path.parent), open(raw, "ab") as target:
                     os.fsync(target.fileno())
                 continue
-            shape = (len(self.names), *self.stored.size) + ((3,) if kind == "images" else ())
+            is_image = kind == "images"
+            shape = (len(self.names), *self.stored.size, *((self.pixels.channels,) if is_image else ()))
+            dtype = self.pixels.dtype if is_image else "uint8"
             with writing(path.parent), open(path, "wb") as target, open(raw, "rb") as pixels:
-                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(target, header)
                 shutil.copyfileobj(pixels, target)
                 target.flush()
@@ -424,7 +442,9 @@ def _open_split(place: Path, split: str, index: dict) -> Split:
     if "sizes" not in index:
         images, masks = (np.load(place / f"{split}_{kind}.npy", mmap_mode="r") for kind in ("images", "masks"))
         return Split(images, masks, names, known)
-    images, masks = (_flat(place / f"{split}_{kind}.raw") for kind in ("images", "masks"))
+    pixel_format = PixelFormat(**index.get("format", {}))
+    images = _flat(place / f"{split}_images.raw", pixel_format.dtype)
+    masks = _flat(place / f"{split}_masks.raw", "uint8")
     sizes = np.array(index["sizes"][split], np.int64).reshape(-1, 2)
     pixels = sizes.prod(1)
     return Crops(
@@ -436,12 +456,13 @@ def _open_split(place: Path, split: str, index: dict) -> Split:
         starts=pixels.cumsum() - pixels,
         counts=[{int(key): count for key, count in counts.items()} for counts in index["pixels"][split]],
         windows=Windows((1, 1)),
+        channels=pixel_format.channels,
     )
 
 
-def _flat(path: Path) -> np.ndarray:
-    """Map a file of bytes, which may be empty."""
-    return np.memmap(path, np.uint8, "r") if path.stat().st_size else np.zeros(0, np.uint8)
+def _flat(path: Path, dtype: str) -> np.ndarray:
+    """Map a file of numbers, which may be empty."""
+    return np.memmap(path, dtype, "r") if path.stat().st_size else np.zeros(0, dtype)
 
 
 def _check_length(array: np.ndarray) -> None:

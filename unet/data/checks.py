@@ -7,14 +7,22 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from unet.data.images import resize_image, resize_mask
+from unet.data.heads import CLASSES, Head
+from unet.data.images import preview, resize_image, resize_mask
+from unet.data.masks import class_counts
 from unet.data.sources import IGNORE, SPLITS, Problem, Sample
 
 SIMILARITY = 0.99
 """Correlation of thumbnails from which two images count as near-identical."""
 SHOWN = 3
 """Problems of one cause that are listed one by one, and files that are named for more of them."""
-NOUNS = {"missing mask": "images", "not an image": "files", "unknown name": "lines", "missing file": "lines"}
+NOUNS = {
+    "missing mask": "images",
+    "not an image": "files",
+    "unknown name": "lines",
+    "missing file": "lines",
+    "wrong pixels": "images",
+}
 """What is counted in a kind of problem, if not masks."""
 SHEET = 240
 """Longest side of an image on a contact sheet in pixels."""
@@ -24,13 +32,13 @@ THUMBNAIL = 16
 
 def inspect_sample(sample: Sample, classes: tuple[str, ...]) -> list[Problem]:
     """Report an empty mask: every pixel is ignored, or of the class named background, if there is one."""
-    present = np.flatnonzero(np.bincount(sample.mask.ravel(), minlength=256))
+    present = np.flatnonzero(class_counts(sample.mask))
     ids = [int(value) for value in present if value != IGNORE]
     if not ids:
         return [
             Problem("empty mask", sample.name, "every pixel of the mask is ignored", False, "is ignored everywhere")
         ]
-    if len(ids) == 1 and classes[ids[0]] == "background":
+    if not sample.labels and len(ids) == 1 and classes[ids[0]] == "background":
         return [Problem("empty mask", sample.name, "the mask is all background", False, "is all background")]
     return []
 
@@ -40,16 +48,18 @@ class Contents:
 
     Args:
         classes: Class names in the order of their ids.
+        head: What the values of a mask mean.
     """
 
-    def __init__(self, classes: tuple[str, ...]):
+    def __init__(self, classes: tuple[str, ...], head: Head = CLASSES):
         self.classes = classes
+        self.head = head
         self.images = dict.fromkeys(SPLITS, 0)
         """Number of images of each split."""
         self.pixels = np.zeros(256, np.int64)
-        """Number of pixels of each class id."""
+        """Number of pixels of each value."""
         self.images_with = np.zeros(256, np.int64)
-        """Number of images that contain each class id."""
+        """Number of images that contain each class; the last number is that of images with ignored pixels."""
         self.sizes: Counter[str] = Counter()
         """Number of images of each size, ``width×height``."""
         self.mask_types: Counter[str] = Counter()
@@ -57,10 +67,11 @@ class Contents:
 
     def add(self, sample: Sample) -> None:
         """Count a sample."""
-        counts = np.bincount(sample.mask.ravel(), minlength=256)
+        counts = class_counts(sample.mask)
         self.images[sample.split] += 1
         self.pixels += counts
-        self.images_with += counts > 0
+        self.images_with[: len(self.classes)] += self.head.areas(counts, len(self.classes)) > 0
+        self.images_with[IGNORE] += counts[IGNORE] > 0
         self.sizes[f"{sample.mask.shape[1]}×{sample.mask.shape[0]}"] += 1
         if sample.mask_type:
             self.mask_types[sample.mask_type] += 1
@@ -74,8 +85,9 @@ class Contents:
     def rows(self) -> list[tuple[str, str, str]]:
         """Name, share of the pixels that are not ignored, and number of images of each class; then ignored pixels."""
         counted = max(self.pixels[:IGNORE].sum(), 1)
+        areas = self.head.areas(self.pixels, len(self.classes))
         rows = [
-            (name, f"{self.pixels[index] / counted:.2%}", f"{self.images_with[index]:,}")
+            (name, f"{areas[index] / counted:.2%}", f"{self.images_with[index]:,}")
             for index, name in enumerate(self.classes)
         ]
         ignored = self.pixels[IGNORE] / max(self.pixels.sum(), 1)
@@ -88,9 +100,11 @@ class Examples:
     Args:
         total: Number of images, if known; otherwise the first ones are taken.
         count: Number of images that are spread over the data.
+        head: What the values of a mask mean.
     """
 
-    def __init__(self, total: int | None, count: int = 15):
+    def __init__(self, total: int | None, count: int = 15, head: Head = CLASSES):
+        self.head = head
         self.wanted = set(
             range(count) if total is None else np.linspace(0, max(total - 1, 0), count).astype(int).tolist()
         )
@@ -103,10 +117,10 @@ class Examples:
         scale = min(SHEET / max(sample.mask.shape), 1)
         height, width = (max(round(side * scale), 1) for side in sample.mask.shape)
         mask = resize_mask(sample.mask, (height, width))
-        counts = np.bincount(mask.ravel(), minlength=256)[:IGNORE]
+        counts = self._areas(mask)
         better = [int(i) for i in np.flatnonzero(counts) if counts[i] > self.best.get(int(i), (0, None))[0]]
         if self.read in self.wanted or better:
-            small = replace(sample, image=resize_image(sample.image, (height, width)), mask=mask)
+            small = replace(sample, image=resize_image(preview(sample.image), (height, width)), mask=mask)
             self.best |= {index: (int(counts[index]), small) for index in better}
             if self.read in self.wanted:
                 self.spread.append(small)
@@ -114,9 +128,13 @@ class Examples:
 
     def chosen(self) -> list[Sample]:
         """The evenly spread samples, and the best ones of classes that these do not contain."""
-        shown = {int(i) for sample in self.spread for i in np.unique(sample.mask)}
+        shown = {int(i) for sample in self.spread for i in np.flatnonzero(self._areas(sample.mask))}
         more = [sample for index, (_, sample) in sorted(self.best.items()) if index not in shown]
         return list({sample.name + sample.split: sample for sample in [*self.spread, *more]}.values())
+
+    def _areas(self, mask: np.ndarray) -> np.ndarray:
+        """Pixels of every possible class."""
+        return self.head.areas(class_counts(mask), self.head.most)
 
 
 def _most_common(counts: Counter[str]) -> str:
@@ -132,7 +150,7 @@ def thumbnail(image: np.ndarray) -> np.ndarray:
 
     An image without contrast gives zeros, which match no image.
     """
-    grey = Image.fromarray(image).convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+    grey = Image.fromarray(preview(image)).convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
     vector = np.asarray(grey, np.float32).ravel()
     vector = vector - vector.mean()
     norm = np.linalg.norm(vector)

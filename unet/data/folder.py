@@ -8,12 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
 
 from unet.config import FolderConfig, SplitFolders
 from unet.config.schema import is_plain
 from unet.data.coco import CocoFile, CocoMask, entries, is_coco
-from unet.data.images import IMAGE_ENDINGS, load_image, read_image
-from unet.data.masks import BadMask, MaskReader
+from unet.data.images import IMAGE_ENDINGS, RGB, PixelFormat, WrongPixels, load_image
+from unet.data.masks import BadMask, LabelMasks, LabelReader, MaskReader
 from unet.data.pets import CLASSES as PETS_CLASSES
 from unet.data.sources import SPLITS, Problem, Sample, draw
 from unet.errors import InputError, nearest, shortened
@@ -28,7 +31,8 @@ MAX_LIST_BYTES = 2**26
 LAYOUT = {"images", "masks", "image_suffix", "mask_suffix", *SPLITS}
 """Settings that decide which file is which."""
 
-_Files = tuple[Path, Path | CocoMask]
+_Mask = Path | CocoMask | LabelMasks
+_Files = tuple[Path, _Mask]
 """An image and its mask."""
 
 
@@ -37,7 +41,7 @@ class _Pair:
     name: str
     split: str
     image: Path
-    mask: Path | CocoMask
+    mask: _Mask
 
 
 class _NotThere(Exception):
@@ -60,12 +64,13 @@ class FolderSource:
         data_dir: The folder.
         config: The folder section of the configuration.
         validation: Share of the training images held out for validation if there is no split file for it.
+        pixels: Channels and type of the images.
 
     Raises:
         InputError: The folder, a split file or the class names are missing.
     """
 
-    def __init__(self, data_dir: Path, config: FolderConfig, validation: float):
+    def __init__(self, data_dir: Path, config: FolderConfig, validation: float, pixels: PixelFormat = RGB):
         self.root = expanded(data_dir)
         if not os.path.isdir(self.root):
             raise InputError(
@@ -74,7 +79,9 @@ class FolderSource:
             )
         self.config = config
         self.validation = validation
-        self.is_pets_archive = config.classes is None and (self.root / "annotations" / "trimaps").is_dir()
+        self.pixels = pixels
+        named = config.classes is not None or config.labels is not None
+        self.is_pets_archive = not named and (self.root / "annotations" / "trimaps").is_dir()
         self._problems: list[Problem] = []
         self._hints = HINTS
         self._coco: dict[Path, CocoFile] = {}
@@ -83,13 +90,15 @@ class FolderSource:
             self._pairs = self._archive_pairs()
         else:
             self._pairs = self._folder_pairs()
-            marks = config.classes or {}
+            marks = config.classes or {label: 1 << index for index, label in enumerate(config.labels or ())}
             if not marks:
                 raise InputError(self._ask_for_classes())
+        self.marks = marks
         self.classes = tuple(marks)
         for file in self._coco.values():
             file.check_classes(self.classes)
-        self._reader = MaskReader(marks, None if self.is_pets_archive else config.ignore)
+        ignore = None if self.is_pets_archive else config.ignore
+        self._reader = LabelReader(ignore) if config.labels else MaskReader(marks, ignore)
 
     # === Source ===
 
@@ -101,9 +110,10 @@ class FolderSource:
         return {
             "source": "folder",
             "root": os.path.realpath(self.root),
-            "classes": dict(self._reader.marks),
+            "classes": dict(self.marks),
             "ignore": self._reader.ignored[0] if len(self._reader.ignored) == 1 else self._reader.ignored or None,
             "layout": self.config.model_dump(mode="json", include=LAYOUT, exclude_defaults=True),
+            **({} if self.pixels.is_rgb else {"pixels": str(self.pixels)}),
             "files": files,
             "missing": [str(problem) for problem in self._problems],
         }
@@ -164,10 +174,19 @@ class FolderSource:
         return {str(prefix / name): (images[name], masks[name]) for name in sorted(images.keys() & masks.keys())}
 
     def _mask_of(self, place: FolderConfig | SplitFolders, name: str) -> str:
-        return f"{place.masks}/{name}{self.config.mask_suffix}.png"
+        folders = place.masks.values() if isinstance(place.masks, dict) else [place.masks]
+        return " or ".join(f"{folder}/{name}{self.config.mask_suffix}.png" for folder in folders)
 
-    def _listings(self, place: FolderConfig | SplitFolders) -> tuple[dict[str, Path], Mapping[str, Path | CocoMask]]:
+    def _listings(self, place: FolderConfig | SplitFolders) -> tuple[dict[str, Path], Mapping[str, _Mask]]:
         """Images and masks by relative name, without suffix and ending."""
+        if isinstance(place.masks, dict):
+            images: dict[str, Path] = {}
+            found: list[Mapping[str, Any]] = []
+            for folder in place.masks.values():
+                images, of_label = self._listings(SplitFolders(images=place.images, masks=folder))
+                found.append(of_label)
+            names = sorted({name for of_label in found for name in of_label})
+            return images, {name: LabelMasks(tuple(of_label.get(name) for of_label in found)) for name in names}
         if is_coco(place.masks):
             return self._annotated(place)
         suffixes = self.config.image_suffix, self.config.mask_suffix
@@ -189,6 +208,7 @@ class FolderSource:
 
     def _annotated(self, place: FolderConfig | SplitFolders) -> tuple[dict[str, Path], dict[str, CocoMask]]:
         """Images that a COCO file lists, and their masks, by relative name."""
+        assert isinstance(place.masks, str)  # a mapping from labels names folders only
         path = self.root / place.masks
         if path not in self._coco:
             if not os.path.isfile(path):
@@ -264,6 +284,9 @@ class FolderSource:
 
     def _paths(self, image: str, mask: str) -> dict[str, _Files]:
         """The pair whose paths are on a line."""
+        if self.config.labels:
+            cause = "names a mask; if each label has a folder of masks, list the names of images only"
+            raise _NotThere("unknown name", cause, cause)
         found = [self._inside(path) for path in (image, mask)]
         return {str(found[0].relative_to(self.root).with_suffix("")): (found[0], found[1])}
 
@@ -291,7 +314,7 @@ class FolderSource:
         return {name: (images[name], masks[name])}
 
     @cached_property
-    def _all_listings(self) -> tuple[dict[str, Path], Mapping[str, Path | CocoMask]]:
+    def _all_listings(self) -> tuple[dict[str, Path], Mapping[str, _Mask]]:
         return self._listings(self.config)
 
     def _archive_pairs(self) -> list[_Pair]:
@@ -337,32 +360,42 @@ class FolderSource:
     def _read(self, pair: _Pair) -> list[Sample | Problem]:
         problems: list[Sample | Problem] = []
         try:
-            image = read_image(pair.image)
+            image = self.pixels.read(pair.image)
+        except WrongPixels as error:
+            problems.append(Problem("wrong pixels", str(pair.image), str(error), cause=str(error)))
         except OSError as error:
             problems.append(
                 Problem("unreadable image", str(pair.image), f"cannot be read as an image ({error.strerror or error})")
             )
-        try:
-            if isinstance(pair.mask, CocoMask):
-                mask, mask_type = pair.mask.file.mask(pair.mask.image, self.classes), "COCO annotations"
-            else:
-                mask, mask_type = self._reader.read(pair.mask)
-        except OSError as error:
-            problems.append(
-                Problem("unreadable mask", str(pair.mask), f"cannot be read as an image ({error.strerror or error})")
-            )
-        except BadMask as error:
-            problems.append(Problem("bad mask", str(pair.mask), str(error), cause=error.cause))
+        places = pair.mask.files if isinstance(pair.mask, LabelMasks) else (pair.mask,)
+        masks: list[np.ndarray | None] = []
+        mask_type = ""
+        for place in places:
+            mask = None
+            try:
+                if isinstance(place, CocoMask):
+                    mask, mask_type = place.file.mask(place.image, self.classes), "COCO annotations"
+                elif place is not None:
+                    mask, mask_type = self._reader.read(place)
+            except OSError as error:
+                message = f"cannot be read as an image ({error.strerror or error})"
+                problems.append(Problem("unreadable mask", str(place), message))
+            except BadMask as error:
+                problems.append(Problem("bad mask", str(place), str(error), cause=error.cause))
+            masks.append(mask)
         if problems:
             return problems
-        if image.shape[:2] != mask.shape:
-            (h, w), (mask_h, mask_w) = image.shape[:2], mask.shape
-            message = f"is {mask_w}×{mask_h} pixels, its image is {w}×{h}: they must be the same size"
-            return [Problem("wrong size", str(pair.mask), message, cause="has another size than its image")]
+        for place, mask in zip(places, masks, strict=True):
+            if mask is not None and image.shape[:2] != mask.shape:
+                (h, w), (mask_h, mask_w) = image.shape[:2], mask.shape
+                message = f"is {mask_w}×{mask_h} pixels, its image is {w}×{h}: they must be the same size"
+                return [Problem("wrong size", str(place), message, cause="has another size than its image")]
         if mask_type.startswith("JPEG"):
             message = "is a JPEG file, whose compression can change class ids unseen; save masks as PNG"
             problems.append(Problem("JPEG mask", str(pair.mask), message, False, message))
-        return [*problems, Sample(pair.name, pair.split, image, mask, mask_type)]
+        labels = isinstance(pair.mask, LabelMasks)
+        whole = LabelReader.together(masks) if labels else next(mask for mask in masks if mask is not None)
+        return [*problems, Sample(pair.name, pair.split, image, whole, mask_type, labels)]
 
 
 def _entries(path: Path) -> list[tuple[int, str]]:
@@ -392,9 +425,13 @@ def _tails(path: str) -> Iterator[str]:
     return ("/".join(parts[start:]) for start in range(len(parts)))
 
 
-def _stamp(path: Path | CocoMask) -> tuple[int, int]:
-    """Size and modification time of a file; (-1, -1) for a broken link, which reading will report."""
+def _stamp(path: _Mask | None) -> tuple[int, ...]:
+    """Size and modification time of a file, or of several; (-1, -1) for a broken link, which reading will report."""
+    if isinstance(path, LabelMasks):
+        return tuple(number for file in path.files for number in _stamp(file))
     path = path.file.path if isinstance(path, CocoMask) else path
+    if path is None:
+        return 0, 0
     try:
         stat = path.stat()
     except OSError:

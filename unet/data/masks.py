@@ -1,5 +1,7 @@
-"""Mask files to class ids, by the grey value or colour of each class."""
+"""Mask files to class ids, by the grey value or colour of each class, and the number of pixels of each id."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,14 @@ PIXELS = {"L": "grey values", "P": "palette", "1": "one bit"}
 """What the pixels of a mask with one channel are, by Pillow's mode."""
 FEW = 3
 """Undefined values of a mask up to which each may be meant, such as a value for unlabelled pixels."""
+COUNTED = 2**20
+"""Pixels that are counted at a time, for which numpy needs 8 bytes each."""
+
+
+def class_counts(mask: np.ndarray) -> np.ndarray:
+    """Number of pixels of each class id, int64 ``(256,)``, in a mask, uint8 of any shape."""
+    parts = np.split(mask.ravel(), range(COUNTED, mask.size, COUNTED))
+    return sum((np.bincount(part, minlength=256) for part in parts), np.zeros(256, np.int64))
 
 
 class BadMask(ValueError):
@@ -129,3 +139,53 @@ class MaskReader:
         allowed = [f"{list(m) if isinstance(m, tuple) else m} ({name})" for name, m in self.marks.items()]
         ignored = [f"{list(mark) if isinstance(mark, tuple) else mark} (ignored)" for mark in self.ignored]
         return ", ".join([*allowed, *ignored])
+
+
+@dataclass(frozen=True)
+class LabelMasks:
+    """The mask files of one image: one for each label, ``None`` where there is none."""
+
+    files: tuple[Path | None, ...]
+
+    def __str__(self):
+        return str(next(file for file in self.files if file))
+
+
+class LabelReader(MaskReader):
+    """Reads the mask file of one label: 1 where it is set, 0 where it is not, 255 where pixels are ignored.
+
+    Args:
+        ignore: Grey values of ignored pixels other than 0 and 255; ``None``: no pixel is ignored.
+    """
+
+    def __init__(self, ignore: Mark | tuple[Mark, ...] | None):
+        super().__init__({"not set": 0, "set": 255}, ignore)
+        if 1 not in self.ignored:
+            self.table[1] = 1
+
+    def _from_values(self, image: Image.Image) -> np.ndarray:
+        if (
+            image.mode in PIXELS
+            and 1 not in self.ignored
+            and {1, 255} <= set(np.unique(np.asarray(image.convert("L"))))
+        ):
+            raise BadMask("holds both 1 and 255; the mask of a label holds 0, and either 1 or 255 where it is set")
+        return super()._from_values(image)
+
+    def _wrong_mode(self, mode: str) -> str:
+        return f"has pixels of the kind {mode}; the mask of a label has one channel of 0, and 1 or 255 where it is set"
+
+    @staticmethod
+    def together(masks: Sequence[np.ndarray | None]) -> np.ndarray:
+        """The masks of all labels as one, uint8 ``(H, W)``: bit k is label k, and 255 is ignored.
+
+        Args:
+            masks: What :meth:`read` returns for each label, of one size; ``None``: the label is not set anywhere.
+        """
+        present = [(index, mask) for index, mask in enumerate(masks) if mask is not None]
+        whole = np.zeros(present[0][1].shape, np.uint8)
+        for index, mask in present:
+            whole |= (mask == 1).astype(np.uint8) << index
+        for _, mask in present:
+            whole[mask == IGNORE] = IGNORE
+        return whole

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from unet.config.schema import PETS_CLASSES
+from unet.data.images import RGB
 from unet.data.sources import Problem, Sample, draw
 from unet.environment import environment_variables
 from unet.errors import InputError
@@ -33,6 +34,7 @@ class PetsSource:
     """
 
     classes = CLASSES
+    pixels = RGB
 
     def __init__(self, data_dir: Path | None, download: bool, validation: float):
         self.data_dir = expanded(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))

@@ -13,6 +13,7 @@ from PIL import Image
 from scipy import ndimage
 
 from unet.config import ShapesConfig
+from unet.data.images import RGB
 from unet.data.pets import CLASSES
 from unet.data.sources import Problem, Sample, draw
 
@@ -33,6 +34,7 @@ class ShapesSource:
     """
 
     classes = CLASSES
+    pixels = RGB
 
     def __init__(self, config: ShapesConfig, validation: float):
         self.config = config

@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from unet.console import escaped
+from unet.data.images import PixelFormat
 
 SPLITS = ("train", "validation", "test")
 IGNORE = 255
@@ -21,11 +22,13 @@ class Sample:
     split: str
     """``"train"``, ``"validation"`` or ``"test"``."""
     image: np.ndarray
-    """uint8 ``(H, W, 3)``."""
+    """uint8 ``(H, W, 3)``, or with the channels and type of the source's pixels."""
     mask: np.ndarray
     """uint8 ``(H, W)``: class ids, 255 is ignored."""
     mask_type: str = ""
     """Format of the mask's file and what its pixels are, such as ``"PNG, palette"``, if it was read from one."""
+    labels: bool = False
+    """Whether the mask holds sets of labels instead of class ids: bit k of a pixel is label k."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,11 @@ class Source(Protocol):
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names, in the order of their ids."""
+        ...
+
+    @property
+    def pixels(self) -> PixelFormat:
+        """Channels and type of the images."""
         ...
 
     def key(self) -> dict:

@@ -64,19 +64,24 @@ class Windows:
         return self.anywhere(mask.shape, rng)
 
     def cut(self, image: np.ndarray, mask: np.ndarray, corner: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """Copy the pixels of a window; what is beyond the image is black, and ignored in the mask.
+        """Copy the pixels of a window. What is beyond the image is ignored in the mask.
+
+        There, pictures (uint8 RGB) are black, and other images repeat their border, as 0 may be far from their values.
 
         Args:
-            image: uint8 ``(H, W, 3)``.
+            image: ``(H, W, C)``.
             mask: uint8 ``(H, W)``.
             corner: Top and left of the window.
         """
-        pixels, ids = np.zeros((*self.size, image.shape[2]), np.uint8), np.full(self.size, IGNORE, np.uint8)
         source = tuple(slice(max(start, 0), start + side) for start, side in zip(corner, self.size))
-        shape = mask[source].shape
-        target = tuple(slice(max(-start, 0), max(-start, 0) + length) for start, length in zip(corner, shape))
-        pixels[target], ids[target] = image[source], mask[source]
-        return pixels, ids
+        pixels, ids = image[source], mask[source]
+        before = [max(-start, 0) for start in corner]
+        beyond = [(least, side - least - n) for least, side, n in zip(before, self.size, ids.shape)]
+        is_picture = image.dtype == np.uint8 and image.shape[2] == 3
+        return (
+            np.pad(pixels, [*beyond, (0, 0)], "constant" if is_picture else "edge"),
+            np.pad(ids, beyond, constant_values=IGNORE),
+        )
 
 
 def nth_pixel(mask: np.ndarray, index: int, n: int) -> tuple[int, int]:
@@ -86,9 +91,10 @@ def nth_pixel(mask: np.ndarray, index: int, n: int) -> tuple[int, int]:
         IndexError: The class has no more than ``n`` pixels in the mask.
     """
     for top in range(0, len(mask), BAND):
-        found = np.flatnonzero(mask[top : top + BAND] == index)
-        if n < len(found):
-            row, column = divmod(int(found[n]), mask.shape[1])
+        found = mask[top : top + BAND] == index
+        count = int(np.count_nonzero(found))
+        if n < count:
+            row, column = divmod(int(np.flatnonzero(found)[n]), mask.shape[1])
             return top + row, column
-        n -= len(found)
+        n -= count
     raise IndexError(f"the mask has too few pixels of class {index}")

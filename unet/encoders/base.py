@@ -1,9 +1,9 @@
 """Base class of the encoders: feature maps at strides 1, 2, 4, …, and pretrained weights by layer name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,6 +11,8 @@ from keras import layers
 
 from unet.blocks import MOMENTUM, StageBlock, seed_of, seeded
 
+GREY_MEAN, GREY_DEVIATION = 114.5, 57.6
+"""Mean and standard deviation of pixels 0..255 in ImageNet, averaged over red, green and blue."""
 IMAGENET = "imagenet"
 """Value of ``weights`` for the weights that an encoder's authors published."""
 Pool = Callable[[Any, str], tuple[Any, Any]]
@@ -34,16 +36,34 @@ class Encoder:
     stage is a stem of our own, a 3×3 convolution called ``stem``, which has no pretrained weights.
     """
 
-    scale: ClassVar[float | tuple[float, ...]] = 1 / 127.5
+    scale: float | tuple[float, ...] = 1 / 127.5
     """Pixels 0..255 are normalized to scale · pixel + offset; one number, or three for red, green and blue."""
-    offset: ClassVar[float | tuple[float, ...]] = -1.0
+    offset: float | tuple[float, ...] = -1.0
     """See ``scale``."""
+    accurate: bool = False
+    """Whether pixels are normalized in float32 whatever the dtype policy."""
+
+    def standardize(self, mean: Sequence[float], deviation: Sequence[float]) -> None:
+        """Normalize images that are not 3 channels of 8 bits, or not like those that the encoder was trained on.
+
+        Each channel is brought to the mean and standard deviation of grey values in ImageNet, and then normalized like
+        the channels red, green, blue, red, …, a single channel by the mean of the three.
+
+        Args:
+            mean: Mean of the pixels of each channel.
+            deviation: Their standard deviation.
+        """
+        scale, offset = (_of_channels(values, len(mean)) for values in (self.scale, self.offset))
+        factor = GREY_DEVIATION / np.asarray(deviation, float)
+        self.offset = tuple((scale * (GREY_MEAN - factor * np.asarray(mean, float)) + offset).tolist())
+        self.scale = tuple((scale * factor).tolist())
+        self.accurate = True  # bfloat16 would reduce pixels to 8 bits
 
     def levels(self, pixels, depth: int, widths: tuple[int, ...], stage: StageBlock, pool: Pool) -> list[Level]:
         """Add the encoder's layers to a functional model.
 
         Args:
-            pixels: Symbolic tensor ``(B, H, W, 3)`` in 0..255.
+            pixels: Symbolic tensor ``(B, H, W, C)``; 3 channels in 0..255 unless :meth:`standardize` was called.
             depth: Number of times the resolution is halved.
             widths: Channels of every stage, as far as the configuration decides them; a pretrained encoder uses the
                 first for its stem.
@@ -65,7 +85,14 @@ class Encoder:
 
     def normalized(self, pixels, stage: StageBlock):
         """Apply the source network's normalization."""
-        return layers.Rescaling(self.scale, offset=self.offset, dtype=stage.dtype, name="normalize")(pixels)
+        dtype = "float32" if self.accurate else stage.dtype
+        return layers.Rescaling(self.scale, offset=self.offset, dtype=dtype, name="normalize")(pixels)
+
+
+def _of_channels(values: float | tuple[float, ...], channels: int) -> np.ndarray:
+    """Values for red, green and blue as values for any number of channels."""
+    rgb = np.broadcast_to(np.asarray(values, float), 3)
+    return rgb.mean(keepdims=True) if channels == 1 else np.resize(rgb, channels)
 
 
 def stem(x, stage: StageBlock, filters: int):

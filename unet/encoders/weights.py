@@ -52,7 +52,32 @@ def read_pretrained(encoder: str, source: str | Path) -> dict[str, list[np.ndarr
 
 
 def assign_pretrained(network: keras.Model, weights: dict[str, list[np.ndarray]]) -> None:
-    """Replace the weights of the network's encoder by those that :func:`read_pretrained` returned."""
+    """Replace the weights of the network's encoder by those that :func:`read_pretrained` returned.
+
+    If images have other channels than red, green and blue, the first kernel is that of :func:`for_channels`.
+    """
     for layer in network.layers:
         if is_encoder(layer) and layer.weights:
-            layer.set_weights(weights[layer.name])
+            values = weights[layer.name]
+            wanted = layer.weights[0].shape
+            if values[0].shape != wanted and values[0].shape[2] == 3:
+                values = [for_channels(values[0], wanted[2]), *values[1:]]
+            layer.set_weights(values)
+
+
+def for_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
+    """Adapt a kernel for red, green and blue to another number of channels, as timm does.
+
+    Channels take the weights of red, green, blue, red, … times 3 / channels, so that responses keep their size. A
+    single channel takes their sum.
+
+    Args:
+        kernel: ``(height, width, 3, filters)``.
+        channels: Number of channels of the images.
+
+    Returns:
+        ``(height, width, channels, filters)``.
+    """
+    if channels == 1:
+        return kernel.sum(2, keepdims=True)
+    return kernel[:, :, np.arange(channels) % 3] * (3 / channels)

@@ -15,9 +15,10 @@ import numpy as np
 
 from unet import config as configuration
 from unet import data
-from unet.blocks import ClassIds
-from unet.config import Config
+from unet.blocks import ClassIds, LabelSets
+from unet.config import Config, DataConfig
 from unet.console import quiet_stderr
+from unet.data.heads import head_of
 from unet.data.images import resize_image
 from unet.deprecation import renamed
 from unet.errors import InputError, RunError
@@ -60,7 +61,8 @@ def export(
         size: Height and width, ``"dynamic"`` for any, or ``None``: any if the format supports it, else the training
             size.
         activation: ``"softmax"``: the file returns probabilities; ``"none"``: logits; ``"classes"``: the id of each
-            pixel's class, uint8 ``(B, H, W)``.
+            pixel's class, uint8 ``(B, H, W)``. If a pixel may have several labels, probabilities are those of each
+            label, ``"sigmoid"``, which ``"softmax"`` then stands for, and ``"classes"`` gives the set of its labels.
         quantize: ``"none"``, or one of the format's quantizations.
         out: Directory; default ``export`` in the run directory.
         overrides: ``data.key=value``: the current location of the run's data.
@@ -83,8 +85,17 @@ def export(
             "format",
         )
     run.trained_network()
+    head = head_of(run.config.model.head)
+    if activation == "softmax":
+        activation = head.activation
+    if activation == "sigmoid" and not head.labels:
+        raise InputError("'sigmoid' needs several labels per pixel; this network gives it one class", "activation")
     config = configuration.with_data_at(run.config, overrides)
     metadata = _metadata(run, file_format, size, activation, quantize)
+    if quantize == "int8" and metadata.dtype != "uint8":
+        raise InputError(
+            f"int8 has 256 levels, and the images have pixels of {metadata.dtype}; use float16 or none", "quantize"
+        )
     dataset = _dataset(config, metadata, required=bool(overrides))
     directory = Path(out or run.path / "export")
     records(directory)  # reports damaged files before anything is written
@@ -96,15 +107,16 @@ def export(
         log.info("trained on %s; rebuilt on %s with the same weights", trained_on, file_format.backend)
 
     network = rebuild(run, metadata)
-    complete = {"softmax": with_softmax, "classes": with_argmax}.get(activation, lambda network: network)(network)
-    examples = _spread(dataset.train, CALIBRATION_IMAGES) if dataset else drawn_images(metadata.size)
+    ending = {"softmax": with_softmax, "sigmoid": with_sigmoid, "classes": with_sets if head.labels else with_argmax}
+    complete = ending.get(activation, lambda network: network)(network)
+    examples = _spread(dataset.train, CALIBRATION_IMAGES) if dataset else drawn_images(config.data, metadata.size)
     # In the target's directory, so that the file can be moved there in one step.
     with temporary_folder(directory) as temporary:
         remove_unfinished(directory)
         file = temporary / target.name
         log.info("writing %s", target)
         loaded = write(file_format, complete, file, metadata, examples)
-        proof = _prove(loaded, network, dataset)
+        proof = _prove(loaded, network, dataset, config.data)
         del loaded  # before its files move
         if failure := proof.judge(metadata):
             raise RunError(f"{target}: the file does not do what the network does: {failure}; nothing was written")
@@ -185,23 +197,31 @@ def _dataset(config: Config, metadata: Metadata, required: bool) -> data.Dataset
     return dataset
 
 
-def _prove(loaded: LoadedNetwork, network: keras.Model, dataset: data.Dataset | None) -> Proof:
+def _prove(loaded: LoadedNetwork, network: keras.Model, dataset: data.Dataset | None, config: DataConfig) -> Proof:
     """Compare the file with the network: by mean IoU if it is quantized and there are masks, else pixel by pixel."""
     compare = prove_classes if loaded.returns_classes else prove
     if dataset is None:
-        return compare(loaded, network, drawn_images(loaded.metadata.size), "drawn images")
+        return compare(loaded, network, drawn_images(config, loaded.metadata.size), "drawn images")
     split, kind = (dataset.test, "test images") if len(dataset.test) else (dataset.train, "training images")
     if loaded.metadata.quantization != "none":
         return prove_quantized(loaded, network, split, kind)
     return compare(loaded, network, _spread(split, PROOF_IMAGES), kind)
 
 
-def drawn_images(size: tuple[int, int], count: int = PROOF_IMAGES) -> np.ndarray:
-    """Drawn scenes, uint8 ``(count, *size, 3)``, the same on every call."""
+def drawn_images(config: DataConfig, size: tuple[int, int], count: int = PROOF_IMAGES) -> np.ndarray:
+    """Drawn scenes ``(count, *size, channels)`` with the type and normalization of data, the same on every call."""
     from unet.data.shapes import draw_scene
 
     scenes = (draw_scene(np.random.default_rng(index))[0] for index in range(count))
-    return np.stack([resize_image(scene, size) for scene in scenes])
+    images = np.stack([resize_image(scene, size) for scene in scenes])
+    if config.is_rgb or config.moments is None:
+        return images
+    mean, deviation = map(np.array, config.moments)
+    values = images[..., np.arange(config.channels) % 3].astype(np.float32)
+    values = mean + deviation * (values - values.mean((0, 1, 2))) / values.std((0, 1, 2))
+    if config.dtype != "float32":
+        values = np.clip(np.rint(values), 0, np.iinfo(config.dtype).max)
+    return values.astype(config.dtype)
 
 
 def _metadata(run: Run, file_format: Format, size, activation: str, quantize: str) -> Metadata:
@@ -227,6 +247,17 @@ def with_softmax(network: keras.Model) -> keras.Model:
     """Append a softmax to a network that returns logits."""
     probabilities = keras.layers.Softmax(dtype="float32", name="probabilities")(network.output)
     return keras.Model(network.input, probabilities, name=network.name)
+
+
+def with_sigmoid(network: keras.Model) -> keras.Model:
+    """Append a sigmoid to a network that returns logits of labels."""
+    probabilities = keras.layers.Activation("sigmoid", dtype="float32", name="probabilities")(network.output)
+    return keras.Model(network.input, probabilities, name=network.name)
+
+
+def with_sets(network: keras.Model) -> keras.Model:
+    """Let a network that returns logits of labels return the set of each pixel's labels, uint8 ``(B, H, W)``."""
+    return keras.Model(network.input, LabelSets(name="classes")(network.output), name=network.name)
 
 
 def with_argmax(network: keras.Model) -> keras.Model:

@@ -11,8 +11,6 @@ from unet.console import track
 from unet.data.images import resize_image
 from unet.errors import RunError
 from unet.formats import LoadedNetwork, Metadata
-from unet.formats.base import log_probabilities
-from unet.inference import softmax
 from unet.metrics import Tally
 from unet.upsamplers import layer_class
 
@@ -27,6 +25,8 @@ SAME_CLASS_FLOAT16 = 0.99
 """The same for float16 weights, if there are no masks to compute mean IoU with."""
 LARGEST_LOSS = 0.01
 """Largest accepted loss of mean IoU by quantization."""
+SURE = 7.0
+"""Logit from which on float32 probabilities of a label, over 0.999, do not determine it to ``LARGEST_DIFFERENCE``."""
 BATCH = 16
 
 
@@ -111,7 +111,8 @@ class ClassesProof:
     same_class: float
     """Share of pixels that get the same class."""
     largest_gap: float
-    """Largest difference, over pixels that get another class, between the network's logits of the two classes."""
+    """Largest difference, over pixels that get another class, between the network's logits of the two classes; of
+    labels, largest logit of one that differs."""
     within: float = 1.0
     """Share of pixels that get the same class, or another one with a gap of at most ``LARGEST_DIFFERENCE``: a tie."""
 
@@ -182,10 +183,13 @@ def prove(
             raise RunError(
                 f"the file returns an array {found.shape} for images {batch.shape}, the network {expected.shape}"
             )
-        same += int((found.argmax(-1) == expected.argmax(-1)).sum())
+        head = loaded.metadata.meaning
+        same += int((head.mask(found) == head.mask(expected)).sum())
         pixels += expected[..., 0].size
-        if loaded.metadata.activation == "softmax":
-            expected = log_probabilities(softmax(expected))
+        if loaded.metadata.activation != "none":
+            expected = head.logits(head.probabilities(expected))
+        if loaded.metadata.activation == "sigmoid":
+            found, expected = (np.clip(logits, -SURE, SURE) for logits in (found, expected))
         apart = np.nan_to_num(np.abs(found - expected).max(-1), nan=np.inf)  # NaN must not count as small
         within += int((apart <= LARGEST_DIFFERENCE).sum())
         difference = max(difference, float(apart.max()))
@@ -202,13 +206,12 @@ def prove_classes(
     loaded: LoadedNetwork, network: keras.Model, images: np.ndarray, compared_on: str = "test images"
 ) -> ClassesProof:
     """Compare the class ids that a file returns with the network's logits; arguments as for :func:`prove`."""
-    gaps = []
+    gaps, head = [], loaded.metadata.meaning
     for batch in _batches(loaded.metadata, images):
         logits = np.asarray(network.predict_on_batch(batch), np.float32)
         ids = loaded.class_ids(batch)
-        own = np.take_along_axis(logits, ids[..., None].astype(np.intp), axis=-1)[..., 0]
-        gap = np.nan_to_num(logits.max(-1) - own, nan=np.inf)  # NaN must not count as a tie
-        gaps.append(np.where(ids == logits.argmax(-1), -1, gap).ravel())
+        gap = np.nan_to_num(head.gap(logits, ids), nan=np.inf)  # NaN must not count as a tie
+        gaps.append(np.where(ids == head.mask(logits), -1, gap).ravel())
     gap = np.concatenate(gaps)
     return ClassesProof(
         images=len(images),
@@ -240,19 +243,21 @@ def prove_quantized(
         split: Images and masks at the size of ``loaded.metadata``.
         compared_on: See :class:`QuantizedProof`.
     """
-    tallies = {name: Tally(loaded.metadata.classes) for name in ("file", "network")}
+    head, count = loaded.metadata.meaning, len(loaded.metadata.classes)
+    tallies = {name: Tally(loaded.metadata.classes, head) for name in ("file", "network")}
     same, pixels = 0, 0
     for start in track(range(0, len(split), BATCH), -(-len(split) // BATCH), f"comparing on {compared_on}"):
         chosen = slice(start, start + BATCH)
         images, masks = split.read(chosen)
-        if loaded.returns_classes:  # mean IoU depends on the largest value only
-            output = np.eye(len(loaded.metadata.classes), dtype=np.float32)[loaded.class_ids(images)]
+        if loaded.returns_classes:  # mean IoU depends on the mask only
+            ids = loaded.class_ids(images)
+            output = np.stack([np.where(head.of(ids, index), 1, -1) for index in range(count)], -1).astype(np.float32)
         else:
-            output = loaded(images)
+            output = loaded.logits(images)
         outputs = {"file": output, "network": np.asarray(network.predict_on_batch(images), np.float32)}
         for name, tally in tallies.items():
             tally.add(split.names[chosen], masks, outputs[name])
-        same += int((outputs["file"].argmax(-1) == outputs["network"].argmax(-1)).sum())
+        same += int((head.mask(outputs["file"]) == head.mask(outputs["network"])).sum())
         pixels += masks.size
     reached, expected = (tallies[name].scores()["mean_iou"]["dataset"] for name in ("file", "network"))
     return QuantizedProof(

@@ -12,7 +12,7 @@ from unet import backend, records
 from unet.config import Config
 from unet.encoders import ENCODERS
 from unet.errors import InputError, nearest
-from unet.formats.base import ACTIVATIONS, LICENCE, Format, LoadedNetwork, Metadata
+from unet.formats.base import ACTIVATIONS, LICENCE, OTHER_PIXELS, PIXELS, VERSION, Format, LoadedNetwork, Metadata
 from unet.formats.keras import KerasFormat, KerasNetwork
 from unet.formats.litert import LiteRT
 from unet.formats.onnx import Onnx
@@ -86,15 +86,20 @@ def describe(run) -> Metadata:
     config, info = run.config, run.info
     try:
         return Metadata(
+            version=1 if config.data.is_rgb and config.model.head != "labels" else VERSION,
             classes=info.classes,
             colours=info.colours,
             size=config.data.size,
             sampling=config.data.sampling,
             scale=config.data.scale,
+            channels=config.data.channels,
+            dtype=config.data.dtype,
+            normalization=PIXELS if config.data.is_rgb else OTHER_PIXELS,
             dynamic=True,
             activation="none",
             encoder=config.model.encoder,
             upsampler=config.model.upsampler.name,
+            head=config.model.head,
             licence=_terms(config),
             config=config.without_paths(),
         )

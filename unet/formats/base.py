@@ -13,14 +13,17 @@ from pydantic.dataclasses import dataclass
 
 from unet import records
 from unet.colours import Colour, hex_colours
-from unet.config.schema import SCALES
+from unet.config.schema import MAX_IMAGE_CHANNELS, MAX_LABELS, SCALES
+from unet.data.heads import Head, head_of
+from unet.data.images import PixelFormat
 from unet.environment import environment_variables
 from unet.errors import InputError
 
-ACTIVATIONS = ("softmax", "none", "classes")
-VERSION = 1
+ACTIVATIONS = ("softmax", "sigmoid", "none", "classes")
+VERSION = 2
 """Version of the metadata. Increase it when a field changes its meaning, not for an additional field with a default."""
 PIXELS = "pixels 0 to 255 in RGB order; the network scales them itself"
+OTHER_PIXELS = "pixels as in the image files; the network scales them itself"
 LICENCE = "not stated; the terms of the training images apply"
 LARGEST_SIZE = 2**24
 """Largest number of pixels of an image that a network is run on at once."""
@@ -38,8 +41,9 @@ class Metadata:
     existed is loaded with the field's default.
     """
 
-    version: int = VERSION
-    """Version of these metadata."""
+    version: int = 1
+    """Version of these metadata: 1, or 2 for what earlier releases would take for something else: sets of labels, and
+    images that are not 3 channels of uint8."""
     classes: Annotated[tuple[records.Label, ...], Field(min_length=1, max_length=255)]
     """Class names, in the order of the output channels."""
     colours: Annotated[tuple[Colour, ...], Field(min_length=1)] = ()
@@ -50,10 +54,18 @@ class Metadata:
     """What the network was trained on: ``"resize"``: images resized to ``size``; ``"crop"``: windows of ``size``."""
     scale: Annotated[float, Field(ge=SCALES[0], le=SCALES[1])] = 1.0
     """``"crop"``: factor of height and width of the images that windows were cut from."""
+    channels: Annotated[int, Field(ge=1, le=MAX_IMAGE_CHANNELS)] = 3
+    """Channels of an image: 3 for red, green and blue."""
+    dtype: Annotated[str, Field(pattern="^(uint8|uint16|float32)$")] = "uint8"
+    """Type of the pixels in the image files; the input is float32 with the same values."""
     dynamic: bool
     """Whether the file accepts any height and width."""
-    activation: Annotated[str, Field(pattern="^(softmax|none|classes)$")]
-    """``"softmax"``: the output is probabilities; ``"none"``: logits; ``"classes"``: the id of each pixel's class."""
+    activation: Annotated[str, Field(pattern="^(softmax|sigmoid|none|classes)$")]
+    """``"softmax"``, or of labels ``"sigmoid"``: the output is probabilities; ``"none"``: logits; ``"classes"``: the id
+    of each pixel's class, or the set of its labels."""
+    head: Annotated[str, Field(pattern="^(softmax|sigmoid|labels)$")] = "softmax"
+    """``"labels"``: a pixel may have several of the classes, or none; otherwise it has one. A set of labels is a number
+    whose bit k, of value 2ᵏ, is label k."""
     quantization: Annotated[str, Field(pattern="^(none|float16|int8)$")] = "none"
     """``"none"``, ``"float16"`` or ``"int8"``."""
     encoder: records.Label = "plain"
@@ -67,6 +79,11 @@ class Metadata:
     config: dict[str, Any] = Field(default_factory=dict)
     """Training configuration."""
 
+    @property
+    def pixels(self) -> PixelFormat:
+        """What the pixels of an image are."""
+        return PixelFormat(self.channels, self.dtype)
+
     def __post_init__(self):
         if not self.colours:
             object.__setattr__(self, "colours", hex_colours(len(self.classes)))
@@ -74,12 +91,21 @@ class Metadata:
             raise ValueError(f"colours: {len(self.classes)} classes have {len(self.colours)} colours")
         if len(set(self.classes)) < len(self.classes):
             raise ValueError("classes: two have the same name")
+        if self.meaning.labels and len(self.classes) > MAX_LABELS:
+            raise ValueError(f"classes: {len(self.classes)} labels, and at most {MAX_LABELS} are possible")
+        if self.activation in ("softmax", "sigmoid") and self.activation != self.meaning.activation:
+            raise ValueError(f"activation: {self.activation} does not suit the head {self.head}")
         if self.size[0] * self.size[1] > LARGEST_SIZE:
             raise ValueError(f"size: {self.size[0]}×{self.size[1]} is more than {LARGEST_SIZE:,} pixels")
         model = self.config.get("model", {})
         depth = model.get("depth", 4) if isinstance(model, dict) else None
         if type(depth) is not int or not 1 <= depth <= LARGEST_DEPTH:
             raise ValueError(f"config.model.depth: should be 1 to {LARGEST_DEPTH}")
+
+    @property
+    def meaning(self) -> Head:
+        """What the values of a mask mean, and how logits become such values."""
+        return head_of(self.head)
 
     @property
     def stride(self) -> int:
@@ -130,11 +156,12 @@ class LoadedNetwork:
         """Run the network.
 
         Args:
-            pixels: ``(B, H, W, 3)`` in 0..255, of any real dtype; H×W is ``metadata.size`` unless it is dynamic.
+            pixels: ``(B, H, W, channels)`` as in the image files, of any real dtype; H×W is ``metadata.size`` unless it
+                is dynamic.
 
         Returns:
-            float32 ``(B, H, W, classes)``, probabilities or logits; or uint8 ``(B, H, W)``, class ids: see
-            ``metadata.activation``.
+            float32 ``(B, H, W, classes)``, probabilities or logits; or uint8 ``(B, H, W)``, class ids or sets of
+            labels: see ``metadata.activation``.
         """
         raise NotImplementedError
 
@@ -161,6 +188,7 @@ class LoadedNetwork:
 
         Log-probabilities of files that return probabilities: they equal the logits up to a constant per pixel, the
         same for all classes. Resizing, blending or averaging them leads to the same mask and the same probabilities.
+        Of labels, the inverse of the sigmoid.
         Arguments and shape as in the call.
 
         Raises:
@@ -168,18 +196,22 @@ class LoadedNetwork:
         """
         self.needs_values("this")
         output = self._checked(self(pixels), (*pixels.shape[:3], len(self.metadata.classes)))
-        return log_probabilities(output) if self.metadata.activation == "softmax" else output
+        return output if self.metadata.activation == "none" else self.metadata.meaning.logits(output)
 
     def class_ids(self, pixels: np.ndarray) -> np.ndarray:
-        """Run the network and return the class of each pixel, uint8 ``(B, H, W)``, whatever the file's output is.
+        """Run the network and return the class of each pixel, or the set of its labels, whatever the file's output is.
+
+        Returns:
+            uint8 ``(B, H, W)``.
 
         Raises:
             InputError: The output is not what the metadata say.
         """
         if not self.returns_classes:
-            return self.logits(pixels).argmax(-1).astype(np.uint8)
+            return self.metadata.meaning.mask(self.logits(pixels))
         ids = self._checked(self(pixels), pixels.shape[:3])
-        if ids.dtype != np.uint8 or ids.max(initial=0) >= len(self.metadata.classes):
+        largest = self.metadata.meaning.largest(len(self.metadata.classes))
+        if ids.dtype != np.uint8 or ids.max(initial=0) > largest:
             raise InputError(
                 f"{self.path}: returns {ids.dtype} up to {ids.max(initial=0)}, where its metadata describe the ids of "
                 f"{len(self.metadata.classes)} classes; it is damaged, or not what it claims to be"
@@ -236,7 +268,7 @@ class Format:
             network: ``keras.Model`` in float32 that matches ``metadata``.
             path: File name with the extension :attr:`suffix`.
             metadata: Stored in the file; ``metadata.quantization`` is ``"none"`` or one of :attr:`quantizations`.
-            examples: Training images, uint8 ``(N, *metadata.size, 3)``, used to calibrate int8 ranges.
+            examples: Training images ``(N, *metadata.size, metadata.channels)``, used to calibrate int8 ranges.
         """
         raise NotImplementedError
 
@@ -257,11 +289,11 @@ def check_shapes(path: Path, metadata: Metadata, inputs: Sequence[Sequence], out
     """Compare the shapes of a network's inputs and outputs with its metadata; see :meth:`LoadedNetwork._check`."""
     axes = "(B, H, W)" if metadata.activation == "classes" else "(B, H, W, classes)"
     if [len(shape) for shape in (*inputs, *outputs)] != [4, axes.count(",") + 1] or len(inputs) != 1:
-        raise InputError(f"{path}: is not a network from one image (B, H, W, 3) to one array {axes}")
+        raise InputError(f"{path}: is not a network from one image (B, H, W, channels) to one array {axes}")
     _, *size, channels = map(_side, inputs[0])
     classes = _side(outputs[0][3]) if len(outputs[0]) == 4 else None
-    if channels not in (None, 3):
-        raise InputError(f"{path}: its network takes images of {channels} channels, not 3")
+    if channels not in (None, metadata.channels):
+        raise InputError(f"{path}: its network takes images of {channels} channels, not {metadata.channels}")
     if classes not in (None, len(metadata.classes)):
         raise InputError(
             f"{path}: its network has {classes} classes, and its metadata name {len(metadata.classes)}; it is damaged, "
@@ -281,17 +313,12 @@ def _side(value) -> int | None:
     return int(value) if isinstance(value, int | np.integer) and value > 0 else None
 
 
-def log_probabilities(probabilities: np.ndarray) -> np.ndarray:
-    """Natural logarithm of probabilities, which are clipped at 1e-7: lower ones are below float32 precision."""
-    return np.log(np.maximum(probabilities, 1e-7))
-
-
 def input_signature(metadata: Metadata) -> list:
     """Input that the network is traced for: float32 pixels, any batch size, one image size or any."""
     import keras
 
     size = (None, None) if metadata.dynamic else metadata.size
-    return [keras.InputSpec(shape=(None, *size, 3), dtype="float32", name="pixels")]
+    return [keras.InputSpec(shape=(None, *size, metadata.channels), dtype="float32", name="pixels")]
 
 
 def runtime(module: str, extra: str, path: Path, **environment: str):

@@ -83,7 +83,7 @@ class _OnnxNetwork(LoadedNetwork):
 def _name(model, metadata: Metadata) -> None:
     """Name the output after its content, and the variable axes batch, height and width."""
     (output,) = model.graph.output
-    titles = {"softmax": "probabilities", "none": "logits", "classes": "classes"}
+    titles = {"softmax": "probabilities", "sigmoid": "probabilities", "none": "logits", "classes": "classes"}
     before, output.name = output.name, titles[metadata.activation]
     for node in model.graph.node:
         for names in (node.input, node.output):

@@ -1,4 +1,4 @@
-"""The kinds of images that a predictor accepts, as uint8 arrays."""
+"""The kinds of images that a predictor accepts, as arrays."""
 
 import os
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from unet.data.images import read_image, to_rgb
+from unet.data.images import RGB, PixelFormat, WrongPixels, to_rgb
 from unet.errors import InputError
 
 
@@ -24,22 +24,28 @@ def as_images(images: Any) -> tuple[Iterable, bool]:
     return [images], True
 
 
-def as_pixels(image: Any) -> np.ndarray:
-    """Convert an image to uint8 ``(H, W, 3)``.
+def as_pixels(image: Any, pixels: PixelFormat = RGB) -> np.ndarray:
+    """Convert an image to ``(H, W, channels)`` with the type of pixels that a network takes.
 
     Args:
-        image: A path, a PIL image, or a uint8 array ``(H, W)``, ``(H, W, 3)`` or ``(H, W, 4)``.
+        image: A path, a PIL image, or an array ``(H, W)`` or ``(H, W, C)``; uint8 colours may have a fourth channel for
+            transparency.
+        pixels: What the network takes.
 
     Raises:
         InputError: It is something else, or a file that cannot be read.
     """
     if isinstance(image, str | os.PathLike):
         try:
-            return read_image(Path(image))
+            return pixels.read(Path(image))
+        except WrongPixels as error:
+            raise InputError(f"{image}: {error}") from None
         except FileNotFoundError:
             raise InputError(f"{image}: there is no such file") from None
         except OSError as error:
             raise InputError(f"{image}: cannot be read as an image ({error.strerror or error})") from error
+    if not pixels.is_rgb:
+        return _converted(image, pixels)
     if isinstance(image, Image.Image):
         try:
             return to_rgb(image)
@@ -55,3 +61,16 @@ def as_pixels(image: Any) -> np.ndarray:
     if 0 in array.shape or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
         raise InputError(f"{expected}, received shape {array.shape}")
     return array if array.ndim == 3 and array.shape[2] == 3 else to_rgb(Image.fromarray(array))
+
+
+def _converted(image: Any, pixels: PixelFormat) -> np.ndarray:
+    """An array or PIL image for a network that does not take ordinary pictures."""
+    if isinstance(image, Image.Image):
+        image = np.asarray(image)
+    if not hasattr(image, "__array__"):
+        expected = f"expected a path or an array (H, W, {pixels.channels}) of {pixels.dtype}"
+        raise InputError(f"{expected}, received {type(image).__name__}")
+    try:
+        return pixels.converted(np.asarray(image))
+    except WrongPixels as error:
+        raise InputError(f"the image {error}") from None

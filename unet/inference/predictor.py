@@ -1,8 +1,8 @@
 """A loaded network applied to images of any size.
 
 Every network is used through its logits (:meth:`unet.formats.LoadedNetwork.logits`): resizing, blending and averaging
-apply to logits, before the softmax, whether the file itself returns logits or probabilities. Class ids of a file that
-returns nothing else are enlarged to the nearest pixel.
+apply to logits, before softmax or sigmoid, whether the file itself returns logits or probabilities. Class ids of a file
+that returns nothing else are enlarged to the nearest pixel.
 """
 
 import operator
@@ -11,7 +11,8 @@ from typing import Any, NamedTuple, TypedDict, Unpack, cast
 
 import numpy as np
 
-from unet.data.images import resize_image, resize_logits, resize_mask, resized_argmax, scaled
+from unet.data.heads import softmax as softmax
+from unet.data.images import placed, resize_image, resize_logits, resize_mask, resized_bands, scaled
 from unet.deprecation import renamed
 from unet.errors import InputError, nearest
 from unet.formats import LoadedNetwork
@@ -75,17 +76,18 @@ class Prediction(NamedTuple):
     """The segmentation of one image, at its own size."""
 
     mask: np.ndarray
-    """uint8 ``(H, W)``: class ids."""
+    """uint8 ``(H, W)``: class ids; or sets of labels, in which bit k, of value 2ᵏ, is label k."""
     probabilities: np.ndarray | None
-    """float32 ``(H, W, classes)``, summing to 1 over classes, if requested."""
+    """float32 ``(H, W, classes)``, summing to 1 over classes, or the probability of each label, if requested."""
 
 
 class Predictor:
     """Segments images with a run or an exported file.
 
     Images are paths, PIL images, uint8 arrays ``(H, W)``, ``(H, W, 3)`` or ``(H, W, 4)``, any iterable of these, or a
-    uint8 array ``(N, H, W, 3)``, each of any size. A single image gives a single result, several give a list. For the
-    keyword arguments see :class:`Options`. An invalid image or option raises :class:`~unet.errors.InputError`.
+    uint8 array ``(N, H, W, 3)``, each of any size; for networks of other images, arrays with their channels and type. A
+    single image gives a single result, several give a list. For the keyword arguments see :class:`Options`. An invalid
+    image or option raises :class:`~unet.errors.InputError`.
 
     Example:
         ``unet.load("runs/pets").predict("photo.jpg", mode="tile", tile=(512, 512))``
@@ -108,9 +110,15 @@ class Predictor:
 
     @renamed(large="mode")
     def predict(self, images: Any, **options: Unpack[Options]) -> np.ndarray | list[np.ndarray]:
-        """Return class ids, uint8 ``(H, W)``, of one image, or a list of such masks."""
+        """Return class ids, uint8 ``(H, W)``, of one image, or a list of such masks.
+
+        Of a network for several labels per pixel: bool ``(H, W, labels)``, whether each label is set.
+        """
         images, single = as_images(images)
         masks = [prediction.mask for prediction in self.segment(images, **options)]
+        head, count = self.metadata.meaning, len(self.metadata.classes)
+        if head.labels:
+            masks = [np.stack([head.of(mask, index) for index in range(count)], axis=-1) for mask in masks]
         return masks[0] if single else masks
 
     @renamed(large="mode")
@@ -146,14 +154,17 @@ class Predictor:
         if mode == "resize":
             return self._resized(images, probabilities, flip, batch_size)
         tile = self._checked_tile(tile)
-        return (self._tiled(as_pixels(image), probabilities, tile, overlap, flip, batch_size) for image in images)
+        return (
+            self._tiled(as_pixels(image, self.metadata.pixels), probabilities, tile, overlap, flip, batch_size)
+            for image in images
+        )
 
     def _resized(self, images, probabilities: bool, flip: bool, batch_size: int) -> Iterator[Prediction]:
         """Segment whole images at the size the network was trained at."""
 
         def prepared():
             for image in images:
-                pixels = as_pixels(image)
+                pixels = as_pixels(image, self.metadata.pixels)
                 yield resize_image(pixels, self.metadata.size), pixels.shape[:2]
 
         for batch in batches(prepared(), batch_size):
@@ -162,10 +173,13 @@ class Predictor:
                     yield Prediction(resize_mask(ids, size), None)
                 continue
             for logits, (_, size) in zip(self._logits(np.stack([pixels for pixels, _ in batch]), flip), batch):
-                yield Prediction(
-                    resized_argmax(logits, size),
-                    softmax(resize_logits(logits, size)) if probabilities else None,
-                )
+                yield self._prediction(logits, size, probabilities)
+
+    def _prediction(self, logits: np.ndarray, size: tuple[int, int], probabilities: bool) -> Prediction:
+        """The segmentation of an image from logits ``(h, w, classes)``, which are enlarged to its size."""
+        head = self.metadata.meaning
+        shares = head.probabilities(resize_logits(logits, size)) if probabilities else None
+        return Prediction(head.resized_mask(logits, size), shares)
 
     def _checked_tile(self, tile: tuple[int, int] | None) -> tuple[int, int]:
         """The tile's height and width, which the network accepts."""
@@ -188,19 +202,13 @@ class Predictor:
         """Segment an image at its own resolution, times the scale of the training images."""
         size = image.shape[:2]
         bands = self.logit_bands(image, tile, overlap, flip, batch_size)
-        if self.metadata.scale != 1:
-            logits = np.concatenate(list(bands))
-            mask = resized_argmax(logits, size)
-            return Prediction(mask, softmax(resize_logits(logits, size)) if probabilities else None)
+        head = self.metadata.meaning
         mask = np.empty(size, np.uint8)
         shares = np.empty((*size, len(self.metadata.classes)), np.float32) if probabilities else None
-        top = 0
-        for logits in bands:
-            band = slice(top, top + len(logits))
-            mask[band] = logits.argmax(-1)
+        for rows, logits in placed(bands):
+            mask[rows] = head.mask(logits)
             if shares is not None:
-                shares[band] = softmax(logits)
-            top = band.stop
+                shares[rows] = head.probabilities(logits)
         return Prediction(mask, shares)
 
     def logit_bands(
@@ -214,36 +222,30 @@ class Predictor:
         """Compute the blended logits of an image in tiles, from top to bottom.
 
         Args:
-            image: uint8 ``(H, W, 3)``.
+            image: ``(H, W, channels)``, of the type of ``metadata.pixels``.
             tile: Height and width of the tiles; ``None``: the size the network was trained at.
             overlap: See :class:`Options`, as for the other arguments.
             flip: Average with the mirror images.
             batch_size: Tiles processed at a time.
 
         Yields:
-            float32 ``(rows, W, classes)``; all bands together have the size of the image times ``metadata.scale``.
+            float32 ``(rows, W, classes)``; all bands together have the size of the image.
         """
-        image = resize_image(image, scaled(image.shape, self.metadata.scale))
+        whole = image.shape[:2]
+        image = resize_image(image, scaled(whole, self.metadata.scale))
         size, stride = image.shape[:2], self.metadata.stride
         tile = tile or self.metadata.size
         if self.metadata.dynamic:  # enlarge the tiles so that the last one ends with the image
             height, width = (min(length, side + (length - side) % stride) for length, side in zip(size, tile))
             tile = height, width
         rows, columns = (spans(length, side, overlap, stride) for length, side in zip(size, tile))
-        return blended_bands(lambda tiles: self._logits(tiles, flip), image, rows, columns, batch_size)
+        bands = blended_bands(lambda tiles: self._logits(tiles, flip), image, rows, columns, batch_size)
+        return bands if size == whole else resized_bands(bands, size[0], whole)
 
     def _logits(self, pixels: np.ndarray, flip: bool) -> np.ndarray:
-        """Logits ``(B, H, W, classes)`` of uint8 ``(B, H, W, 3)``."""
+        """Logits ``(B, H, W, classes)`` of images ``(B, H, W, channels)``."""
         logits = self.network.logits(pixels)
         if flip:
             mirrored = self.network.logits(np.ascontiguousarray(pixels[:, :, ::-1]))
             logits = (logits + mirrored[:, :, ::-1]) / 2
         return logits
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities of logits ``(..., classes)``."""
-    shares = logits - logits.max(-1, keepdims=True)
-    np.exp(shares, out=shares)
-    shares /= shares.sum(-1, keepdims=True)
-    return shares

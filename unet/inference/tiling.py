@@ -64,8 +64,8 @@ def blended_bands(
     """Blend the logits of all tiles, from the top of the image to the bottom.
 
     Args:
-        run: The network, from uint8 ``(B, h, w, 3)`` to logits ``(B, h, w, classes)``.
-        image: uint8 ``(H, W, 3)``; it is padded by reflection where tiles extend beyond it.
+        run: The network, from images ``(B, h, w, C)`` to logits ``(B, h, w, classes)``.
+        image: ``(H, W, C)``; it is padded by reflection where tiles extend beyond it.
         rows: Tiles along the height.
         columns: Tiles along the width.
         batch_size: Tiles that the network processes at a time.
@@ -74,11 +74,15 @@ def blended_bands(
         float32 ``(rows, W, classes)``: bands that together make up the image. Only one row of tiles is kept in memory.
     """
     height, width = image.shape[:2]
-    beyond = rows[-1].stop - height, columns[-1].stop - width
-    image = np.pad(image, ((0, beyond[0]), (0, beyond[1]), (0, 0)), mode="reflect") if any(beyond) else image
+    y, x = (  # the pixel of the image at each place that tiles cover
+        np.pad(np.arange(length), (0, tiles[-1].stop - length), mode="reflect")
+        for length, tiles in ((height, rows), (width, columns))
+    )
     top, band = 0, None
     for batch in batches(itertools.product(rows, columns), batch_size):
-        tiles = np.stack([image[row.start : row.stop, column.start : column.stop] for row, column in batch])
+        tiles = np.stack(
+            [image[np.ix_(y[row.start : row.stop], x[column.start : column.stop])] for row, column in batch]
+        )
         for (row, column), logits in zip(batch, run(tiles)):
             if band is None:
                 band = np.zeros((len(row.weights), columns[-1].stop, logits.shape[-1]), np.float32)

@@ -16,6 +16,7 @@ from PIL import Image
 from unet import figures
 from unet.colours import colour_table
 from unet.data import images
+from unet.data.masks import class_counts
 from unet.deprecation import renamed
 from unet.errors import InputError
 from unet.page import decoder
@@ -87,9 +88,7 @@ def segment(
         start = time.perf_counter()
         mask = np.asarray(predictor.predict(pixels, mode=mode, flip=flip))
         seconds = time.perf_counter() - start
-        classes = len(predictor.metadata.classes)
-        areas = sum(np.bincount(row, minlength=classes) for row in mask)  # of the whole mask it takes 8 bytes per pixel
-        shares = 100 * areas / mask.size
+        shares = 100 * class_counts(mask)[: len(predictor.metadata.classes)] / mask.size
         layer = figures.paletted(mask, colour_table(predictor.metadata.colours))
         networks.append(describe(predictor, shares) | {"mask": _layer(layer, shown.size), "seconds": seconds})
         masks.append(mask)

@@ -40,9 +40,13 @@ def load(path: str | Path):
     """Load a network and run it once, as the first call takes longer than the following ones.
 
     Raises:
-        InputError: See :func:`unet.load`.
+        InputError: See :func:`unet.load`; or a pixel may have several labels, which the page does not show.
     """
     predictor = unet.load(path)
+    if not predictor.metadata.pixels.is_rgb:
+        raise InputError(f"{path}: takes images with {predictor.metadata.pixels}; the page shows photographs only")
+    if predictor.metadata.meaning.labels:
+        raise InputError(f"{path}: gives a pixel several labels, which the page does not show; use unet predict")
     predictor.predict(np.zeros((*predictor.metadata.size, 3), np.uint8), mode="resize")
     return predictor
 
