@@ -2,11 +2,14 @@
 
 import importlib.util
 import json
+import signal
 import sys
+import time
 
 import pytest
 
 from tests.helpers import JIT
+from tests.helpers.commands import start_unet
 from unet import config, tracking
 from unet.errors import InputError, RunError
 from unet.runs import Run
@@ -109,6 +112,28 @@ def test_a_service_that_fails_does_not_end_the_training(client, make, monkeypatc
     assert epochs(client, "loss") == [(1, 2.5), (2, 1.25)]
 
 
+def test_a_run_killed_before_its_first_epoch_was_sent_continues_the_same_tracked_run(client, make):
+    run = make("mlflow")
+    tracking.Tracker(run, tracking.Record(), trains=True)
+    with tracking.following(run, continues=False) as tracker:
+        tracker.log(ROWS)
+    assert only_run(client).info.status == "FINISHED"
+    with tracking.following(run, continues=False) as tracker:  # last.keras was deleted: other numbers may follow
+        tracker.log(ROWS[:1])
+    experiment = client.get_experiment_by_name("unet-upsamplers").experiment_id
+    assert len(client.search_runs([experiment])) == 2
+
+
+def test_a_run_killed_after_its_last_checkpoint_is_completed(client, make, monkeypatch):
+    run = make("mlflow")
+    tracking.Tracker(run, tracking.Record(), trains=True).log(ROWS[:1])
+    tracking.complete(run, ROWS)
+    assert epochs(client, "loss") == [(1, 2.5), (2, 1.25)]
+    assert only_run(client).info.status == "FINISHED"
+    monkeypatch.setattr(tracking, "following", None)
+    tracking.complete(run, ROWS)  # nothing is missing
+
+
 def test_a_tracked_run_that_is_gone_is_reported(client, make):
     run = make("mlflow")
     run.tracking_file.write_text(json.dumps({"id": "0" * 32, "epochs": 1}))
@@ -180,6 +205,36 @@ def wandb_records(path):
             found.append(Record.FromString(partial))
             partial = b""
     return found
+
+
+@pytest.mark.slow
+def test_a_killed_run_loses_no_epoch_in_wandb(make, monkeypatch):
+    """Also those that W&B still has in memory when its process is gone."""
+    if not importlib.util.find_spec("wandb"):
+        pytest.skip("W&B is not installed: pip install '.[wandb]'")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.delenv("WANDB_SERVICE", raising=False)  # otherwise the process would share the service of this one
+    run = make("wandb", "training.epochs=60")
+    process = start_unet("train", run.path, UNET_CACHE=str(run.path.parent / "cache"))
+    while process.poll() is None and not (run.tracking_file.is_file() and tracked_epochs(run)):
+        time.sleep(0.005)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    sent = tracked_epochs(run)
+    rows = [{"epoch": epoch, "loss": 1 / epoch} for epoch in range(1, sent + 2)]
+    with tracking.following(run, continues=True) as tracker:
+        tracker.log(rows)
+    *_, resumed = [wandb_records(path) for path in sorted(run.path.glob("wandb/offline-run-*/*.wandb"))]
+    (first, *_) = [record.run for record in resumed if record.HasField("run")]
+    assert "training.batch_size" in {item.key for item in first.config.update}
+    losses = [(values["_step"], values["loss"]) for values in map(row_of, resumed) if "loss" in values]
+    assert losses == [(row["epoch"], row["loss"]) for row in rows]
+
+
+def tracked_epochs(run):
+    """Number of epochs sent so far."""
+    return json.loads(run.tracking_file.read_text())["epochs"]
 
 
 @pytest.mark.slow

@@ -47,6 +47,10 @@ class Record:
     """Identifier of the tracked run at its service; ``None`` before training."""
     epochs: NonNegativeInt = 0
     """Number of epochs sent so far."""
+    stored: NonNegativeInt = 0
+    """How many of them are there even if the process is killed. W&B keeps what it is given in memory for a while."""
+    finished: bool = False
+    """Whether the service knows that the training has finished."""
 
 
 class TrackedRun(Protocol):
@@ -55,6 +59,8 @@ class TrackedRun(Protocol):
     id: str
     place: str
     """Where a person finds it."""
+    stores_at_once: bool
+    """Whether the values of an epoch are stored when :meth:`log` returns, or else when :meth:`close` does."""
 
     def log(self, values: dict[str, float], epoch: int) -> None:
         """Add the values of an epoch."""
@@ -99,7 +105,8 @@ def following(run: Run, continues: bool) -> Iterator["Tracker | None"]:
 
     Args:
         run: The run.
-        continues: Whether it continues the run that has been tracked before, or begins a new one.
+        continues: Whether it continues the training that has been tracked before, or begins again. Then so does the
+            tracked run, unless no epoch has been sent to it.
 
     Raises:
         InputError: The service cannot be used; the message says what to do.
@@ -108,7 +115,8 @@ def following(run: Run, continues: bool) -> Iterator["Tracker | None"]:
         yield None
         return
     record = _record(run)
-    tracker = Tracker(run, record if continues else Record(record.labels), trains=True)
+    same = continues or not record.epochs
+    tracker = Tracker(run, record if same else Record(record.labels), trains=True)
     try:
         yield tracker
     except (KeyboardInterrupt, SystemExit):
@@ -118,6 +126,23 @@ def following(run: Run, continues: bool) -> Iterator["Tracker | None"]:
         tracker.close("failed")
         raise
     tracker.close("finished")
+
+
+def complete(run: Run, rows: list[dict[str, float]]) -> None:
+    """Send what is missing of a run whose training has finished, if its process could not send it.
+
+    Args:
+        run: The run.
+        rows: The rows of its history.
+
+    Raises:
+        InputError: The service cannot be used.
+    """
+    record = _record(run)
+    if record.id is not None and not record.finished:
+        with following(run, continues=True) as tracker:
+            if tracker is not None:
+                tracker.log(rows)
 
 
 def add_scores(run: Run, split: str, scores: dict) -> None:
@@ -156,7 +181,7 @@ class Tracker:
     """
 
     def __init__(self, run: Run, record: Record, trains: bool):
-        self._run, self._record = run, record
+        self._run, self._record, self._sent = run, record, record.stored
         service = run.config.tracking
         with _explained(service, run if record.id else None):
             parameters = flattened(run.config.without_paths())
@@ -165,19 +190,20 @@ class Tracker:
         log.info("tracked by %s: %s", SERVICES[service], self._tracked.place)
 
     def log(self, rows: list[dict[str, float]]) -> None:
-        """Send the epochs that have not been sent yet.
+        """Send the epochs that have not been sent yet, or may have been lost when a process was killed.
 
         Args:
             rows: The saved rows of the history, from the first epoch on.
         """
-        for row in rows[self._record.epochs :]:
+        for row in rows[self._sent :]:
             values = {key: value for key, value in row.items() if key != "epoch" and math.isfinite(value)}
             epoch = int(row["epoch"])
             with self._warning() as tracked:
                 if tracked is None:
                     return
                 tracked.log(values, epoch)
-                self._update(epochs=epoch)
+                self._sent = epoch
+                self._update(epochs=epoch, stored=epoch if tracked.stores_at_once else self._record.stored)
 
     def summarize(self, values: dict[str, float]) -> None:
         """Set values of the whole run."""
@@ -190,6 +216,7 @@ class Tracker:
         with self._warning() as tracked:
             if tracked is not None:
                 tracked.close(outcome)
+                self._update(stored=self._sent, finished=self._record.finished or outcome == "finished")
 
     def _update(self, **changes) -> None:
         self._record = dataclasses.replace(self._record, **changes)

@@ -24,6 +24,8 @@ MAX_VALUE = 6000
 class TrackedRun:
     """A run of an MLflow experiment."""
 
+    stores_at_once = True
+
     def __init__(self, client: MlflowClient, identifier: str):
         self.id, self._client = identifier, client
         self.place = f"run {identifier} at {client.tracking_uri}"

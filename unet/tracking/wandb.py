@@ -16,6 +16,8 @@ MAX_LABEL = 64
 class TrackedRun:
     """A run of a W&B project."""
 
+    stores_at_once = False
+
     def __init__(self, tracked: wandb.Run):
         self.id, self._tracked = tracked.id, tracked
         self.place = os.path.dirname(tracked.dir) if tracked.offline else str(tracked.url)
@@ -46,7 +48,7 @@ def open_run(run: Run, record: Record, parameters: dict[str, Any], trains: bool)
         group=ablation or None,
         job_type=variant[:MAX_LABEL] or None,
         tags=[text[:MAX_LABEL] for text in labels] or None,
-        config=parameters if record.id is None else None,
+        config=None if record.stored else parameters,
         dir=None if os.environ.get("WANDB_DIR") else str(run.path),
         reinit="create_new",  # a program that trains may have a run of its own
         settings=wandb.Settings(console="off", silent=True),
