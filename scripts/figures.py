@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Draw the charts of a committed ablation, and write its report, from its summary.json."""
+"""Draw the charts of committed ablations, and write their reports, from their summary.json."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,14 +10,21 @@ from unet import console
 
 
 def main(
-    results: Annotated[Path, typer.Argument(metavar="DIRECTORY", help="Folder of summary.json.")] = Path(
-        "docs/results/upsamplers_cpu"
-    ),
+    directories: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="DIRECTORY", help="Folders of summary.json; default: all in docs/results."),
+    ] = None,
 ):
     """Draw DIRECTORY/charts and write DIRECTORY/report.md from DIRECTORY/summary.json.
 
     python scripts/figures.py
     """
+    for directory in directories or sorted(path.parent for path in Path("docs/results").glob("*/summary.json")):
+        draw_ablation(directory)
+
+
+def draw_ablation(results: Path) -> None:
+    """Draw the charts of one ablation, and write its report."""
     from unet.ablation.report import charts
     from unet.ablation.report.markdown import as_markdown
     from unet.ablation.report.results import Summary
@@ -27,7 +34,7 @@ def main(
     summary = Summary.load(results / "summary.json")
     for draw in (charts.score_by_cost, charts.differences, charts.learning):
         figure, path = draw(summary), results / "charts" / f"{draw.__name__}.png"
-        if figure:
+        if figure is not None:
             save(figure, path)
         else:
             path.unlink(missing_ok=True)

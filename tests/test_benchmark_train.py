@@ -24,6 +24,7 @@ torch = pytest.importorskip("torch")
     [
         ("nearest", {}, {}),
         ("bilinear", {}, {"block": "residual"}),
+        ("nearest", {}, {"classes": 2, "head": "sigmoid"}),
         ("bilinear", {"align_corners": True}, {"normalization": "group", "activation": "silu"}),
         *(("conv_transpose", {"kernel_size": size}, {"normalization": "none"}) for size in (2, 3, 4)),
     ],
@@ -31,9 +32,8 @@ torch = pytest.importorskip("torch")
 def test_the_program_gives_the_logits_of_the_network(rng, upsampler, options, more):
     from unet.benchmark.torch_program import Program
 
-    network = build_unet(
-        3, width=4, depth=2, upsampler=upsampler, upsampler_options=options, input_shape=(13, 18, 3), **more
-    )
+    settings = {"classes": 3, "width": 4, "depth": 2, "input_shape": (13, 18, 3)} | more
+    network = build_unet(**settings, upsampler=upsampler, upsampler_options=options)
     for weight in network.weights:  # biases and statistics too
         weight.assign(rng.uniform(0.1, 0.5, weight.shape) * (1 if "variance" in weight.path else rng.choice([-1, 1])))
     pixels = rng.uniform(0, 255, (2, 13, 18, 3)).astype("float32")
@@ -100,15 +100,41 @@ def test_utilization_of_a_gpu():
     assert measured("jax", [0.16], "mixed_bfloat16").utilization is None
 
 
+RESULTS = ROOT / "docs" / "results"
+COMMITTED = ("training_speed", "training_speed_jax")
+
+
+def committed(name):
+    content = json.loads((RESULTS / f"{name}.json").read_text())
+    return [Measurement(**one) for one in content["measurements"]]
+
+
 @pytest.mark.backend_free
-def test_the_committed_table_is_that_of_the_measurements():
-    results = ROOT / "docs" / "results"
-    content = json.loads((results / "training_speed.json").read_text())
-    _, rows = table([Measurement(**one) for one in content["measurements"]], on_gpu=False)
-    text = (results / "training_speed.md").read_text(encoding="utf-8").splitlines()
-    assert [line for line in text if line.startswith(("| tensorflow", "| torch", "| PyTorch"))] == [
+@pytest.mark.parametrize("name", COMMITTED)
+def test_the_committed_table_is_that_of_the_measurements(name):
+    _, rows = table(committed(name), on_gpu=False)
+    text = (RESULTS / f"{name}.md").read_text(encoding="utf-8").splitlines()
+    assert [line for line in text if line.startswith(("| tensorflow", "| jax", "| torch", "| PyTorch"))] == [
         f"| {' | '.join(row)} |" for row in rows
     ]
+
+
+@pytest.mark.backend_free
+def test_the_results_page_has_the_measured_speeds():
+    speeds = {}
+    for name in COMMITTED:
+        for theirs, *ours in groups(committed(name)):
+            speeds |= {(one.program, one.precision): f"{one.speed(theirs)[0]:.2f}" for one in ours}
+    text = " ".join((RESULTS / "README.md").read_text(encoding="utf-8").split())
+    f32, bf16 = "float32", "mixed_bfloat16"
+    assert f"TensorFlow has {speeds['tensorflow', f32]} of the program's speed in float32" in text
+    assert f"and {speeds['tensorflow', bf16]} in bfloat16" in text
+    assert f"backend {speeds['torch', f32]} and {speeds['torch', bf16]}, augmentation" in text
+    (jax,) = (speed for (program, _), speed in speeds.items() if program.startswith("jax"))
+    assert f"compiled, has {jax} of the program's speed in float32" in text
+    assert f"JAX trains at [{jax} of the speed]" in (ROOT / "docs" / "guides" / "backends.md").read_text(
+        encoding="utf-8"
+    )
 
 
 @pytest.mark.backend_free

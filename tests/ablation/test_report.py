@@ -197,9 +197,11 @@ def test_without_the_test_images_there_are_no_example_segmentations(directory, s
 
 
 @pytest.mark.backend_free
-def test_the_committed_report_is_that_of_the_committed_summary():
-    committed = ROOT / "docs" / "results" / "upsamplers_cpu"
-    written = markdown.as_markdown(results.Summary.load(committed / "summary.json"), list(charts.CAPTIONS))
+@pytest.mark.parametrize("name", ["upsamplers_cpu", "upsamplers_encoder_cpu"])
+def test_the_committed_report_is_that_of_the_committed_summary(name):
+    committed = ROOT / "docs" / "results" / name
+    drawn = [chart for chart in charts.CAPTIONS if (committed / "charts" / f"{chart}.png").is_file()]
+    written = markdown.as_markdown(results.Summary.load(committed / "summary.json"), drawn)
     assert written == (committed / "report.md").read_text(encoding="utf-8"), "run `make figures`"
 
 
@@ -394,3 +396,10 @@ class TestWhatCannotBeCompared:
         assert any("One seed only" in warning for warning in summary.warnings)
         assert summary.verdict.startswith("No verdict on training")
         assert summary.cost_name == "million multiply-adds"
+
+
+@pytest.mark.backend_free
+def test_a_single_epoch_has_no_learning_curves():
+    single = replace(COMMITTED, variants=tuple(replace(one, learning=[[0.5]] * 3) for one in COMMITTED.variants))
+    assert charts.learning(single) is None
+    assert charts.learning(COMMITTED) is not None

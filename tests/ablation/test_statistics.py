@@ -649,3 +649,12 @@ def test_errors_name_the_argument(changes, message):
     arguments = {"confusion": GOOD, "names": ["a", "b", "c"], "baseline": "a"} | changes
     with pytest.raises(ValueError, match=message):
         analyse(**arguments)
+
+
+def test_labels_are_scored_where_they_are_set(rng):
+    """The score of labels is the mean of TP / (TP + FP + FN), and their order does not change the analysis."""
+    confusion = rng.integers(1, 50, size=(2, 3, 8, 2, 2, 2))
+    result = analyse(confusion, ["a", "b"], "a")
+    (_, fp), (fn, tp) = np.moveaxis(confusion.sum(2), (-2, -1), (0, 1))
+    np.testing.assert_allclose(result.scores, (tp / (tp + fp + fn)).mean(-1))
+    assert analyse(confusion[:, :, :, ::-1], ["a", "b"], "a").pairs[0].p == pytest.approx(result.pairs[0].p)

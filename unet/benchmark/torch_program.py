@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from unet.blocks import TwoClassLogits
 from unet.config import Config
 from unet.data.sources import IGNORE
 from unet.errors import InputError, nearest
@@ -124,6 +125,8 @@ def _translated(layer: keras.Layer) -> nn.Module:
         return _Apply(lambda *maps: torch.cat(maps, dim=1))
     if isinstance(layer, keras.layers.Add):
         return _Apply(lambda a, b: a + b)
+    if isinstance(layer, TwoClassLogits):
+        return _Apply(lambda z: F.pad(z, (0, 0, 0, 0, 1, 0)))
     if isinstance(layer, keras.layers.Dropout):
         return nn.Dropout(layer.rate)
     if isinstance(layer, Nearest):
@@ -200,6 +203,8 @@ def training_step(network: keras.Model, config: Config, compiled: bool) -> Calla
             f"--against: there is no PyTorch program for {name}{nearest(name, UPSAMPLERS)}; there is one for "
             f"{', '.join(UPSAMPLERS)}"
         )
+    if config.model.head == "labels":
+        raise InputError("--against: there is no PyTorch program for several labels per pixel")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     program = Program(network).train()
     program.to(device)

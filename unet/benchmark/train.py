@@ -155,20 +155,12 @@ def _start(case: Case, steps: int) -> Measurement:
     )
 
 
-def _images(config: Config, count: int, classes: int):
-    import numpy as np
-
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (count, *config.data.size, 3), np.uint8)
-    return images, rng.integers(0, classes, (count, *config.data.size), np.uint8)
-
-
 def _ours(config: Config, network, steps: int):
     """Whole steps of this package in ``fit``: augmentation, network, loss, metric, optimizer."""
     import keras
 
     from unet.data.batches import Batches
-    from unet.data.cache import Split
+    from unet.data.noise import noise
     from unet.training.optimizer import make_optimizer
     from unet.training.step import compiles, make_trainer
 
@@ -198,11 +190,10 @@ def _ours(config: Config, network, steps: int):
 
     classes = network.output_shape[-1]
     size = config.training.images_per_step
-    images, masks = _images(config, (SKIPPED + steps) * size, classes)
-    split = Split(images, masks, [str(row) for row in range(len(images))])
+    split = noise(config.data, (SKIPPED + steps) * size, classes)
     names = tuple(str(index) for index in range(classes))
     trainer = make_trainer(config, names)
-    trainer.compile(make_optimizer(config.training, steps_per_epoch=len(images) // size), jit_compile=compiles(config))
+    trainer.compile(make_optimizer(config.training, steps_per_epoch=len(split) // size), jit_compile=compiles(config))
     clock = Clock()
 
     def timed(batches) -> float:
@@ -220,10 +211,11 @@ def _plain(config: Config, network, steps: int):
     import torch
 
     from unet.benchmark.torch_program import training_step
+    from unet.data.noise import noise
 
     compiled = torch.cuda.is_available()
     size = config.training.images_per_step
-    images, masks = _images(config, size, network.output_shape[-1])
+    images, masks = noise(config.data, size, network.output_shape[-1]).read(slice(None))
     step = training_step(network, config, compiled)
 
     def take_round():

@@ -92,8 +92,13 @@ def differences(summary: Summary) -> Figure:
     return figure
 
 
-def learning(summary: Summary) -> Figure:
-    """Validation mean IoU by epoch: one panel for each variant, with the range over seeds and all others in grey."""
+def learning(summary: Summary) -> Figure | None:
+    """Validation mean IoU by epoch: one panel for each variant, with the range over seeds and all others in grey.
+
+    ``None`` if a run has less than two epochs with validation.
+    """
+    if min(len(curve) for variant in summary.variants for curve in variant.learning) < 2:
+        return None
     columns = 3
     rows = math.ceil(len(summary.variants) / columns)
     with matplotlib.rc_context(STYLE):

@@ -86,8 +86,8 @@ def as_html(summary: Summary, drawn: dict[str, Figure], scenes: Scenes | None) -
 def _draw(summary: Summary, measurements: Measurements) -> dict[str, Figure]:
     by_cost = charts.score_by_cost(summary)
     drawn = ({"score_by_cost": by_cost} if by_cost else {}) | {"differences": charts.differences(summary)}
-    if all(curve for variant in summary.variants for curve in variant.learning):
-        drawn["learning"] = charts.learning(summary)
+    if (figure := charts.learning(summary)) is not None:
+        drawn["learning"] = figure
     return drawn | {"checkerboards": charts.checkerboards(summary, measurements.spectra)}
 
 
@@ -105,5 +105,6 @@ def _with_source(tile: Tile) -> dict[str, str]:
 
 
 def _legend(scenes: Scenes) -> list[tuple[str, str]]:
-    """Name and colour of each class."""
-    return [(name, "#{:02x}{:02x}{:02x}".format(*scenes.colours[index])) for index, name in enumerate(scenes.classes)]
+    """Name and colour of each class, or of each set of labels that occurs."""
+    entries = ((name, scenes.colours[index]) for index, name in enumerate(scenes.classes) if name)
+    return [(name, "#{:02x}{:02x}{:02x}".format(*colour)) for name, colour in entries]

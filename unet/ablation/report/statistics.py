@@ -29,7 +29,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize, special
 
-from unet.metrics import intersection_union, iou, mean
+from unet.data.heads import CLASSES, LABELS
+from unet.metrics import iou, mean, overlap
 
 POWER = 0.8
 """Probability of detecting the smallest detectable difference."""
@@ -134,7 +135,8 @@ def analyse(
 
     Args:
         confusion: Integers ``(V, S, N, C, C)``: pixels of true class (row) by predicted class (column), for each
-            variant, seed and test image. One image gives no information on the variation between images.
+            variant, seed and test image. One image gives no information on the variation between images. Where a pixel
+            may have several labels, ``(V, S, N, L, 2, 2)``: pixels where each label is not set, and is.
         names: Names of the V variants.
         baseline: Name of the variant that the others are compared with.
         draws: Number of bootstrap resamples of the images; at least 100.
@@ -154,7 +156,7 @@ def analyse(
         warnings.warn(message, DeprecationWarning, stacklevel=2)
     variants, seeds, images = confusion.shape[:3]
     alpha = 1 - confidence
-    scores = _scores(*(counts.sum(2) for counts in intersection_union(confusion)))
+    scores = _scores(*(counts.sum(2) for counts in _overlap(confusion)))
     if not np.isfinite(scores).all():
         variant, run = np.argwhere(~np.isfinite(scores))[0]
         raise ValueError(f"confusion of {names[variant]}, seed number {run}, counts no pixel")
@@ -470,9 +472,11 @@ class _Distribution:
 
 
 def _check(confusion, names, baseline, draws, confidence):
-    if not (isinstance(confusion, np.ndarray) and np.issubdtype(confusion.dtype, np.integer) and confusion.ndim == 5):
+    if not (isinstance(confusion, np.ndarray) and np.issubdtype(confusion.dtype, np.integer)):
         raise ValueError("confusion must be an array of integers of shape (V, S, N, C, C)")
-    variants, seeds, images, rows, columns = confusion.shape
+    if confusion.ndim != 5 and not (confusion.ndim == 6 and confusion.shape[-2:] == (2, 2)):
+        raise ValueError("confusion must be an array of integers of shape (V, S, N, C, C)")
+    variants, seeds, images, *_, rows, columns = confusion.shape
     if rows != columns or not confusion.size:
         raise ValueError(f"confusion must have shape (V, S, N, C, C), all at least 1, received {confusion.shape}")
     if variants < 2:
@@ -567,11 +571,16 @@ def _variance_from_images(confusion, draws, seed):
     return np.maximum(own[:, None] + own - 2 * shared, 0)
 
 
+def _overlap(confusion):
+    """Intersection and union ``(V, S, N, C)`` of classes, or of labels."""
+    return overlap(confusion, CLASSES if confusion.ndim == 5 else LABELS)
+
+
 def _bootstrap(confusion, draws, seed):
     """Dataset mean IoU ``(draws, V, S)`` on resamples of the images, with the same images for every run."""
     rng = np.random.default_rng(seed)
     images = confusion.shape[2]
-    counts = [np.moveaxis(part, 2, 0).astype("float64") for part in intersection_union(confusion)]  # (N, V, S, C)
+    counts = [np.moveaxis(part, 2, 0).astype("float64") for part in _overlap(confusion)]  # (N, V, S, C)
     block = max(1, 2**22 // images)  # 32 MiB of weights at a time
     blocks = []
     for start in range(0, draws, block):

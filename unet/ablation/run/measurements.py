@@ -38,15 +38,16 @@ class Scenes:
     images: np.ndarray
     """uint8 ``(K, H, W, 3)``."""
     masks: np.ndarray
-    """True class ids, uint8 ``(K, H, W)``; 255 is ignored."""
+    """True class ids, or sets of labels, uint8 ``(K, H, W)``; 255 is ignored."""
     predictions: np.ndarray
-    """Predicted class ids, uint8 ``(V, K, H, W)``."""
+    """Predicted class ids, or sets of labels, uint8 ``(V, K, H, W)``."""
     scores: np.ndarray
     """Mean IoU of each prediction ``(V, K)``."""
     variants: list[str]
     classes: list[str]
+    """Name of each value; empty for sets of labels that do not occur."""
     colours: np.ndarray
-    """Colour of each class id 0 to 255, uint8 ``(256, 3)``."""
+    """Colour of each value 0 to 255, uint8 ``(256, 3)``."""
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ import numpy as np
 
 from unet import data
 from unet.ablation.run.finished import SPLIT
-from unet.colours import colour_table
 from unet.console import track
+from unet.data.heads import head_of
+from unet.data.images import preview
 from unet.errors import InputError
 from unet.evaluation import predict_logits
-from unet.metrics import confusion, intersection_union, iou, mean
+from unet.metrics import Tally, iou, mean, overlap
 from unet.model import load_saved
 from unet.runs import Run
 
@@ -37,21 +38,26 @@ def predict(runs: dict[str, Run]) -> dict[str, np.ndarray] | None:
         return None
     chosen = _most_disputed(runs)
     images, masks = dataset.test.read(chosen)
+    head = head_of(first.config.model.head)
     predictions, scores = [], []
     for run in track(runs.values(), len(runs), "example segmentations"):
         network = load_saved(run.best_file)
-        predicted = predict_logits(network, images).argmax(-1).astype("uint8")
-        predictions.append(predicted)
-        scores.append(mean(iou(*intersection_union(confusion(masks, predicted, len(first.info.classes)))), axis=-1))
+        logits = predict_logits(network, images)
+        predictions.append(head.mask(logits))
+        tally = Tally(first.info.classes, head)
+        tally.add([dataset.test.names[index] for index in chosen], masks, logits)
+        scores.append(tally.per_image_mean_iou())
+    names = head.names(first.info.classes)
+    shown = np.union1d(masks, predictions) if head.labels else np.arange(len(names))
     return {
         "names": np.array([dataset.test.names[index] for index in chosen]),
-        "images": images,
+        "images": np.stack([preview(image) for image in images]),
         "masks": masks,
         "predictions": np.stack(predictions),
         "scores": np.stack(scores),
         "variants": np.array(list(runs)),
-        "classes": np.array(first.info.classes),
-        "colours": colour_table(first.info.colours),
+        "classes": np.array([name if index in shown else "" for index, name in enumerate(names)]),
+        "colours": head.table(first.info.colours),
     }
 
 
@@ -60,7 +66,7 @@ def _most_disputed(runs: dict[str, Run]) -> list[int]:
     scores = []
     for run in runs.values():
         _, confusion = run.counts(SPLIT)
-        scores.append(mean(iou(*intersection_union(confusion)), axis=-1))
+        scores.append(mean(iou(*overlap(confusion, head_of(run.config.model.head))), axis=-1))
     typical, spread = np.median(scores, axis=0), np.std(scores, axis=0)
     middle = (typical >= np.nanpercentile(typical, 40)) & (typical <= np.nanpercentile(typical, 90))
     order = np.argsort(-np.where(middle, np.nan_to_num(spread), -1.0), kind="stable")

@@ -8,7 +8,7 @@ import numpy as np
 from unet import backend
 from unet.console import track
 from unet.data.batches import Batches
-from unet.data.cache import Split
+from unet.data.noise import noise
 from unet.evaluation import predict_logits
 from unet.model import load_saved
 from unet.runs import Run
@@ -41,7 +41,7 @@ def latency(runs: dict[str, Run]) -> dict:
     for variant, run in runs.items():
         network = load_saved(run.best_file)
         network.jit_compile = compiles(run.config)
-        images = np.random.default_rng(0).integers(0, 256, (max(BATCHES), *run.config.data.size, 3), dtype=np.uint8)
+        images = noise(run.config.data, max(BATCHES), len(run.info.classes)).images
         for batch in BATCHES:
             calls[variant, batch] = (network, images[:batch])
     seconds: dict[tuple[str, int], list[float]] = {key: [] for key in calls}
@@ -71,14 +71,8 @@ def steps(runs: dict[str, Run], count: int = 5) -> dict:
     found = {}
     for variant, run in track(runs.items(), len(runs), "timing a few steps"):
         config = run.config
-        (height, width), batch = config.data.size, config.training.images_per_step
-        classes = run.info.classes
-        rng = np.random.default_rng(0)
-        split = Split(
-            images=rng.integers(0, 256, (count * batch, height, width, 3), dtype=np.uint8),
-            masks=rng.integers(0, len(classes), (count * batch, height, width), dtype=np.uint8),
-            names=[str(index) for index in range(count * batch)],
-        )
+        batch, classes = config.training.images_per_step, run.info.classes
+        split = noise(config.data, count * batch, len(classes))
         trainer = make_trainer(config, classes)
         trainer.compile(optimizer=make_optimizer(config.training, count), jit_compile=compiles(config))
         watch = _Stopwatch()
