@@ -16,7 +16,7 @@ BARE := .venv-no-tensorflow
 PIP := bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PYTEST := bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: help demo test test-all test-tensorflow test-tfds test-jax test-torch lint notebooks parity export-matrix intervals gpu-results figures docs schema clean
+.PHONY: help demo test test-all test-tensorflow test-tfds test-jax test-torch lint notebooks parity export-matrix intervals scaling gpu-results figures docs schema clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-16s %s\n", $$1, $$2 }'
@@ -63,6 +63,9 @@ export-matrix: $(VENV)/.test ## Export every upsampler in every format and measu
 
 intervals: $(VENV)/.test ## Simulate the coverage of the ablation report's intervals: docs/results/intervals.md.
 	$(VENV)/bin/python -m benchmarks.intervals
+
+scaling: $(VENV)/.test ## Model data-parallel training on 1 to 64 GPUs: docs/results/scaling.md.
+	$(VENV)/bin/python -m benchmarks.scaling
 
 # On a machine that has the requirements already, without the network: PY=python3 make gpu-results. SETTINGS are those of
 # all runs, such as data.source=folder data.data_dir=~/pets for the official archive, which needs no TensorFlow.

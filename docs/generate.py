@@ -18,7 +18,7 @@ from unet.model import build_unet
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
-ABLATION = RESULTS / "upsamplers_cpu"
+ABLATION = RESULTS / "upsamplers_encoder_cpu"
 GALLERY = ROOT / "docs" / "upsamplers" / "index.md"
 ENCODERS = ROOT / "docs" / "guides" / "pretrained.md"
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "index.md", GALLERY, ENCODERS)

@@ -33,11 +33,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             files.append(File.generated(config, f"notebooks/{name}", content=content))
         target = f"notebooks/{path.stem}.md"
         files.append(File.generated(config, target, content=relinked(text, f"notebooks/{path.name}", target)))
-    # report.md becomes report.html, so the report for the browser needs another name.
-    report = "results/upsamplers_cpu/report"
-    page = File(f"{report}.html", config.docs_dir, config.site_dir, False, dest_uri=f"{report}-interactive.html")
-    page.inclusion = InclusionLevel.INCLUDED
-    files.append(page)
+    # report.md becomes report.html, so a report for the browser needs another name.
+    for path in sorted((ROOT / "docs" / "results").glob("*/report.html")):
+        report = f"results/{path.parent.name}/report"
+        page = File(f"{report}.html", config.docs_dir, config.site_dir, False, dest_uri=f"{report}-interactive.html")
+        page.inclusion = InclusionLevel.INCLUDED
+        files.append(page)
     return files
 
 

@@ -73,7 +73,7 @@ def test_generated_parts_are_up_to_date(document):
 
 
 def test_the_readme_shows_the_scores_of_every_variant_of_the_committed_ablation():
-    directory = RESULTS / "upsamplers_cpu"
+    directory = RESULTS / "upsamplers_encoder_cpu"
     summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
     assert len(summary["variants"]) >= 6
     assert len(summary["seeds"]) >= 3
@@ -87,8 +87,8 @@ def test_the_readme_shows_the_scores_of_every_variant_of_the_committed_ablation(
         assert f"| {variant['parameters']:,} |" in row
 
 
-def test_the_committed_cells_are_those_of_the_summary():
-    directory = RESULTS / "upsamplers_cpu"
+@pytest.mark.parametrize("directory", sorted(path.parent for path in RESULTS.glob("*/summary.json")), ids=name_of)
+def test_the_committed_cells_are_those_of_the_summary(directory):
     summary = Summary.load(directory / "summary.json")
     for variant in summary.variants:
         for seed in summary.seeds:
