@@ -171,6 +171,21 @@ def peak_memory_on_gpu() -> float | None:
     return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**20
 
 
+def accelerator_memory() -> float:
+    """Memory in bytes of the accelerator that JAX or PyTorch computes on; 0 on a CPU, and with TensorFlow."""
+    import keras
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 0)
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else 0
+    return 0
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that the device, or the machine, has no memory left."""
     names = {parent.__name__ for parent in type(error).__mro__}

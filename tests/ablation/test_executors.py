@@ -11,8 +11,8 @@ import pytest
 
 from tests.helpers.ablation import executable
 from unet.ablation.run import devices
-from unet.ablation.run.executors import ray as ray_executor
 from unet.ablation.run.executors.ray import RayExecutor
+from unet.cluster import ray as unet_ray
 from unet.errors import InputError, RunError
 
 pytestmark = pytest.mark.backend_free
@@ -123,12 +123,11 @@ def started(monkeypatch, head: str) -> tuple[RayExecutor, list[Future]]:
         get_runtime_context=lambda: types.SimpleNamespace(gcs_address=head),
         init=lambda **options: None,
         shutdown=lambda: None,
-        cluster_resources=dict,
         nodes=list,
         remote=lambda **options: lambda function: Task(),
     )
     monkeypatch.setitem(sys.modules, "ray", module)
-    monkeypatch.setattr(ray_executor, "CHECK_SECONDS", 0.02)
+    monkeypatch.setattr(unet_ray, "CHECK_SECONDS", 0.02)
     return RayExecutor({}), tasks
 
 

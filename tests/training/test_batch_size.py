@@ -37,7 +37,7 @@ def stand_in(monkeypatch):
     """Let a program stand in for the process that tries; it finds the file that it writes to in ``file``."""
 
     def use(program: str):
-        program = f"import os, signal, sys; file = open(sys.argv[3], 'a', buffering=1)\n{program}"
+        program = f"import os, signal, sys; file = open(sys.argv[2], 'a', buffering=1)\n{program}"
         monkeypatch.setattr(
             processes, "command", lambda module, *arguments: [sys.executable, "-c", program, *arguments]
         )

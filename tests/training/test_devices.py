@@ -6,30 +6,17 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import keras
 import pytest
 
 from tests.helpers import BACKEND, ROOT
 from tests.helpers.commands import Result, run_unet_process, start_unet
+from tests.helpers.devices import COMPILED, SETTINGS, virtual, wait_for_checkpoint
 from unet import cluster, config
 from unet.errors import InputError
 from unet.runs import Run
 from unet.training import devices
-
-SETTINGS = [
-    *("data.source=shapes", "data.size=16", "data.shapes.train=27", "data.shapes.test=2"),
-    *("model.width=4", "model.depth=1", "model.dropout=0.1", "training.batch_size=8", "training.epochs=4"),
-    *("training.pictures_every=1", "training.checkpoint_seconds=0", "training.precision=float32"),
-]
-COMPILED = ["training.jit=true", "training.schedule=constant"]
-
-
-def virtual(count: int) -> dict[str, str]:
-    """Environment with so many devices, and threads enough for all of them to wait for each other."""
-    flags = f"--xla_force_host_platform_device_count={count} --xla_backend_optimization_level=0"
-    return {"XLA_FLAGS": flags, "NPROC": "8", "KERAS_BACKEND": "jax"}
 
 
 def start_together(folder, *arguments, devices: int = 1) -> list[subprocess.Popen]:
@@ -69,8 +56,7 @@ def test_four_devices_give_the_losses_of_one_and_two_resume_them(tmp_path):
     assert alone.code == 0, alone.err
 
     process, run = start_unet(*arguments, "name=several", "training.devices=all", **virtual(4)), tmp_path / "several"
-    while process.poll() is None and not (run / "last.keras").is_file():
-        time.sleep(0.01)
+    wait_for_checkpoint(run, process)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
@@ -140,8 +126,7 @@ def test_two_processes_give_the_losses_of_one_and_any_number_of_devices_resumes(
 def test_all_processes_end_with_one(number, codes, message, tmp_path):
     arguments = ["train", "configs/demo.yaml", "--root", tmp_path, *SETTINGS, *COMPILED, "training.devices=all"]
     processes = start_together(tmp_path, *arguments, "training.epochs=100000")
-    while all(process.poll() is None for process in processes) and not (tmp_path / "demo" / "last.keras").is_file():
-        time.sleep(0.01)
+    wait_for_checkpoint(tmp_path / "demo", *processes)
     processes[number == signal.SIGKILL].send_signal(number)
     (_, first), (_, second) = (process.communicate(timeout=60) for process in processes)
     assert tuple(process.returncode for process in processes) == codes, first + second

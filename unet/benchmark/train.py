@@ -161,6 +161,7 @@ def _ours(config: Config, network, steps: int):
 
     from unet.data.batches import Batches
     from unet.data.noise import noise
+    from unet.data.resident import resident
     from unet.training.optimizer import make_optimizer
     from unet.training.step import compiles, make_trainer
 
@@ -190,7 +191,7 @@ def _ours(config: Config, network, steps: int):
 
     classes = network.output_shape[-1]
     size = config.training.images_per_step
-    split = noise(config.data, (SKIPPED + steps) * size, classes)
+    split = resident(noise(config.data, (SKIPPED + steps) * size, classes))
     names = tuple(str(index) for index in range(classes))
     trainer = make_trainer(config, names)
     trainer.compile(make_optimizer(config.training, steps_per_epoch=len(split) // size), jit_compile=compiles(config))

@@ -71,3 +71,24 @@ Overrides = Annotated[
     typer.Argument(metavar="KEY=VALUE", help="Settings to change, as in model.width=16.", autocompletion=settings),
 ]
 """Argument of a command that builds the network of a configuration."""
+
+
+Executor = Annotated[str, typer.Option(help="local or ray.")]
+"""Option of a command that can use the machines of a cluster."""
+Address = Annotated[
+    str | None, typer.Option(help="Address of a Ray cluster; default: RAY_ADDRESS, else one is started here.")
+]
+"""Option that goes with it."""
+
+
+def check_executor(executor: str) -> None:
+    """Check the value of the option ``Executor``.
+
+    Raises:
+        InputError: It is not one.
+    """
+    from unet.errors import InputError, nearest
+
+    executors = ("local", "ray")
+    if executor not in executors:
+        raise InputError(f"{executor!r} is not one of local, ray{nearest(executor, executors)}", argument="executor")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from unet.commands._arguments import configurations, settings
+from unet.commands._arguments import Address, Executor, check_executor, configurations, settings
 
 
 def main(
@@ -37,10 +37,8 @@ def main(
     workers: Annotated[
         int, typer.Option(min=1, help="Cells that run at the same time; with ray, on each GPU or else each machine.")
     ] = 1,
-    executor: Annotated[str, typer.Option(help="local or ray.")] = "local",
-    address: Annotated[
-        str | None, typer.Option(help="Address of a Ray cluster; default: RAY_ADDRESS, else one is started here.")
-    ] = None,
+    executor: Executor = "local",
+    address: Address = None,
 ):
     """Train every cell of GRID in runs/NAME and write report.html there. Finished cells are not trained again.
 
@@ -49,12 +47,10 @@ def main(
     from unet import backend
     from unet.ablation.plan import grid
     from unet.console import say
-    from unet.errors import InputError, RunError, nearest
+    from unet.errors import InputError, RunError
     from unet.runs import logging_to
 
-    executors = ("local", "ray")
-    if executor not in executors:
-        raise InputError(f"{executor!r} is not one of local, ray{nearest(executor, executors)}", argument="executor")
+    check_executor(executor)
     if measure_each and not dry_run:
         raise InputError("is an option of --dry-run; add --dry-run or leave it out", argument="measure")
     cells = grid.load(path, overrides or ())

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from unet.commands._arguments import configurations, settings
+from unet.commands._arguments import Address, Executor, check_executor, configurations, settings
 
 
 def main(
@@ -24,6 +24,8 @@ def main(
         ),
     ] = None,
     root: Annotated[Path, typer.Option(help="Directory that holds the run directories.")] = Path("runs"),
+    executor: Executor = "local",
+    address: Address = None,
 ):
     """Train CONFIG into runs/NAME, or resume a run.
 
@@ -35,10 +37,11 @@ def main(
     unet train runs/pets_bilinear
     """
     from unet import cluster, config
-    from unet.backend import use_backend
+    from unet.backend import use_backend, use_backend_without_devices
     from unet.console import say
     from unet.runs import Run
 
+    check_executor(executor)
     resumed = (what / "config.yaml").is_file() or (what.is_dir() and config.shipped.find(what) is None)
     if resumed:
         moved = tuple(overrides or ())
@@ -46,6 +49,12 @@ def main(
     else:
         moved = ()
         configuration = config.load(what, overrides or ())
+    if executor == "ray":
+        from unet.cluster import ray
+
+        arguments = [str(what), *(overrides or ()), f"--root={root}"]
+        ray.train(arguments, configuration, use_backend_without_devices(), address)
+        return
     with cluster.joined(configuration, lambda: Run.open(what) if resumed else Run.create(configuration, root)) as run:
         use_backend()
         from unet.training import train

@@ -12,6 +12,7 @@ from unet.config import Config, Normalization
 from unet.data.balance import class_pixels, describe, inverse_log_weights
 from unet.data.batches import Batches
 from unet.data.heads import Head, head_of
+from unet.data.resident import resident
 from unet.errors import InputError, RunError
 from unet.runs import Run
 from unet.training import batch_size, checkpoints, devices
@@ -91,7 +92,9 @@ def train(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> None:
             weighted = config.with_class_weights(dict(zip(dataset.classes, weights, strict=True)))
         trainer = make_trainer(weighted, dataset.classes)
         training = config.training
-        batches = Batches(dataset.train, training.images_per_step, config.seed, training.accumulate, devices.own_rows)
+        batches = Batches(
+            resident(dataset.train), training.images_per_step, config.seed, training.accumulate, devices.own_rows
+        )
         trainer.compile(
             optimizer=make_optimizer(training, steps_per_epoch=len(batches)),
             jit_compile=compiles(config),

@@ -20,6 +20,7 @@ from unet import config as configuration
 from unet.config import DataConfig
 from unet.data.batches import Batches
 from unet.data.cache import Split
+from unet.data.resident import resident
 from unet.errors import InputError, RunError
 from unet.runs import Run
 
@@ -51,9 +52,8 @@ def find(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> int:
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "fitting"
-        arguments = f"--parent={os.getpid()}", str(run.path), str(file), *overrides
         done = subprocess.run(
-            processes.command("unet.training.batch_size", *arguments),
+            processes.command("unet.training.batch_size", str(run.path), str(file), *overrides),
             env=os.environ | {"KERAS_BACKEND": keras.backend.backend()},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -75,10 +75,11 @@ def fitting_sizes(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> Iter
 
     config = configuration.with_data_at(run.config, overrides)
     dataset = data.prepare(config.data)
+    in_memory = resident(dataset.train)  # of the accelerator, as in training
     accumulate, classes = config.training.accumulate, dataset.classes
     trainer = make_trainer(config.with_class_weights(dict.fromkeys(classes, 1.0)), classes)
     trainer.compile(optimizer=make_optimizer(config.training, steps_per_epoch=UPDATES), jit_compile=compiles(config))
-    size, largest = 1, dataset.train.samples // accumulate // UPDATES
+    size, largest = 1, in_memory.samples // accumulate // UPDATES
     while size <= max(1, largest):
         try:
             # A second step, as the first may not have all that the optimizer keeps.
@@ -114,16 +115,10 @@ if __name__ == "__main__":
 
     import typer
 
-    from unet import console, interrupts
+    from unet import console
 
-    def main(
-        run: Path,
-        file: Path,
-        overrides: Annotated[list[str] | None, typer.Argument()] = None,
-        parent: int = typer.Option(help="Process that waits for this one."),
-    ):
+    def main(run: Path, file: Path, overrides: Annotated[list[str] | None, typer.Argument()] = None):
         """Write to FILE the numbers of images whose training step fits, one per line."""
-        interrupts.listen_to_parent(parent)
         _end_beyond(SHARE * backend.available_memory())
         backend.use_backend()
         for size in fitting_sizes(Run.open(run), overrides or ()):

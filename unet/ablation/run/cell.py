@@ -31,12 +31,11 @@ def finish(path: Path) -> None:
 if __name__ == "__main__":
     import typer
 
-    from unet import backend, console, interrupts
+    from unet import backend, console
     from unet.ablation.run.devices import stay_on_cores
 
-    def main(run: Path, parent: int = typer.Option(help="Process that waits for this one.")):
+    def main(run: Path):
         """Finish a run."""
-        interrupts.listen_to_parent(parent)
         stay_on_cores()
         backend.use_backend()
         finish(run)

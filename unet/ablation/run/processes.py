@@ -1,6 +1,5 @@
 """Cells in processes of their own."""
 
-import os
 import signal
 import subprocess
 import tempfile
@@ -25,7 +24,7 @@ def run_cell(run: Path, environment: dict[str, str], stop_requests: list[str]) -
     """
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
-            command("unet.ablation.run.cell", f"--parent={os.getpid()}", str(run)),
+            command("unet.ablation.run.cell", str(run)),
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

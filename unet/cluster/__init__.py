@@ -78,17 +78,26 @@ def joined(config: Config, find: Callable[[], Run]) -> Iterator[Run]:
 def _number(config: Config) -> int:
     """How many processes train this run together."""
     setting = os.environ.get(NUMBER)
-    training = config.training
-    if setting is None and training.devices == "all":
+    if setting is None and config.training.devices == "all":
         setting = next((os.environ.get(name) for name, needed in SCHEDULERS.items() if needed in os.environ), None)
     try:
         number = int(setting or 1)
     except ValueError:
         raise InputError(f"{NUMBER}: {setting!r} is not a whole number") from None
-    if number == 1:
-        return 1
+    if number > 1:
+        check_settings(config, number, use_backend())
+    return number
+
+
+def check_settings(config: Config, number: int, backend: str) -> None:
+    """Check that so many processes can train a run together.
+
+    Raises:
+        InputError: They cannot, with this configuration or backend.
+    """
+    training = config.training
     together = f"{number} processes that train a run together"
-    if use_backend() != "jax":
+    if backend != "jax":
         raise InputError(f"{together} use JAX; set KERAS_BACKEND=jax")
     if training.devices == 1:
         raise InputError(f"training.devices: 1, but {NUMBER}: {together}; set training.devices=all, or unset {NUMBER}")
@@ -96,7 +105,6 @@ def _number(config: Config) -> int:
         raise InputError(f"training.batch_size: auto is not available to {together}; set a number")
     if not training.jit:
         raise InputError(f"training.jit: {together} have to compile the step; set training.jit=true")
-    return number
 
 
 class _Link:
