@@ -50,6 +50,13 @@ def reference(tmp_path_factory):
     return run
 
 
+@pytest.mark.parametrize("jit", [True, False])
+def test_jax_without_compilation_is_pointed_out(make, caplog, monkeypatch, jit):
+    monkeypatch.setattr(SegmentationTrainer, "fit", lambda *_, **__: None)
+    train(make(f"training.jit={jit}"))
+    assert ("training.jit=true compiles the step" in caplog.text) == (BACKEND == "jax" and not jit)
+
+
 def losses(run):
     return [row["loss"] for row in run.history()]
 

@@ -5,6 +5,8 @@ import logging
 import random
 import signal
 
+import keras
+
 from unet import config as configuration
 from unet import data, interrupts, tracking
 from unet.backend import is_out_of_memory
@@ -229,6 +231,8 @@ def _log_start(
     if weights:
         named = (f"{name} {weight:.3f}" for name, weight in zip(dataset.classes, weights))
         log.info("class weights: %s", ", ".join(named))
+    if keras.backend.backend() == "jax" and not config.training.jit:
+        log.warning("training.jit is false, so JAX trains much more slowly; training.jit=true compiles the step")
 
 
 __all__ = ["compiles", "is_trained", "make_optimizer", "make_schedule", "make_trainer", "train"]
