@@ -143,14 +143,15 @@ def test_the_command_measures_every_combination(tmp_path):
     output = tmp_path / "train.json"
     tiny = ["model.width=2", "model.depth=1", "data.size=16", "model.upsampler=nearest", "training.jit=false"]
     sizes = ["--batch-size", "2", "--batch-size", "4"]
-    options = ["--backend", "tensorflow", "--backend", "torch", "--against", "torch", *sizes]
+    options = ["--backend", "tensorflow", "--backend", "torch", "--against", "torch", "--remat", *sizes]
     done = run_unet_process(
         "benchmark", "train", "demo", *tiny, *options, "--rounds", "2", "--steps", "2", "--output", output
     )
     assert done.code == 0, done.err
     found = [Measurement(**one) for one in json.loads(output.read_text())["measurements"]]
-    assert [(one.program, one.batch_size) for one in found] == [
-        (program, size) for size in (2, 4) for program in ("tensorflow", "torch", PLAIN)
+    programs = [("tensorflow", False), ("torch", False), (PLAIN, False), ("tensorflow", True), ("torch", True)]
+    assert [(one.batch_size, one.program, one.remat) for one in found] == [
+        (size, *program) for size in (2, 4) for program in programs
     ]
     for one in found:
         assert len(one.rounds) == 2
@@ -159,6 +160,7 @@ def test_the_command_measures_every_combination(tmp_path):
         assert one.multiply_adds == found[0].multiply_adds > 0
     text = output.with_suffix(".md").read_text()
     assert text.count("1 (reference)") == 2
+    assert text.count("| torch, remat |") == 2
     assert "images/s" not in text  # absolute times of a CPU mean little
 
 

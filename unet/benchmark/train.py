@@ -54,6 +54,8 @@ class Measurement:
     peak_mib: float = 0.0
     """Peak memory on the GPU, or else of the whole process."""
     device: str = ""
+    remat: bool = False
+    """Whether the gradient computes activations again."""
 
     @property
     def images_per_second(self) -> float:
@@ -152,6 +154,7 @@ def _start(case: Case, steps: int) -> Measurement:
         compiled,
         multiply_adds=cost.total(cost.stages(network)).multiply_adds,
         device=backend.device_name(),
+        remat=training.remat and case.program != PLAIN,
     )
 
 
@@ -247,7 +250,7 @@ def table(found: list[Measurement], on_gpu: bool) -> tuple[list[str], list[list[
         for one in members:
             median, low, high = one.speed(members[0])
             speed = "1 (reference)" if one is members[0] else f"{median:.2f} ({low:.2f}–{high:.2f})"
-            name = f"{one.program}, compiled" if one.compiled else one.program
+            name = one.program + ", compiled" * one.compiled + ", remat" * one.remat
             waiting = "–" if one.waiting is None else f"{100 * one.waiting:.1f} %"
             row = [name, one.precision, one.upsampler, str(one.batch_size), speed, waiting, f"{one.peak_mib:.0f}"]
             if on_gpu:

@@ -81,6 +81,7 @@ def train(
     against: Annotated[
         str | None, typer.Option(help="torch: also measure the network as a plain PyTorch program.")
     ] = None,
+    remat: Annotated[bool, typer.Option("--remat", help="Also measure each backend with training.remat.")] = False,
     rounds: Annotated[int, typer.Option(min=1, help="Number of rounds; the median is reported.")] = 7,
     steps: Annotated[int, typer.Option(min=1, help="Timed steps in a round.")] = 10,
     output: Output = None,
@@ -121,6 +122,8 @@ def train(
         changes = [f"{key}={value}" for key, value in chosen.items() if value]
         settled = config.load(path, [*(overrides or ()), "loss.class_weights=null", *changes])
         cases += [Case(program, settled) for program in programs]
+        if remat:
+            cases += [Case(program, settled.with_training(remat=True)) for program in programs if program != PLAIN]
     machine = environment()
     found: list[Measurement] = []
     on_gpu = False
