@@ -176,14 +176,11 @@ class _Training:
         if not ray.wait([machines.ready()], timeout=CHECK_SECONDS)[0]:
             log.info("waiting until %d machines of the cluster are free", len(shares))
         connection.get(machines.ready())
-        self.processes = [
-            ray.remote(_Process).options(
-                num_cpus=share.get("CPU", 0),
-                num_gpus=share.get("GPU", 0),
-                scheduling_strategy=PlacementGroupSchedulingStrategy(machines, placement_group_bundle_index=index),
-            ).remote()
-            for index, share in enumerate(shares)
-        ]  # fmt: skip
+        self.processes = []
+        for index, share in enumerate(shares):
+            place = PlacementGroupSchedulingStrategy(machines, placement_group_bundle_index=index)
+            taken = {"num_cpus": share.get("CPU", 0), "num_gpus": share.get("GPU", 0)}
+            self.processes.append(ray.remote(_Process).options(**taken, scheduling_strategy=place).remote())
         self.codes: dict[int, int] = {}
         self.errors = [""] * len(shares)
         self.signals: list[int] = []
