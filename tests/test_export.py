@@ -413,7 +413,9 @@ def metadata_of(name: str, file: Path) -> dict:
         return json.loads(archive.read(member))
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(
+    "name", ["onnx", *(pytest.param(name, marks=pytest.mark.slow) for name in FORMATS if name != "onnx")]
+)
 def test_metadata_can_be_read_with_the_formats_own_tools(run, exported, name):
     file, _ = exported(name)
     found = metadata_of(name, file)

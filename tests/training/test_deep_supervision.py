@@ -9,7 +9,7 @@ import pytest
 from keras import ops
 
 from benchmarks.gradients import gradient
-from tests.helpers import BACKEND, JIT
+from tests.helpers import BACKEND, JIT, slow_beyond_tensorflow
 from tests.helpers.contract import compiled_gradient
 from tests.helpers.weights import weights
 from unet import config
@@ -82,6 +82,7 @@ def at_size(mask, height, width):
     return mask[:, rows][:, :, columns]
 
 
+@slow_beyond_tensorflow
 def test_the_loss_equals_the_formula(build, split):
     """main + W · (1·stride 2 + ½·stride 4) / 1½, each a cross-entropy with the mask at that size."""
     trainer = build()

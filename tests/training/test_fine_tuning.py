@@ -11,7 +11,7 @@ import pytest
 import torch
 from keras import ops
 
-from tests.helpers import BACKEND, JIT
+from tests.helpers import BACKEND, JIT, SLOW_BEYOND_TENSORFLOW
 from tests.helpers.weights import weights
 from unet import config, data
 from unet.data.batches import Batches
@@ -246,7 +246,7 @@ def trained(settings, *, epochs, trainable=lambda layer: True):
 
 
 MODELS = [
-    pytest.param(("model.upsampler=max_unpool", "model.block=residual"), id="plain"),
+    pytest.param(("model.upsampler=max_unpool", "model.block=residual"), id="plain", marks=SLOW_BEYOND_TENSORFLOW),
     pytest.param(
         ("model.encoder=mobilenet_v2", "model.weights=none", "model.depth=2"), id="mobilenet_v2", marks=pytest.mark.slow
     ),

@@ -91,7 +91,14 @@ def test_training_resumes_with_the_same_numbers(make):
         np.testing.assert_array_equal(np.asarray(first), np.asarray(second))
 
 
-@pytest.mark.parametrize("form", ["keras", "onnx", "savedmodel", "litert", "openvino", "torch"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "keras",
+        "onnx",
+        *(pytest.param(form, marks=pytest.mark.slow) for form in ("savedmodel", "litert", "openvino", "torch")),
+    ],
+)
 def test_exported_files_take_the_pixels_of_the_image_files(run, folder, tmp_path, form):
     if form != "keras" and {"torch": "torch"}.get(form, "tensorflow") != BACKEND:
         pytest.skip(f"{form} is not written on {BACKEND}")

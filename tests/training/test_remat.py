@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from tests.helpers import BACKEND, JIT
+from tests.helpers import BACKEND, JIT, SLOW_BEYOND_TENSORFLOW
 from unet import config
 from unet.data.batches import Batches
 from unet.data.cache import Split
@@ -14,7 +14,7 @@ from unet.training import make_optimizer, make_trainer
 from unet.training.remat import with_remat
 
 MODELS = [
-    ("model.dropout=0.3", "model.upsampler=max_unpool", "model.depth=1"),
+    pytest.param(("model.dropout=0.3", "model.upsampler=max_unpool", "model.depth=1"), marks=SLOW_BEYOND_TENSORFLOW),
     *(
         pytest.param(settings, marks=pytest.mark.slow)
         for settings in (

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.helpers import BACKEND, JIT, SLOW_BEYOND_TENSORFLOW
+from tests.helpers import BACKEND, JIT
 from tests.helpers.commands import run_unet, start_unet
 from tests.helpers.weights import weights
 from unet import interrupts
@@ -141,7 +141,7 @@ ONCE = [pytest.mark.slow, pytest.mark.backend_free]
 @pytest.mark.parametrize(
     ("signals", "code"),
     [
-        pytest.param([signal.SIGINT], 130, marks=SLOW_BEYOND_TENSORFLOW),
+        pytest.param([signal.SIGINT], 130, marks=pytest.mark.slow),
         pytest.param([signal.SIGTERM], 143, marks=ONCE),
         pytest.param([signal.SIGHUP, signal.SIGHUP], 129, marks=ONCE),  # a terminal sends two
         pytest.param([signal.SIGINT, signal.SIGINT], 130, marks=ONCE),

@@ -169,7 +169,7 @@ def test_two_processes_cannot_train_one_run(make):
         train(run)
 
 
-@slow_beyond_tensorflow
+@pytest.mark.slow
 def test_early_stopping_ends_a_run_that_no_longer_gains(make):
     run = make("training.early_stopping=1", "training.epochs=9", "training.learning_rate=1e-30")
     train(run)
@@ -267,7 +267,7 @@ def test_stopped_by_ctrl_c_and_by_sigterm_in_validation_a_run_ends_like_one_that
     assert len(json.loads(run.environment_file.read_text())["starts"]) == 3
 
 
-@slow_beyond_tensorflow
+@pytest.mark.slow
 def test_checkpoints_are_not_written_more_often_than_configured(make, monkeypatch):
     run = make("training.checkpoint_seconds=3600")
     saves = []
