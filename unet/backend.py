@@ -74,11 +74,11 @@ def in_turn(previous, *tensors) -> list:
     """The ``tensors``, but not before those of ``previous`` are computed.
 
     TensorFlow computes whatever is ready, and would hold the intermediate tensors of independent parts at the same
-    time. The other backends compute in the order of the code, or schedule for little memory.
+    time. The other backends and XLA compute in the order of the code, or schedule for little memory.
     """
     import keras
 
-    if keras.backend.backend() != "tensorflow":
+    if keras.backend.backend() != "tensorflow" or compiled_by_xla():
         return list(tensors)
     import tensorflow as tf
 

