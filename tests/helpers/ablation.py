@@ -32,7 +32,7 @@ def executable(path: Path, text: str) -> Path:
 
 def wait_for(path: Path) -> None:
     """Wait until a file exists."""
-    limit = time.monotonic() + 120
+    limit = time.monotonic() + 300
     while not path.exists():
         assert time.monotonic() < limit, f"no {path}"
         time.sleep(0.01)

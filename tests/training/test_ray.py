@@ -24,7 +24,7 @@ only_jax = pytest.mark.skipif(BACKEND != "jax", reason="only JAX trains in sever
 @pytest.fixture(scope="module")
 def address():
     with pytest.MonkeyPatch.context() as environment:
-        for name, value in (virtual(1) | {"RAY_worker_niceness": "0"}).items():
+        for name, value in virtual(1).items():
             environment.setenv(name, value)
         machines = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
         try:
