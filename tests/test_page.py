@@ -940,7 +940,7 @@ def test_what_is_happening_is_shown(chromium, slow, tmp_path):
         other.wait("#status", "Waiting for 1 other photograph")
         tab.page.get_by_label("Average with the mirror image").check()  # replaces the request that is running
         wait_until(lambda: (len(endpoint._queue), endpoint._places) == (3, 6))
-        endpoint._places = 0
+        endpoint._places = -2  # full, even after requests that this tab replaces have ended
         tab.drop(tmp_path / "b.jpg", until="#result .message")
         assert tab.texts("#result .message")[0].startswith("The server is busy: 8 photographs are waiting already.")
         assert tab.texts("#status") == [""]

@@ -91,7 +91,7 @@ class Endpoint:
         mode, flip = request.query_params.get("mode"), request.query_params.get("flip", "false")
         if mode not in (*MODES, None) or flip not in ("false", "true"):
             raise HTTPException(400, f"Expected mode={'|'.join(MODES)} and flip=false|true.")
-        if self._places == 0:
+        if self._places <= 0:
             await self._receive(request, keep=False)  # or the browser would not read the response
             message = f"The server is busy: {PLACES} photographs are waiting already. Try again in a moment."
             raise HTTPException(503, message, {"Retry-After": "10"})
