@@ -18,7 +18,9 @@ from unet.runs import Run
 cluster_utils = pytest.importorskip(
     "ray.cluster_utils", reason="Ray is not installed: pip install 'unet-upsamplers[ray]'"
 )
-only_jax = pytest.mark.skipif(BACKEND != "jax", reason="only JAX trains in several processes")
+pytest.importorskip("jax", reason="JAX, which alone trains in several processes, is not installed")
+pytestmark = pytest.mark.backend_free  # as Ray is installed in the first environment of the tests only
+JAX = {"KERAS_BACKEND": "jax"}
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +44,12 @@ def arguments(root, address, *settings):
 
 
 @pytest.mark.slow
-@only_jax
 def test_two_machines_give_the_losses_of_one_and_resume(tmp_path, address):
     settings = [*SETTINGS, *COMPILED, "training.warmup=0", "training.epochs=1"]
     alone = run_unet_process("train", "configs/demo.yaml", "--root", tmp_path / "alone", *settings, **virtual(1))
     assert alone.code == 0, alone.err
 
-    process = start_unet(*arguments(tmp_path, address, "training.epochs=100000"))
+    process = start_unet(*arguments(tmp_path, address, "training.epochs=100000"), **JAX)
     wait_for_checkpoint(tmp_path / "demo", process)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
@@ -60,7 +61,7 @@ def test_two_machines_give_the_losses_of_one_and_resume(tmp_path, address):
     saved = len(run.history())
 
     run.record_config(run.config.with_training(epochs=saved + 1))
-    resumed = run_unet_process("train", run.path, "--executor", "ray", "--address", address)
+    resumed = run_unet_process("train", run.path, "--executor", "ray", "--address", address, **JAX)
     assert resumed.code == 0, resumed.err
     assert f"resuming after epoch {saved} of {saved + 1}" in resumed.err
     assert resumed.out.count("next: unet evaluate") == 1
@@ -71,9 +72,8 @@ def test_two_machines_give_the_losses_of_one_and_resume(tmp_path, address):
 
 
 @pytest.mark.slow
-@only_jax
 def test_a_process_that_is_killed_ends_the_command_with_one_message(tmp_path, address):
-    process = start_unet(*arguments(tmp_path, address, "training.epochs=100000"))
+    process = start_unet(*arguments(tmp_path, address, "training.epochs=100000"), **JAX)
     wait_for_checkpoint(tmp_path / "demo", process)
     listed = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
     trained = [line.split()[0] for line in listed.splitlines() if " unet train " in line and str(tmp_path) in line]
@@ -92,18 +92,18 @@ def test_a_process_that_is_killed_ends_the_command_with_one_message(tmp_path, ad
 
 
 @pytest.mark.slow
-@only_jax
 def test_an_error_of_the_run_is_printed_once(tmp_path, address):
-    done = run_unet_process(*arguments(tmp_path, address, "training.batch_size=9"))
+    done = run_unet_process(*arguments(tmp_path, address, "training.batch_size=9"), **JAX)
     assert done.code == 2, done.err
     assert done.err.count("error: ") == 1
     assert "training.batch_size: 9 images cannot be divided equally among 2 devices" in done.err
 
 
 @pytest.mark.slow
-@pytest.mark.backend_free
 def test_one_device_is_one_process_on_any_backend(tmp_path, address):
-    done = run_unet_process(*arguments(tmp_path, address, "training.devices=1", "training.epochs=1"))
+    done = run_unet_process(
+        *arguments(tmp_path, address, "training.devices=1", "training.epochs=1"), KERAS_BACKEND=BACKEND
+    )
     assert done.code == 0, done.err
     assert "training on" not in done.err
     assert len(Run(tmp_path / "demo").history()) == 1
@@ -112,13 +112,12 @@ def test_one_device_is_one_process_on_any_backend(tmp_path, address):
 @pytest.mark.slow
 @pytest.mark.skipif(BACKEND == "jax", reason="JAX trains in several processes")
 def test_other_backends_refuse_several_machines(tmp_path, address):
-    done = run_unet_process(*arguments(tmp_path, address))
+    done = run_unet_process(*arguments(tmp_path, address), KERAS_BACKEND=BACKEND)
     assert done.code == 2
     assert "2 processes that train a run together use JAX; set KERAS_BACKEND=jax" in done.err
     assert not (tmp_path / "demo").exists()
 
 
-@pytest.mark.backend_free
 @pytest.mark.parametrize(
     ("machines", "devices", "shares"),
     [
@@ -133,7 +132,6 @@ def test_every_process_takes_what_a_machine_has(machines, devices, shares):
     assert unet_ray._shares(machines, config.load("pets", [f"training.devices={devices}"])) == shares
 
 
-@pytest.mark.backend_free
 def test_what_no_machine_has_is_refused():
     with pytest.raises(InputError, match=r"^training\.devices: 3 are more than the 2 GPUs of a machine; .*=all uses"):
         unet_ray._shares([{"GPU": 2.0}, {"GPU": 2.0}], config.load("pets", ["training.devices=3"]))
@@ -141,7 +139,6 @@ def test_what_no_machine_has_is_refused():
         unet_ray._shares([{"memory": 1.0}], config.load("pets", []))
 
 
-@pytest.mark.backend_free
 def test_a_folder_that_a_machine_does_not_have_is_named(tmp_path):
     with pytest.raises(RunError, match=r"nowhere is not visible on .+: the machines must share the file system"):
         unet_ray._Process().start([], str(tmp_path / "nowhere"), {})
