@@ -5,7 +5,6 @@ import json
 import math
 import os
 import signal
-import subprocess
 import threading
 import time
 from concurrent.futures import Future
@@ -16,7 +15,7 @@ import pytest
 
 from tests.helpers.ablation import ENVIRONMENT, SETTINGS, make_grid, wait_for
 from tests.helpers.commands import run_unet, run_unet_process, start_unet
-from tests.helpers.processes import command_lines
+from tests.helpers.processes import command_lines, running
 from tests.helpers.weights import weights
 from unet.ablation.plan import grid
 from unet.ablation.run import cells, devices
@@ -375,12 +374,9 @@ def test_the_cell_of_a_killed_ray_worker_is_reported_and_the_others_finish(tmp_p
 
     def kill_worker():
         wait_for(victim.last_file)
-        for process in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                command = (process / "cmdline").read_bytes().decode(errors="replace")
-                if "unet.ablation.run.cell" in command and str(victim.path) in command:
-                    status = (process / "status").read_text()
-                    os.kill(int(status.split("PPid:")[1].split()[0]), signal.SIGKILL)
+        for process in running(str(victim.path)):
+            if "unet.ablation.run.cell" in process.command:
+                os.kill(process.parent, signal.SIGKILL)
 
     thread = threading.Thread(target=kill_worker)
     with contextlib.closing(RayExecutor(os.environ | ENVIRONMENT)) as executor:
@@ -422,6 +418,4 @@ def test_a_lost_ray_cluster_ends_the_ablation_with_one_message(tmp_path, process
 
 def children(parent: int) -> list[tuple[int, str]]:
     """Numbers and programs of a process's children."""
-    listed = subprocess.run(["ps", "-ww", "-eo", "ppid,pid,args"], capture_output=True, text=True, check=True).stdout
-    rows = (line.split(maxsplit=2) for line in listed.splitlines()[1:])
-    return [(int(pid), args.split()[0]) for ppid, pid, args in rows if int(ppid) == parent]
+    return [(child.number, child.command.split()[0]) for child in running() if child.parent == parent]

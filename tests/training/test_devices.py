@@ -30,8 +30,7 @@ def start_together(folder, *arguments, devices: int = 1) -> list[subprocess.Pope
             cwd=ROOT,
             env=os.environ
             | {"PYTHONPATH": str(ROOT), "COLUMNS": "200", "TMPDIR": str(folder)}
-            | {"KERAS_DISTRIBUTION_JOB_ADDRESSES": address, "KERAS_DISTRIBUTION_NUM_PROCESSES": "2"}
-            | {"KERAS_DISTRIBUTION_PROCESS_ID": str(process)}
+            | cluster.variables(address, 2, process)
             | virtual(devices),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,8 @@ import pytest
 from tests.helpers import BACKEND
 from tests.helpers.commands import run_unet_process, start_unet
 from tests.helpers.devices import COMPILED, SETTINGS, virtual, wait_for_checkpoint
-from unet import config
+from tests.helpers.processes import running
+from unet import cluster, config
 from unet.cluster import ray as unet_ray
 from unet.errors import InputError, RunError
 from unet.runs import Run
@@ -75,13 +75,11 @@ def test_two_machines_give_the_losses_of_one_and_resume(tmp_path, address):
 def test_a_process_that_is_killed_ends_the_command_with_one_message(tmp_path, address):
     process = start_unet(*arguments(tmp_path, address, "training.epochs=100000"), **JAX)
     wait_for_checkpoint(tmp_path / "demo", process)
-    listed = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
-    trained = [line.split()[0] for line in listed.splitlines() if " unet train " in line and str(tmp_path) in line]
-    second = next(
-        int(number)
-        for number in trained
-        if b"KERAS_DISTRIBUTION_PROCESS_ID=1\0" in Path(f"/proc/{number}/environ").read_bytes()
-    )
+    (second,) = [
+        one.number
+        for one in running(str(tmp_path))
+        if f"{cluster.PROCESS}=1\0" in Path(f"/proc/{one.number}/environ").read_text()
+    ]
     os.kill(second, signal.SIGKILL)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1, err
@@ -141,4 +139,4 @@ def test_what_no_machine_has_is_refused():
 
 def test_a_folder_that_a_machine_does_not_have_is_named(tmp_path):
     with pytest.raises(RunError, match=r"nowhere is not visible on .+: the machines must share the file system"):
-        unet_ray._Process().start([], str(tmp_path / "nowhere"), {})
+        unet_ray._Process().start([], tmp_path / "nowhere", {})

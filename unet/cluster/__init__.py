@@ -27,8 +27,12 @@ from unet.config import Config
 from unet.errors import InputError, RunError
 from unet.runs import Run
 
+ADDRESSES = "KERAS_DISTRIBUTION_JOB_ADDRESSES"
+"""Environment variable of ``keras.distribution``: host and port of the first process."""
 NUMBER = "KERAS_DISTRIBUTION_NUM_PROCESSES"
-"""Environment variable of ``keras.distribution``, as are the two others with the same beginning."""
+"""Another one: how many processes train together."""
+PROCESS = "KERAS_DISTRIBUTION_PROCESS_ID"
+"""Another one: which of them this is, from 0."""
 SCHEDULERS = {"SLURM_NTASKS": "SLURM_STEP_NODELIST", "OMPI_COMM_WORLD_SIZE": "OMPI_MCA_orte_hnp_uri"}
 """Variables with the number of processes that SLURM and Open MPI start, and one more that JAX needs of each."""
 FOREVER = 1e9
@@ -75,6 +79,17 @@ def joined(config: Config, find: Callable[[], Run]) -> Iterator[Run]:
                 yield _unpacked(_broadcast(b""), config, Path(folder))
 
 
+def variables(address: str, number: int, process: int) -> dict[str, str]:
+    """Environment variables of one of several processes.
+
+    Args:
+        address: Host and port of the first.
+        number: How many they are.
+        process: Which of them it is, from 0.
+    """
+    return {ADDRESSES: address, NUMBER: str(number), PROCESS: str(process)}
+
+
 def _number(config: Config) -> int:
     """How many processes train this run together."""
     setting = os.environ.get(NUMBER)
@@ -118,10 +133,7 @@ class _Link:
     def __init__(self):
         import jax
 
-        addresses, number, process = (
-            os.environ.get(f"KERAS_DISTRIBUTION_{name}") or None
-            for name in ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID")
-        )
+        addresses, number, process = (os.environ.get(name) or None for name in (ADDRESSES, NUMBER, PROCESS))
         jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from Python
         try:
             # Not keras.distribution.initialize, which draws a seed that a single process does not draw.
@@ -133,8 +145,8 @@ class _Link:
             )
         except (ValueError, TypeError) as error:
             raise InputError(
-                f"the processes cannot be found: {records.cause(error)} Set KERAS_DISTRIBUTION_JOB_ADDRESSES="
-                f"HOST:PORT, {NUMBER} and KERAS_DISTRIBUTION_PROCESS_ID"
+                f"the processes cannot be found: {records.cause(error)} Set {ADDRESSES}=HOST:PORT, "
+                f"{NUMBER} and {PROCESS}"
             ) from error
         except RuntimeError as error:
             raise RunError(f"the other processes cannot be reached: {records.cause(error)}") from error

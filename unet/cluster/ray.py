@@ -23,7 +23,7 @@ from unet.errors import InputError, RunError
 log = logging.getLogger("unet")
 
 PASSED_ON = ("KERAS_BACKEND", "UNET_CACHE", "JAX_PLATFORMS")
-"""Environment variables of this process that apply on the machines of the cluster, too."""
+"""Environment variables that processes on the machines of a cluster take from this one."""
 CHECK_SECONDS = 5.0
 """Time between two checks whether the head of the cluster answers."""
 LOST_CHECKS = 4
@@ -43,6 +43,7 @@ class Connection:
     Attributes:
         ray: The package.
         head: Address of the cluster's head.
+        passed_on: Environment variables that apply on its machines, too.
 
     Raises:
         InputError: Ray is not installed, or no cluster answers at the address.
@@ -54,12 +55,9 @@ class Connection:
         except ImportError:
             raise InputError("Ray is not installed: pip install 'unet-upsamplers[ray]'", argument="executor") from None
         address = address or environment.get("RAY_ADDRESS")
-        hint = ""
+        _check_reachable(address)
+        visible = {key: environment[key] for key in ("CUDA_VISIBLE_DEVICES", "JAX_PLATFORMS") if key in environment}
         try:
-            _check_reachable(address)
-            if address is not None:
-                hint = "; a cluster with token authentication needs RAY_AUTH_MODE=token"
-            visible = {key: environment[key] for key in ("CUDA_VISIBLE_DEVICES", "JAX_PLATFORMS") if key in environment}
             with interrupts.handlers_restored(), environment_variables(**visible):
                 ray.init(
                     address=address or "local",
@@ -67,10 +65,12 @@ class Connection:
                     logging_level=logging.ERROR,
                     include_dashboard=False if address is None else None,
                 )
-        except (OSError, ValueError) as error:
+        except (ConnectionError, ValueError) as error:
+            hint = "; a cluster with token authentication needs RAY_AUTH_MODE=token" if address else ""
             raise InputError(f"no Ray cluster answers at {address}: {error}{hint}", argument="address") from None
         self.ray: Any = ray
         self.head = address if address and address.startswith("ray://") else ray.get_runtime_context().gcs_address
+        self.passed_on = {key: environment[key] for key in PASSED_ON if key in environment}
         self._failed = 0
 
     def machines(self) -> list[dict[str, float]]:
@@ -82,7 +82,7 @@ class Connection:
         try:
             _check_reachable(self.head, timeout=3)
             self._failed = 0
-        except (OSError, ValueError):
+        except InputError:
             self._failed += 1
         return self._failed >= LOST_CHECKS
 
@@ -107,15 +107,20 @@ def lost(reason: str) -> RunError:
     return RunError(f"the Ray cluster was lost: {reason}; run the same command again to resume")
 
 
-def _check_reachable(address: str | None, timeout: float = 10) -> None:
-    """Refuse an address where nothing listens: Ray itself would try for two minutes, then end the process.
+def invisible(path: Path) -> str:
+    """What to say of a run or folder that this machine of the cluster does not see."""
+    return f"{path} is not visible on {socket.gethostname()}: the machines must share the file system"
 
-    Raises:
-        OSError, ValueError: Nothing listens there, or it is no address.
-    """
+
+def _check_reachable(address: str | None, timeout: float = 10) -> None:
+    """Refuse an address where nothing listens: Ray itself would try for two minutes, then end the process."""
     host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
-    if colon:
+    if not colon:
+        return
+    try:
         socket.create_connection((host.strip("[]"), int(port)), timeout).close()
+    except (OSError, ValueError) as error:
+        raise InputError(f"no Ray cluster answers at {address}: {error}", argument="address") from None
 
 
 def train(arguments: list[str], config: Config, environment: dict[str, str], address: str | None = None) -> None:
@@ -139,10 +144,7 @@ def train(arguments: list[str], config: Config, environment: dict[str, str], add
         shares = _shares(connection.machines(), config)
         if len(shares) > 1:
             cluster.check_settings(config, len(shares), environment["KERAS_BACKEND"])
-        _Training(connection, shares).run(
-            ["train", *arguments],
-            {key: environment[key] for key in PASSED_ON if key in environment},
-        )
+        _Training(connection, shares).run(["train", *arguments])
 
 
 def _shares(machines: list[dict[str, float]], config: Config) -> list[dict[str, float]]:
@@ -173,9 +175,10 @@ class _Training:
         self.connection = connection
         ray = connection.ray
         machines = ray.util.placement_group(shares, strategy="STRICT_SPREAD")
-        if not ray.wait([machines.ready()], timeout=CHECK_SECONDS)[0]:
+        ready = machines.ready()
+        if not ray.wait([ready], timeout=CHECK_SECONDS)[0]:
             log.info("waiting until %d machines of the cluster are free", len(shares))
-        connection.get(machines.ready())
+        connection.get(ready)
         self.processes = []
         for index, share in enumerate(shares):
             place = PlacementGroupSchedulingStrategy(machines, placement_group_bundle_index=index)
@@ -185,18 +188,13 @@ class _Training:
         self.errors = [""] * len(shares)
         self.signals: list[int] = []
 
-    def run(self, arguments: list[str], environment: dict[str, str]) -> None:
+    def run(self, arguments: list[str]) -> None:
         """Start ``unet ARGUMENTS`` in every process, print what the first prints, and wait until it has ended."""
         number = len(self.processes)
-        if number > 1:
-            host_and_port = self._call(0, "free_address")
-            environment = environment | {
-                "KERAS_DISTRIBUTION_JOB_ADDRESSES": host_and_port,
-                "KERAS_DISTRIBUTION_NUM_PROCESSES": str(number),
-            }
+        address = self._call(0, "free_address") if number > 1 else None
         for index in range(number):
-            process = {"KERAS_DISTRIBUTION_PROCESS_ID": str(index)} if number > 1 else {}
-            self._call(index, "start", arguments, str(Path.cwd()), environment | process)
+            place = cluster.variables(address, number, index) if address else {}
+            self._call(index, "start", arguments, Path.cwd(), self.connection.passed_on | place)
         passed_on, limit = 0, float("inf")
         with interrupts.stop_gracefully(self.signals.append):
             while time.monotonic() < limit and len(self.codes) < number:
@@ -259,16 +257,14 @@ class _Process:
         with socket.create_server(("", 0)) as free:
             return f"{ray.util.get_node_ip_address()}:{free.getsockname()[1]}"
 
-    def start(self, arguments: list[str], folder: str, environment: dict[str, str]) -> None:
+    def start(self, arguments: list[str], folder: Path, environment: dict[str, str]) -> None:
         """Start ``unet ARGUMENTS`` in a folder; the process is stopped if this one ends.
 
         Raises:
             RunError: The folder does not exist on this machine.
         """
-        if not Path(folder).is_dir():
-            raise RunError(
-                f"{folder} is not visible on {socket.gethostname()}: the machines must share the file system"
-            )
+        if not folder.is_dir():
+            raise RunError(invisible(folder))
         self.process = subprocess.Popen(
             processes.command("unet", *arguments),
             cwd=folder,

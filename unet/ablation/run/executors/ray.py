@@ -26,11 +26,11 @@ class RayExecutor:
     def __init__(self, environment: dict[str, str], address: str | None = None, workers: int = 1):
         self._connection = ray.Connection(environment, address)
         self._ray = self._connection.ray
-        self._environment = {key: environment[key] for key in ray.PASSED_ON if key in environment}
+        self._environment = self._connection.passed_on
         machines = self._connection.machines()
         if any(machine.get("GPU") for machine in machines):
             share: dict[str, Any] = {"num_gpus": 1 / workers}
-            self._environment |= devices.memory_share(workers)
+            self._environment = self._environment | devices.memory_share(workers)
         else:
             cores = [machine.get("CPU", 0) for machine in machines]
             share = {"num_cpus": max(1, int(min(filter(None, cores), default=1)) // workers)}
@@ -73,9 +73,12 @@ class RayExecutor:
 
     def _watch_head(self) -> None:
         """End all futures when the head has not answered for a while: Ray would wait, then end the process."""
-        while not self._connection.is_lost():
-            if self._closed.wait(ray.CHECK_SECONDS):
+        while not self._closed.wait(ray.CHECK_SECONDS):
+            if self._connection.is_lost():
+                self._end_all()
                 return
+
+    def _end_all(self) -> None:
         for future in self._futures:
             with contextlib.suppress(InvalidStateError):  # it has ended
                 future.set_exception(ray.lost(f"its head does not answer at {self._connection.head}"))
@@ -84,5 +87,5 @@ class RayExecutor:
 def _run(run: str, environment: dict[str, str]) -> str | None:
     """Run a cell in a Ray worker, where Ray has set CUDA_VISIBLE_DEVICES."""
     if not (Path(run) / "config.yaml").is_file():
-        return f"{run} is not visible on {os.uname().nodename}: the machines must share the file system"
+        return ray.invisible(Path(run))
     return processes.run_cell(Path(run), dict(os.environ) | environment, [])
