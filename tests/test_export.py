@@ -285,6 +285,21 @@ def test_quantized_files_keep_mean_iou(exported, mean_iou, name, quantize):
     assert proof["mean_iou"] > proof["mean_iou_float"] - 0.01
 
 
+@pytest.mark.slow
+def test_two_products_of_int8_onnx_fit_into_16_bits(exported):
+    """Processors without VNNI add them in 16 bits, where larger sums become the largest number."""
+    file, _ = exported("onnx", "int8")
+    import onnx
+
+    weights = [
+        onnx.numpy_helper.to_array(tensor)
+        for tensor in onnx.load(file).graph.initializer
+        if tensor.data_type == onnx.TensorProto.INT8 and tensor.dims
+    ]
+    assert len(weights) > 10
+    assert max(abs(array.astype(int)).max() for array in weights) <= 64
+
+
 def test_int8_litert_is_int8_throughout(exported):
     """Input, output and every number between them except indices, according to the file itself."""
     file, _ = exported("litert", "int8")
