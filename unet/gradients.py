@@ -1,13 +1,32 @@
 """Functions with a custom backward pass, the same on every backend."""
 
-from collections.abc import Callable
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
 from keras import ops
 
+from unet.backend import compiled_by_xla
 
-def differentiable(forward: Callable, backward: Callable) -> Callable:
+_FUSING = contextvars.ContextVar("fusing", default=False)
+
+
+@contextlib.contextmanager
+def fusing() -> Iterator[None]:
+    """Let XLA compile the functions that ask for it, where TensorFlow runs the rest of a training step without XLA.
+
+    For training only: exported files must not need XLA, and every other size of the images is compiled again.
+    """
+    token = _FUSING.set(True)
+    try:
+        yield
+    finally:
+        _FUSING.reset(token)
+
+
+def differentiable(forward: Callable, backward: Callable, fuse: bool = False) -> Callable:
     """Give ``forward`` the gradient ``backward``.
 
     Useful if the adjoint has a simple form: it saves the tensors that automatic differentiation would store or copy.
@@ -17,10 +36,17 @@ def differentiable(forward: Callable, backward: Callable) -> Callable:
             ``keras.remat`` runs it when tensors around it no longer exist.
         backward: ``backward(upstream, *inputs)`` returns the gradients of the inputs, a tensor or a tuple of tensors;
             ``None`` for integers. The same holds for it.
+        fuse: Whether XLA is much faster for them than separate operations, as for many passes over the same values;
+            see :func:`fusing`.
 
     Returns:
         A function of the same tensors.
     """
+    if fuse and _FUSING.get() and keras.backend.backend() == "tensorflow" and not compiled_by_xla():
+        import tensorflow as tf
+
+        if not tf.executing_eagerly():  # where each call would be compiled again
+            forward, backward = (tf.function(part, jit_compile=True, autograph=False) for part in (forward, backward))
 
     @ops.custom_gradient
     def function(*inputs):

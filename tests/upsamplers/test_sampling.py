@@ -1,9 +1,15 @@
 """Samples at predicted positions."""
 
+import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.helpers import BACKEND
 from tests.helpers.against_torch import assert_values_and_gradients_equal
+from unet.gradients import fusing
+from unet.model import build_unet
+from unet.training import SegmentationTrainer
 from unet.upsamplers.sampling import sample
 
 
@@ -27,3 +33,39 @@ def test_values_and_gradients_equal_those_of_grid_sample(rng):
     rows, columns = (rng.uniform(-2, length + 1, (b, h, w, 4, groups)) for length in (h, w))
     given = [array.astype("float32") for array in (x, rows, columns)]
     assert_values_and_gradients_equal(sample, expected, given, rng)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="on JAX XLA compiles everything, on PyTorch nothing")
+def test_compiled_by_xla_within_a_step_without_xla_values_and_gradients_are_those_of_grid_sample(rng):
+    import tensorflow as tf
+
+    @tf.function(autograph=False)
+    def fused(x, rows, columns):
+        with fusing():
+            return sample(x, rows, columns)
+
+    x = rng.normal(size=(2, 5, 4, 6))
+    given = [array.astype("float32") for array in (x, *rng.uniform(-2, 6, (2, 2, 5, 4, 4, 3)))]
+    assert compiled_parts(fused.get_concrete_function(*given)) == 1
+    assert_values_and_gradients_equal(fused, expected, given, rng)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="on JAX XLA compiles everything, on PyTorch nothing")
+@pytest.mark.parametrize(("training", "jit", "parts"), [(True, False, 2), (False, False, 0), (True, True, 0)])
+def test_xla_compiles_parts_in_training_only_and_where_it_does_not_compile_the_whole(training, jit, parts):
+    import tensorflow as tf
+
+    network = build_unet(3, width=4, depth=2, upsampler="dysample")
+    trainer = SegmentationTrainer(network, lambda image, mask: (image, mask), lambda mask, logits: 0.0, 3)
+    step = tf.function(lambda batch: trainer(batch, training=training)["logits"], autograph=False, jit_compile=jit)
+    batch = {"image": np.zeros((1, 8, 8, 3), "uint8"), "mask": np.zeros((1, 8, 8), "uint8")}
+    assert compiled_parts(step.get_concrete_function(batch)) == parts
+
+
+def compiled_parts(function):
+    """Number of functions called by a function that XLA compiles."""
+    return sum(
+        definition.attr["_XlaMustCompile"].b
+        for definition in function.graph.as_graph_def().library.function
+        if definition.signature.name != function.name
+    )

@@ -158,6 +158,8 @@ def _step(name: str, shape: Shape, projected: bool, jit: bool) -> Callable[[], N
     if backend == "tensorflow":
         import tensorflow as tf
 
+        from unet.gradients import fusing
+
         x, skip, argmax, dy = (None if a is None else tf.constant(a) for a in (x, skip, argmax, dy))
 
         @functools.partial(tf.function, jit_compile=jit, autograph=False)
@@ -166,7 +168,8 @@ def _step(name: str, shape: Shape, projected: bool, jit: bool) -> Callable[[], N
             with tf.GradientTape() as tape:
                 for source in sources:
                     tape.watch(source)
-                y = layer(x, skip, argmax)
+                with fusing():  # as in training
+                    y = layer(x, skip, argmax)
             return y, tape.gradient(y, [*sources, *layer.trainable_variables], output_gradients=dy)
 
         def step():

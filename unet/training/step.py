@@ -10,6 +10,7 @@ from keras import ops
 from unet.config import Config
 from unet.data.augmentation import Augmentation
 from unet.data.sources import IGNORE
+from unet.gradients import fusing
 from unet.losses import SegmentationLoss, bits
 from unet.model import from_config
 from unet.training.deep_supervision import stage_loss, with_stage_logits
@@ -135,7 +136,8 @@ class SegmentationTrainer(keras.Model):
         if not training:
             return {"logits": self.network(image, training=False), "mask": mask}
         image, mask = self.augmentation(image, mask)
-        logits, *stage_logits = keras.tree.flatten(self._training_call(image, training=True))
+        with fusing():
+            logits, *stage_logits = keras.tree.flatten(self._training_call(image, training=True))
         return {"logits": logits, "mask": mask} | ({"stage_logits": stage_logits} if stage_logits else {})
 
     def _make_training_call(self) -> Callable:

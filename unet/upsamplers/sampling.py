@@ -140,4 +140,4 @@ def sample(x, rows, columns):
             dcolumns * ops.cast(inside_x, rows.dtype),
         )
 
-    return differentiable(forward, backward)(x, rows, columns)
+    return differentiable(forward, backward, fuse=True)(x, rows, columns)
