@@ -39,12 +39,13 @@ def run(backend: str, program: str, *arguments: str) -> subprocess.CompletedProc
 
 
 @pytest.mark.parametrize("backend", ["jax", pytest.param("torch", marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("remedied", "imported"), [("remedied", "False"), ("as it is", "True")])
+@pytest.mark.parametrize(
+    ("remedied", "imported"), [("remedied", "False"), pytest.param("as it is", "True", marks=pytest.mark.slow)]
+)
 def test_saving_imports_tensorflow_only_without_the_remedy(tmp_path, backend, remedied, imported):
     file = tmp_path / "model.keras"
     done = run(backend, SAVE, str(file), remedied)
     assert done.stdout == f"{imported}\n", done.stderr
-    assert ("oneDNN" in done.stderr) == (imported == "True")
     assert keras.saving.load_model(file).count_params() == 10
 
 

@@ -460,6 +460,8 @@ class _Distribution:
 
     def p_value(self, t):
         """Two-sided p value of a number ``t`` ≥ 0, for one difference: the level whose critical value it is."""
+        if t == 0:
+            return 1.0
         own = [2 * special.stdtr(degrees, -t) for _, degrees in self._parts]
         if np.isinf(t) or max(own) < SMALLEST_P:
             return 0.0
