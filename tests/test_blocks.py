@@ -7,7 +7,7 @@ from keras import ops
 
 from benchmarks.export_matrix import FLOAT, QUANTIZED, metadata_for, scenes, writable
 from benchmarks.gradients import gradient, gradients, values
-from tests.helpers import BACKEND, SLOW_BEYOND_TENSORFLOW
+from tests.helpers import BACKEND
 from tests.helpers.contract import compiled_gradient
 from unet import config, cost
 from unet.blocks import StageBlock, attention_gate, squeeze_and_excitation
@@ -287,19 +287,9 @@ def train(rng, folder, *overrides):
 # === Export ===
 
 
-@pytest.mark.parametrize(
-    ("kind", "name", "quantization"),
-    [
-        pytest.param("scse", "savedmodel", "none", marks=SLOW_BEYOND_TENSORFLOW),
-        pytest.param("gate", "savedmodel", "none", marks=pytest.mark.slow),
-        *(
-            pytest.param(kind, *pair, marks=pytest.mark.slow)
-            for pair in [*FLOAT, *QUANTIZED]
-            if pair != ("savedmodel", "none")
-            for kind in KINDS
-        ),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("name", "quantization"), [*FLOAT, *QUANTIZED])
 def test_every_format_has_the_logits_of_the_network(kind, name, quantization, tmp_path):
     if not writable(name):
         pytest.skip(f"{name} is written by the {FORMATS[name].backend} backend")

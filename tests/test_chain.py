@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.helpers import JIT, slow_beyond_tensorflow
+from tests.helpers import JIT
 from tests.helpers.training import stopping_after_an_epoch
 from unet.evaluation import evaluate
 from unet.runs import Run
@@ -43,10 +43,8 @@ def settings(source, tmp_path, pets):
     return [f"data.data_dir={pets() / 'tfds'}", "data.download=false", "data.size=16", "training.batch_size=64"]
 
 
-@slow_beyond_tensorflow
-@pytest.mark.parametrize(
-    "source", ["folder", *(pytest.param(name, marks=pytest.mark.slow) for name in ("shapes", "archive", "pets"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["folder", "shapes", "archive", "pets"])
 def test_train_resume_and_evaluate(source, tmp_path, request, config):
     overrides = [*TINY, *settings(source, tmp_path, lambda: request.getfixturevalue("pets")), f"name={source}"]
     run = Run.create(config("demo.yaml", *overrides), tmp_path)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.helpers import BACKEND, ROOT, TINY
+from tests.helpers import BACKEND, ROOT, TINY, slow_beyond_tensorflow
 from tests.helpers.commands import run_unet, run_unet_process
 from unet import config
 from unet.commands import COMMANDS
@@ -110,6 +110,7 @@ def test_summary_draws_training_images_under_every_augmentation(tmp_path):
     assert (refused.code, refused.err.count("must end in .png")) == (2, 1)
 
 
+@slow_beyond_tensorflow
 def test_summary_of_a_run_needs_no_data(tmp_path):
     settings = ["data.source=folder", f"data.data_dir={tmp_path / 'moved'}", "name=mine", "data.size=64"]
     run = Run.create(config.load("demo", settings), tmp_path)

@@ -67,7 +67,11 @@ def test_the_readme_shows_the_committed_scores(title, folder):
     assert f"| {row} |" in README
 
 
-@pytest.mark.parametrize("document", generate.DOCUMENTS, ids=name_of)
+@pytest.mark.parametrize(
+    "document",  # costs of encoders are those of networks that have to be built
+    [pytest.param(path, marks=[pytest.mark.slow] * (path == generate.ENCODERS)) for path in generate.DOCUMENTS],
+    ids=name_of,
+)
 def test_generated_parts_are_up_to_date(document):
     assert document.read_text(encoding="utf-8") == generate.generated(document), "run `make figures`"
 

@@ -184,6 +184,7 @@ def test_a_file_away_from_its_run_asks_for_the_place_of_its_data(small_file, tmp
 # === Moved data, several evaluations ===
 
 
+@pytest.mark.slow
 def test_a_moved_archive_is_found_where_the_command_says(tmp_path):
     """The layout of the official Pets archive, whose class names are not configured."""
     archive = tmp_path / "archive"

@@ -259,6 +259,7 @@ def test_what_a_proof_of_class_ids_accepts(upsampler, quantization, differences,
     assert read_proof(proof.to_json(found)) == found
 
 
+@pytest.mark.slow
 def test_a_run_is_exported_from_within_and_again(run, exported, monkeypatch):
     """A SavedModel is a directory, which cannot be replaced in one step."""
     name = "savedmodel" if BACKEND == "tensorflow" else "keras"

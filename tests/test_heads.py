@@ -14,7 +14,7 @@ from sklearn.metrics import jaccard_score
 
 import unet
 from benchmarks.gradients import gradient
-from tests.helpers import BACKEND, JIT
+from tests.helpers import BACKEND, JIT, slow_beyond_tensorflow
 from tests.helpers.commands import run_unet
 from tests.helpers.formats import needs
 from unet import config, cost, losses, page
@@ -169,6 +169,7 @@ ONE_FORMAT = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow writes these files")
 @pytest.mark.parametrize("name", ONE_FORMAT)
 def test_exported_files_return_what_they_return_for_two_classes(binary, name, tmp_path):
@@ -230,6 +231,7 @@ def test_a_network_with_another_head_starts_from_it(binary, caplog):
 # === Several labels per pixel ===
 
 
+@slow_beyond_tensorflow
 def test_labels_are_learned_scored_and_predicted(labelled, tmp_path):
     assert labelled.config.model.head == "labels"
     assert len(labelled.info.class_weights) == 2

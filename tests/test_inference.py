@@ -659,6 +659,7 @@ print("peak", re.search(r"VmHWM:\\s+([0-9]+)", status)[1])
     assert int(done.stdout.split("peak ")[1]) < 2 * 2**20
 
 
+@pytest.mark.slow
 @pytest.mark.backend_free
 @pytest.mark.skipif(sys.platform != "linux", reason="measured on Linux")
 def test_memory_grows_by_little_more_than_the_image_its_mask_and_its_overlay(tmp_path):

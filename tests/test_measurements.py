@@ -36,7 +36,8 @@ def test_ore_is_rare_and_differs_from_stone_by_its_tint():
     np.testing.assert_array_equal(scenes[3][0], rare_class.draw_scene(np.random.default_rng(3))[0])
 
 
-@pytest.mark.parametrize("module", [crops, pytest.param(rare_class, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("module", [crops, rare_class])
 def test_results_appear_when_all_runs_have_finished(module, tmp_path, monkeypatch):
     done = []
 

@@ -9,9 +9,6 @@ from notebooks.execute import HERE, run
 
 pytestmark = pytest.mark.backend_free
 NOTEBOOKS = sorted(HERE.glob("*.ipynb"))
-FAST = ("03_ablation",)
-"""Notebooks that neither train nor build networks; executing the others is slow."""
-EXECUTED = [pytest.param(path, id=path.stem, marks=[] if path.stem in FAST else pytest.mark.slow) for path in NOTEBOOKS]
 MACHINE = re.compile(r"/(work|tmp|root|home|Users|usr|opt|var)/|[A-Z]:\\+Users")
 
 
@@ -39,7 +36,7 @@ def path(request):
     return request.param
 
 
-@pytest.mark.parametrize("path", EXECUTED)
+@pytest.mark.slow
 def test_execution_gives_the_committed_outputs(path):
     committed, executed = code_cells(read(path)), code_cells(run(path))
     for before, after in zip(committed, executed, strict=True):

@@ -131,6 +131,7 @@ def real(tmp_path_factory):
     return Run(attempt.root / "nearest-seed0")
 
 
+@pytest.mark.slow
 def test_a_finished_cell_has_the_costs_that_a_report_shows(real):
     cost = real.metrics()["cost"]
     network = from_config(real.config, 3, fixed_size=True)

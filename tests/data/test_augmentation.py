@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 from scipy import ndimage
 
-from tests.helpers import BACKEND
+from tests.helpers import BACKEND, slow_beyond_tensorflow
 from unet.data.augmentation import OFF, Augmentation
 from unet.data.sources import IGNORE
 
@@ -78,6 +78,7 @@ def test_a_rotation_keeps_distances_and_the_centre():
     assert np.abs(new[..., 0] - new_mask)[inside].max() <= 0.5 + 1e-3
 
 
+@slow_beyond_tensorflow
 def test_a_rotated_corner_is_ignored_exactly_where_it_is_beyond_the_border():
     image, mask = coordinates(8, 33, 33)
     layer = Augmentation(**OFF | {"rotation": 180.0}, seed=1)
@@ -102,6 +103,7 @@ def test_zooming_out_shows_the_whole_image_with_a_border():
     assert edges.any(2).mean(1) == pytest.approx([0, 0], abs=0.1)  # the image is anywhere in the border
 
 
+@slow_beyond_tensorflow
 def test_a_translation_moves_by_the_share_that_is_asked_for():
     image, mask = coordinates(200, 50, 100)
     new, new_mask = run(Augmentation(**OFF | {"translation": 0.2}, seed=3), image, mask)
@@ -113,6 +115,7 @@ def test_a_translation_moves_by_the_share_that_is_asked_for():
     np.testing.assert_allclose((new_mask == IGNORE).mean((1, 2)), lost, atol=0.02)
 
 
+@slow_beyond_tensorflow
 def test_an_elastic_deformation_is_smooth_and_bounded():
     image, mask = coordinates(40, 64, 64)
     new, new_mask = run(Augmentation(**OFF | {"elastic": 0.1}, seed=3), image, mask)
@@ -134,6 +137,7 @@ def test_grayscale_is_the_luminance_of_some_images(rng):
     np.testing.assert_allclose(new[~grey], image[~grey], atol=1e-3)
 
 
+@slow_beyond_tensorflow
 def test_gamma_draws_an_exponent_for_each_image():
     image = np.full((300, 2, 2, 3), 64, "uint8")
     image[:, 1] = 128
@@ -145,6 +149,7 @@ def test_gamma_draws_an_exponent_for_each_image():
     assert abs(np.log(exponents).mean()) < 0.1
 
 
+@slow_beyond_tensorflow
 def test_noise_has_the_deviation_that_is_asked_for():
     image = np.full((64, 20, 20, 3), 128, "uint8")
     new, _ = run(Augmentation(**OFF | {"noise": 0.1}), image, np.zeros((64, 20, 20), "uint8"))
@@ -216,6 +221,7 @@ def test_mask_and_image_are_cropped_and_flipped_alike():
     assert 0 < sum(flipped) < 16
 
 
+@slow_beyond_tensorflow
 def test_crops_cover_the_share_of_the_area_that_is_asked_for():
     """On a ramp the spread of values along an axis is the length of the window."""
     ramp = np.tile(np.arange(100, dtype="float32"), (100, 1))
@@ -268,6 +274,7 @@ def test_colour_changes_image_not_mask_and_stays_in_range(setting, low, high):
         assert shift.max() > 20
 
 
+@slow_beyond_tensorflow
 def test_contrast_and_saturation_go_both_ways():
     """Keras' own single-number factors only raise contrast, and saturation only below one half lowers it."""
     image = np.zeros((200, 2, 2, 3), "uint8")
@@ -329,6 +336,7 @@ def test_images_of_any_range_are_augmented_alike(rng):
     assert abs(standard[0] - image).max() > 0.1
 
 
+@slow_beyond_tensorflow
 def test_values_of_any_range_are_not_clipped_and_the_border_is_the_mean():
     image = np.full((16, 8, 8, 1), 1000.0, "float32")
     layer = Augmentation(**OFF | {"translation": 0.5}, seed=1, moments=([10.0], [2.0]))
@@ -350,6 +358,7 @@ def test_brightness_and_noise_are_shares_of_the_range_that_the_deviation_implies
         assert 23 < changed.std((1, 2, 3)).max() < 28
 
 
+@slow_beyond_tensorflow
 def test_gamma_of_any_range_keeps_the_range_of_each_image(rng):
     image = rng.normal(5, 3, (4, 8, 8, 2)).astype("float32")
     layer = Augmentation(**OFF | {"gamma": 1.0}, seed=0, moments=([5.0, 5.0], [3.0, 3.0]))

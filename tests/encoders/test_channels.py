@@ -57,7 +57,9 @@ def test_grey_has_the_features_of_grey_colours(rng):
 
 
 @pytest.mark.parametrize("encoder", ["plain", "efficientnet_lite0", "resnet50", "efficientnet_v2_b0"])
-@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize(
+    "precision", ["mixed_float16", *(pytest.param(p, marks=pytest.mark.slow) for p in ("float32", "mixed_bfloat16"))]
+)
 def test_logits_do_not_depend_on_the_unit_of_the_pixels(encoder, precision, rng):
     """16-bit values as large as float16 cannot hold, and the same in another unit, even under low precision."""
     scale, offset = np.array([300.0, 1e-3, 7.0, 50.0, 1.0]), np.array([65535.0, -2.0, 1e5, 0.0, 3.0])

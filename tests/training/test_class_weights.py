@@ -64,6 +64,7 @@ def test_a_loss_without_data_does_not_guess():
         SegmentationLoss.from_settings(LossConfig(class_weights="auto"), ("a", "b"))
 
 
+@pytest.mark.slow
 def test_weights_are_recorded_and_a_resumed_run_uses_them(tmp_path, monkeypatch):
     path = tmp_path / "small.yaml"
     path.write_text(

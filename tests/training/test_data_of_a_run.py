@@ -165,6 +165,7 @@ def test_resuming_on_changed_data_is_refused_with_what_changed(half_trained, fol
     assert {path: path.read_bytes() for path in before} == before
 
 
+@pytest.mark.slow
 def test_a_run_without_a_checkpoint_starts_on_the_data_as_they_are(make, folder):
     run = make()
     train(run)
@@ -241,7 +242,7 @@ def test_other_data_are_not_recorded_as_the_place_of_a_run(half_trained, folder,
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a mapped file cannot be truncated")
-@pytest.mark.parametrize("split", ["train", "validation"])
+@pytest.mark.parametrize("split", ["train", pytest.param("validation", marks=pytest.mark.slow)])
 def test_data_that_are_truncated_during_training_are_reported_and_prepared_again(tmp_path, monkeypatch, split):
     """On every backend as one message; TensorFlow wraps what its input pipeline raises."""
     original = Checkpoint.on_epoch_end

@@ -102,6 +102,7 @@ def test_the_loss_equals_the_formula(build, split):
     assert loss == pytest.approx(expected[0] + WEIGHT * (expected[1] + expected[2] / 2) / 1.5, abs=1e-5)
 
 
+@slow_beyond_tensorflow
 def test_validation_is_that_of_the_network_alone(build, split):
     """Loss and mean IoU have the main logits only."""
     trainer, plain = build(), build("model.decoder.deep_supervision=0")

@@ -57,6 +57,7 @@ def trained(path, settings, remat):
     return losses, [ops.convert_to_numpy(variable).astype("float32") for variable in trainer.network.variables]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_training_is_the_same(model, tmp_path):
     losses, values = trained(tmp_path / "t.yaml", model, remat=False)

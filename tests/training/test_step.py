@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 from sklearn.metrics import jaccard_score
 
-from tests.helpers import BACKEND, JIT
+from tests.helpers import BACKEND, JIT, slow_beyond_tensorflow
 from unet import config
 from unet.data.batches import Batches
 from unet.data.cache import Split
@@ -55,6 +55,7 @@ def fit(trainer, split, epochs=1):
     return history, [np.abs(a - b).max() for a, b in zip(after, before, strict=True)]
 
 
+@slow_beyond_tensorflow
 def test_mixed_precision_does_not_round_images(build, monkeypatch, rng):
     trainer = build("training.precision=mixed_bfloat16")
     seen = []
@@ -127,6 +128,7 @@ def test_every_optimizer_learns_eagerly_compiled_or_not(build, split, optimizer)
     assert history["loss"][-1] < 0.9 * history["loss"][0]
 
 
+@slow_beyond_tensorflow
 def test_mean_iou_of_validation_equals_sklearn(build, split):
     trainer = build()
     fit(trainer, split, epochs=3)

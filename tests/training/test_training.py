@@ -116,6 +116,7 @@ def test_tensorboard_gets_scalars_and_pictures(reference):
     assert (pictures[0].width, pictures[0].height) == (4 * 24, 3 * 24)
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_run(make, reference):
     run = make("seed=1")  # resuming shows that the same seed gives the same
     train(run)
@@ -180,7 +181,7 @@ def test_early_stopping_ends_a_run_that_no_longer_gains(make):
     assert len(run.history()) == len(scores)
 
 
-@slow_beyond_tensorflow
+@pytest.mark.slow
 def test_without_validation_images_the_last_epoch_is_the_best(make):
     run = make("data.validation=0", "training.epochs=2", "training.ema=null")
     train(run)
@@ -302,6 +303,7 @@ def test_the_constant_schedule_stays(make, warmup):
     np.testing.assert_allclose(rates, np.minimum(np.arange(30) / 10, 1) * 0.01, atol=1e-7)
 
 
+@slow_beyond_tensorflow
 def test_averages_are_the_moving_averages_of_the_weights(make):
     """Weights by hand: average_1 = w_1, average_t = m·average_{t−1} + (1−m)·w_t; and they are put back exactly."""
     run = make("training.ema=0.7")

@@ -15,7 +15,7 @@ import yaml
 import unet
 from benchmarks import parity
 from docs import generate
-from tests.helpers import ROOT, TINY, contract
+from tests.helpers import ROOT, TINY, contract, slow_beyond_tensorflow
 from unet import config, upsamplers
 from unet.benchmark import layers as benchmark
 from unet.errors import InputError
@@ -89,6 +89,7 @@ def test_benchmark_and_tables_include_it_before_it_is_measured(weighted):
     assert "- **Options**: `gain=1.0`\n\n<!-- end of card weighted_cell -->" in gallery
 
 
+@slow_beyond_tensorflow
 def test_a_program_registers_its_own_layer(weighted, monkeypatch, tmp_path):
     """With the page's code. Keras knows the layer by another package's name, as it does layers of other programs."""
     monkeypatch.chdir(tmp_path)
