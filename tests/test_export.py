@@ -539,8 +539,8 @@ def test_quantization_may_lose_one_point_of_mean_iou():
         assert (found.judge(metadata) == "") == accepted
 
 
-def test_the_model_card_names_files_scores_and_terms(run, exported, mean_iou, tmp_path):
-    directory = exported("keras")[0].parent
+def test_the_model_card_names_files_scores_and_terms(run, mean_iou, tmp_path):
+    directory = export(run, "keras")[0].parent
     card = (directory / "model_card.md").read_text()
     assert model_card(run, directory) == card
     expected = ("`tiny.keras`", "`bilinear`", "compared on: 16 test images", "pet, background, border", "Apache-2.0")
