@@ -46,6 +46,8 @@ def test_saving_imports_tensorflow_only_without_the_remedy(tmp_path, backend, re
     file = tmp_path / "model.keras"
     done = run(backend, SAVE, str(file), remedied)
     assert done.stdout == f"{imported}\n", done.stderr
+    # Whether the imported TensorFlow prints its message depends on the processor.
+    assert imported == "True" or "oneDNN" not in done.stderr
     assert keras.saving.load_model(file).count_params() == 10
 
 
