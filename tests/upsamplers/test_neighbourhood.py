@@ -1,5 +1,8 @@
 """Sums over neighbourhoods, in strips and by taps, and layers whose convolutions are not merged."""
 
+import functools
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,13 +13,13 @@ from tests.helpers.against_torch import assert_values_and_gradients_equal
 from unet import backend
 from unet.upsamplers import neighbourhood
 
-SIZE, GROUPS, DEPTH = 3, 2, 3
+GROUPS, DEPTH = 2, 3
 
 
-def unfolded(x):
+def unfolded(x, size):
     """The neighbours of every pixel by PyTorch: ``(B, h, w, groups, C/groups, k²)``."""
     b, h, w, c = x.shape
-    near = F.unfold(x.permute(0, 3, 1, 2), SIZE, padding=SIZE // 2).reshape(b, -1, c // DEPTH, SIZE**2, h, w)
+    near = F.unfold(x.permute(0, 3, 1, 2), size, padding=size // 2).reshape(b, -1, c // DEPTH, size**2, h, w)
     return (
         near.permute(0, 4, 5, 2, 1, 3)
         if c == DEPTH
@@ -33,27 +36,31 @@ def image(cells):
 def expected_reassembly(logits, x, share):
     b, h, w, _, taps = logits.shape
     kernels = (share * logits.softmax(-1)).reshape(b, h, w, GROUPS, 4, taps)
-    return image(torch.einsum("bhwgst,bhwgct->bhwgsc", kernels, unfolded(x)))
+    return image(torch.einsum("bhwgst,bhwgct->bhwgsc", kernels, unfolded(x, math.isqrt(taps))))
 
 
-def expected_correlation(queries, keys):
+def expected_correlation(queries, keys, size):
     b, h, w, c = keys.shape
     cells = queries.reshape(b, h, 2, w, 2, c).permute(0, 1, 3, 2, 4, 5).reshape(b, h, w, 4, c)
-    return torch.einsum("bhwsc,bhwct->bhwst", cells, unfolded(keys)[:, :, :, 0])
+    return torch.einsum("bhwsc,bhwct->bhwst", cells, unfolded(keys, size)[:, :, :, 0])
 
 
+# Less than a block of pixels, blocks that fill a row and that do not, and one whose length depends on the size.
+@pytest.mark.parametrize(("size", "w"), [(3, 3), (5, 8), (5, 9), (7, 13)])
 @pytest.mark.parametrize("by_taps", [False, True])
 @pytest.mark.parametrize("sum_of", ["reassemble", "correlate"])
-def test_values_and_gradients_in_strips_and_by_taps_equal_those_of_torchs_unfold(sum_of, by_taps, rng, monkeypatch):
+def test_values_and_gradients_in_strips_and_by_taps_equal_those_of_torchs_unfold(
+    sum_of, by_taps, size, w, rng, monkeypatch
+):
     monkeypatch.setattr(neighbourhood, "STRIP_ROWS", 1)  # a strip for each row, less than the neighbourhood reaches
     monkeypatch.setattr(neighbourhood, "compiled_by_xla", lambda: by_taps)
-    b, h, w = 2, 5, 3
+    b, h = 2, 5
     if sum_of == "reassemble":
-        shapes = [(b, h, w, 4 * GROUPS, SIZE**2), (b, h, w, GROUPS * DEPTH), (b, h, w, 1, 1)]
+        shapes = [(b, h, w, 4 * GROUPS, size**2), (b, h, w, GROUPS * DEPTH), (b, h, w, 1, 1)]
         ours, theirs = neighbourhood.reassemble, expected_reassembly
     else:
         shapes = [(b, 2 * h, 2 * w, DEPTH), (b, h, w, DEPTH)]
-        ours, theirs = lambda queries, keys: neighbourhood.correlate(queries, keys, SIZE), expected_correlation
+        ours, theirs = (functools.partial(part, size=size) for part in (neighbourhood.correlate, expected_correlation))
     given = [rng.normal(size=shape).astype("float32") for shape in shapes]
     assert_values_and_gradients_equal(ours, theirs, given, rng)
 

@@ -1,23 +1,19 @@
-"""Sums over the k×k neighbourhood of every pixel, the core of CARAFE, SAPA and FADE, in little memory.
-
-All are parts of the trilinear form ``Σ m[h, w, g, s, Δ] · x[(h, w) + Δ, g·] · y[h, w, g, s, ·]``, with g the group of
-channels, s the pixel in the 2×2 cell, and zeros around x. Each sum is the gradient of the two others.
+"""Reassembly and correlation over the k×k neighbourhood of every pixel, the core of CARAFE, SAPA and FADE.
 
 The k² neighbours of every pixel would take k² times the memory of the map. Compiled by XLA, the sums are loops over the
-taps, fused into kernels that store no neighbours (:class:`Taps`). Otherwise they are matrix products
-(:class:`Products`) of one strip of rows after the other.
+taps, fused into kernels that store no neighbours (:class:`~unet.upsamplers.sums.Taps`). Otherwise they are matrix
+products (:class:`~unet.upsamplers.sums.Blocks`) of one strip of rows after the other.
 """
 
 import itertools
 import math
-from typing import Any
 
-import keras
 from keras import ops
 
 from unet.backend import compiled_by_xla, in_turn
 from unet.gradients import differentiable
 from unet.upsamplers.sub_pixel import pixel_shuffle, pixel_unshuffle
+from unet.upsamplers.sums import Blocks, Taps, accurate
 
 STRIPS = 8
 """Largest number of strips of rows that a map is processed in."""
@@ -106,121 +102,8 @@ def correlate(queries, keys, size: int):
     return differentiable(forward, backward)(queries, keys)
 
 
-def accurate(x):
-    """Half precision as float32: the sum of two float16 logits may overflow, and bfloat16 has 8 significant bits."""
-    return ops.cast(x, "float32") if keras.backend.standardize_dtype(x.dtype) in ("float16", "bfloat16") else x
-
-
-# === The three sums, for kernels m (B, h, w, groups, 4, k²) and cells y (B, h, w, groups, 4, C/groups) ===
-#
-# x is given with k//2 pixels around: (B, h + k - 1, w + k - 1, C). The size (h, w) is an argument because tf2onnx
-# misreads the sizes of a tensor that has just been reshaped.
-
-
-class Taps:
-    """Sums as loops over the taps, each of a shifted slice times one plane of weights, for XLA to fuse."""
-
-    @staticmethod
-    def reassemble(shape, kernels, around):
-        """Sum m·x over Δ: ``(B, h, w, groups, 4, C/groups)``."""
-        groups, _, taps = kernels.shape[-3:]
-        kernels, around = accurate(kernels), _grouped(accurate(around), groups)
-        return sum(
-            kernels[..., tap : tap + 1] * around[:, i : i + shape[0], j : j + shape[1], :, None]
-            for tap, (i, j) in enumerate(_offsets(math.isqrt(taps)))
-        )
-
-    @staticmethod
-    def correlate(shape, cells, around, size):
-        """Sum y·x over the channels of a group: ``(B, h, w, groups, 4, k²)``.
-
-        A loop over channels: of a sum over an axis XLA would make one matrix product per pixel and tap.
-        """
-        cells = ops.transpose(accurate(cells), (5, 4, 3, 0, 1, 2))
-        around = ops.transpose(_grouped(accurate(around), cells.shape[2]), (4, 3, 0, 1, 2))
-
-        def add(channel, totals):
-            y, x = ops.take(cells, channel, axis=0), ops.take(around, channel, axis=0)
-            return tuple(
-                total + y * x[..., i : i + shape[0], j : j + shape[1]] for total, (i, j) in zip(totals, _offsets(size))
-            )
-
-        totals = ops.fori_loop(0, cells.shape[0], add, (ops.zeros_like(cells[0]),) * size**2)
-        return ops.transpose(ops.stack(totals, axis=-1), (2, 3, 4, 1, 0, 5))
-
-    @staticmethod
-    def scatter(shape, kernels, cells):
-        """Sum m·y over output pixels into the pixel that each tap reads: ``(B, h + k - 1, w + k - 1, C)``."""
-        size = math.isqrt(kernels.shape[-1])
-        rim, margin = size - 1, [[0, 0], [size - 1, size - 1], [size - 1, size - 1], [0, 0], [0, 0], [0, 0]]
-        height, width = shape[0] + rim, shape[1] + rim
-        kernels, cells = (ops.pad(accurate(part), margin) for part in (kernels, cells))
-        total = 0
-        for tap, (i, j) in enumerate(_offsets(size)):
-            rows, columns = slice(rim - i, rim - i + height), slice(rim - j, rim - j + width)
-            for pixel in range(4):
-                weight = kernels[:, rows, columns, :, pixel, tap : tap + 1]
-                total = total + weight * cells[:, rows, columns, :, pixel]
-        return ops.reshape(total, (-1, height, width, cells.shape[3] * cells.shape[5]))
-
-
-class Products:
-    """Sums as matrix products for each row of the neighbourhood, with k shifted copies of x; results as in Taps."""
-
-    @staticmethod
-    def reassemble(shape, kernels, around):
-        """Sum m·x over Δ: ``(B, h, w, groups, 4, C/groups)``."""
-        size = math.isqrt(kernels.shape[-1])
-        near = Products._beside(shape, around, size, kernels.shape[3])
-        rows = ops.split(kernels, size, axis=-1)
-        return sum(_product(shape, row, near[:, i : i + shape[0]]) for i, row in enumerate(rows))
-
-    @staticmethod
-    def correlate(shape, cells, around, size):
-        """Sum y·x over the channels of a group: ``(B, h, w, groups, 4, k²)``."""
-        near = Products._beside(shape, around, size, cells.shape[3])
-        rows = [_product(shape, cells, ops.swapaxes(near[:, i : i + shape[0]], -1, -2)) for i in range(size)]
-        return ops.concatenate(rows, axis=-1)
-
-    @staticmethod
-    def scatter(shape, kernels, cells):
-        """Sum m·y over output pixels into the pixel that each tap reads: ``(B, h + k - 1, w + k - 1, C)``."""
-        size = math.isqrt(kernels.shape[-1])
-        height, width, channels = shape[0] + size - 1, shape[1], cells.shape[3] * cells.shape[5]
-        total: Any = 0
-        for i, row in enumerate(ops.split(kernels, size, axis=-1)):
-            near = _product(shape, ops.swapaxes(row, -1, -2), cells)  # (B, h, w, groups, k, C/groups)
-            total = total + ops.pad(near, [[0, 0], [i, size - 1 - i], *[[0, 0]] * 4])
-        parts = [ops.reshape(total[..., j, :], (-1, height, width, channels)) for j in range(size)]
-        return sum(ops.pad(part, [[0, 0], [0, 0], [j, size - 1 - j], [0, 0]]) for j, part in enumerate(parts))
-
-    @staticmethod
-    def _beside(shape, around, size, groups):
-        """The k pixels beside each other that begin at each pixel: ``(B, h + k - 1, w, groups, k, C/groups)``."""
-        around = _grouped(around, groups)
-        return ops.stack([around[:, :, j : j + shape[1]] for j in range(size)], axis=4)
-
-
 def _sums():
-    return Taps if compiled_by_xla() else Products
-
-
-def _product(shape, a, b):
-    """``ops.matmul`` of ``(B, h, w, groups, i, j)`` and ``(B, h, w, groups, j, k)``; LiteRT's has at most five axes."""
-    groups, rows, inner = a.shape[-3:]
-    columns = b.shape[-1]
-    y = ops.matmul(ops.reshape(a, (-1, rows, inner)), ops.reshape(b, (-1, inner, columns)))
-    return ops.reshape(y, (-1, *shape, groups, rows, columns))
-
-
-def _offsets(size):
-    return [(i, j) for i in range(size) for j in range(size)]
-
-
-def _grouped(x, groups):
-    """``(B, h, w, C)`` to ``(B, h, w, groups, C/groups)``."""
-    height, width, channels = ops.shape(x)[1:]
-    return ops.reshape(x, (-1, height, width, groups, channels // groups))
+    return Taps if compiled_by_xla() else Blocks
 
 
 def _from_cells(cells, shape):

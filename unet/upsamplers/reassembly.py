@@ -7,9 +7,10 @@ from keras import ops
 
 from unet.upsamplers.base import Upsampler
 from unet.upsamplers.interpolation import nearest
-from unet.upsamplers.neighbourhood import accurate, correlate, reassemble
+from unet.upsamplers.neighbourhood import correlate, reassemble
 from unet.upsamplers.settings import CarafeOptions, FadeOptions, SapaOptions
 from unet.upsamplers.sub_pixel import pixel_unshuffle
+from unet.upsamplers.sums import accurate
 
 
 class Reassembly(Upsampler):
