@@ -6,6 +6,7 @@ from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as in every command
 # PyTorch's threads spin while they wait for each other, which doubles the time if other tests use the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A few small steps need no fast machine code, and XLA spends half of its compilation time on optimization.

@@ -19,7 +19,9 @@ BACKENDS = {"tensorflow": "cpu", "jax": "jax", "torch": "torch"}
 def use_backend() -> str:
     """Import Keras on the backend in KERAS_BACKEND, else on the first one installed; return its name.
 
-    KERAS_BACKEND and TF_CPP_MIN_LOG_LEVEL are read while Keras is imported, and restored afterwards.
+    Variables that are read while Keras is imported are set for that time: KERAS_BACKEND, TF_CPP_MIN_LOG_LEVEL, and
+    TF_ENABLE_ONEDNN_OPTS, without which TensorFlow trains at less than half the speed on processors without AVX-512.
+    Values that the user has set are kept.
 
     Raises:
         InputError: The backend is unknown or not installed; the message says how to install it.
@@ -35,9 +37,12 @@ def use_backend() -> str:
         )
     if not installed:
         raise InputError("no backend is installed: pip install '.[cpu]' (or '.[cuda]', '.[jax]', '.[torch]')")
-    verbosity = os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2")
     name = wanted or installed[0]
-    with environment_variables(KERAS_BACKEND=name, TF_CPP_MIN_LOG_LEVEL=verbosity), quiet_stderr():
+    defaults = {"TF_CPP_MIN_LOG_LEVEL": "2"}
+    if platform.machine() in ("x86_64", "AMD64"):
+        defaults["TF_ENABLE_ONEDNN_OPTS"] = "1"
+    settings = {key: os.environ.get(key, value) for key, value in defaults.items()}
+    with environment_variables(KERAS_BACKEND=name, **settings), quiet_stderr():
         import keras
     return keras.backend.backend()
 

@@ -1,11 +1,15 @@
 """Batch normalization in one operation equals that of Keras."""
 
+import platform
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
 from keras import layers
 
-from tests.helpers import BACKEND
+from tests.helpers import BACKEND, ROOT
 
 if BACKEND != "tensorflow":
     pytest.skip("the remedies are for TensorFlow", allow_module_level=True)
@@ -13,6 +17,25 @@ if BACKEND != "tensorflow":
 import tensorflow as tf
 
 import unet.model  # noqa: F401  # which applies the remedies
+
+ASK = """
+from unet.backend import use_backend
+
+use_backend()
+from tensorflow.python.util import _pywrap_util_port
+
+print(_pywrap_util_port.IsMklEnabled())
+"""
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="oneDNN is for x86")
+@pytest.mark.parametrize(("chosen", "expected"), [(None, "True"), ("0", "False")])
+def test_onednn_is_used_on_every_processor_unless_the_user_says_otherwise(chosen, expected, monkeypatch):
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+    if chosen:
+        monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", chosen)
+    done = subprocess.run([sys.executable, "-c", ASK], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == (f"{expected}\n", "")
 
 
 @pytest.fixture
