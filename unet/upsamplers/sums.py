@@ -102,7 +102,7 @@ class _Layout:
         self.shape, self.size, self.groups = shape, size, groups
         self.length = max(BLOCK, size - 1)
         self.reach = self.length + size - 1
-        self.count = -(-shape[1] // self.length)
+        self.count = (shape[1] + self.length - 1) // self.length  # ONNX rounds negative numbers towards 0
 
     def to_blocks(self, cells):
         """``(B, h, w, groups, 4, d)`` to ``(N, 4n, d)``."""
