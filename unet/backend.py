@@ -1,6 +1,7 @@
 """Choosing a Keras backend; name and memory of the device it computes on."""
 
 import contextlib
+import functools
 import importlib.util
 import math
 import os
@@ -61,6 +62,23 @@ def use_backend_without_devices() -> dict[str, str]:
 
             tf.config.list_physical_devices()
     return environment | {"KERAS_BACKEND": name}
+
+
+@functools.cache
+def emulates_bfloat16() -> bool:
+    """Whether TensorFlow and PyTorch compute on an x86 processor without AVX-512, where bfloat16 is slow for them."""
+    import keras
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        if tf.config.list_physical_devices("GPU"):
+            return False
+    try:
+        from numpy._core._multiarray_umath import __cpu_features__ as features
+    except ImportError:  # not public
+        return False
+    return features.get("AVX2", False) and not features.get("AVX512F", False)
 
 
 def compiled_by_xla() -> bool:

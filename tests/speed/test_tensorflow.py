@@ -1,8 +1,9 @@
-"""Batch normalization in one operation equals that of Keras."""
+"""Remedies for Keras on TensorFlow: batch normalization in one operation, convolutions in float32, and oneDNN."""
 
 import platform
 import subprocess
 import sys
+import time
 
 import keras
 import numpy as np
@@ -17,6 +18,8 @@ if BACKEND != "tensorflow":
 import tensorflow as tf
 
 import unet.model  # noqa: F401  # which applies the remedies
+from unet.backend import emulates_bfloat16
+from unet.speed import tensorflow as remedies
 
 ASK = """
 from unet.backend import use_backend
@@ -106,6 +109,79 @@ def test_xla_fuses_the_passes_itself():
     names = [operation.type for operation in step.get_concrete_function(tf.zeros((1, 4, 4, 5))).graph.get_operations()]
     assert names
     assert "FusedBatchNormV3" not in names
+
+
+# === Convolutions in bfloat16 ===
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "kernel", "options"),
+    [
+        ("conv", (3, 3, 4, 6), {"padding": "same"}),
+        ("conv", (3, 3, 4, 6), {"padding": "valid", "dilation_rate": 2}),
+        ("depthwise_conv", (3, 3, 4, 2), {"padding": "same", "strides": 2}),
+        ("conv_transpose", (3, 3, 6, 4), {"padding": "same", "strides": 2}),
+    ],
+)
+def test_a_convolution_in_float32_is_rounded_and_so_are_its_gradients(
+    kind, kernel, options, compiled, rng, monkeypatch
+):
+    monkeypatch.setattr(remedies, "emulates_bfloat16", lambda: True)
+    inputs = [tf.cast(rng.normal(size=shape), "bfloat16") for shape in ((2, 9, 7, 4), kernel)]
+
+    def values_and_gradients(dtype):
+        def passes(*inputs):
+            inputs = [tf.cast(one, dtype) for one in inputs]
+            with tf.GradientTape() as tape:
+                tape.watch(inputs)
+                y = getattr(keras.ops, kind)(*inputs, data_format="channels_last", **options)
+            upstream = tf.cast(tf.reshape(tf.range(tf.size(y)) % 8, tf.shape(y)), dtype)
+            return [y, *tape.gradient(y, inputs, upstream)]
+
+        return (tf.function(passes) if compiled else passes)(*inputs)
+
+    for found, expected in zip(values_and_gradients("bfloat16"), values_and_gradients("float32"), strict=True):
+        assert found.dtype == "bfloat16"
+        expected = tf.cast(expected, "bfloat16")
+        np.testing.assert_allclose(tf.cast(found, "float32"), tf.cast(expected, "float32"), rtol=1 / 128, atol=1e-5)
+
+
+def test_convolutions_are_in_float32_only_where_bfloat16_is_slow(monkeypatch):
+    def types(slow, jit=False):
+        monkeypatch.setattr(remedies, "emulates_bfloat16", lambda: slow)
+        x, kernel = tf.ones((1, 4, 4, 2), "bfloat16"), tf.ones((3, 3, 2, 2), "bfloat16")
+        function = tf.function(lambda: keras.ops.conv(x, kernel, data_format="channels_last"), jit_compile=jit)
+        graph = function.get_concrete_function().graph
+        return {one.outputs[0].dtype.name for one in graph.get_operations() if one.type == "Conv2D"}
+
+    assert types(True) == {"float32"}
+    assert types(False) == types(True, jit=True) == {"bfloat16"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not emulates_bfloat16(), reason="this processor convolves in bfloat16")
+def test_bfloat16_is_still_slow_on_this_processor(monkeypatch):
+    """If this fails, the remedy can be deleted."""
+    x, kernel = tf.ones((8, 64, 64, 32), "bfloat16"), tf.ones((3, 3, 32, 32), "bfloat16")
+
+    @tf.function
+    def slopes(x, kernel):
+        with tf.GradientTape() as tape:
+            tape.watch([x, kernel])
+            y = keras.ops.conv(x, kernel, padding="same", data_format="channels_last")
+        return tape.gradient(y, [x, kernel])
+
+    def seconds():
+        slopes(x, kernel)
+        start = time.perf_counter()
+        slopes(x, kernel)[0].numpy()
+        return time.perf_counter() - start
+
+    remedied = seconds()
+    monkeypatch.setattr(remedies, "emulates_bfloat16", lambda: False)
+    slopes = tf.function(slopes.python_function)
+    assert seconds() > 2 * remedied
 
 
 def operations(model, options):

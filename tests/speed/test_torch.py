@@ -96,6 +96,30 @@ def test_transposed_convolution_and_pooling_are_those_of_keras(monkeypatch, rng,
             np.testing.assert_allclose(value, expected, **rounding)
 
 
+@pytest.mark.parametrize(
+    ("kind", "kernel", "options"),
+    [
+        ("conv", (3, 3, 4, 6), {"padding": "same"}),
+        ("depthwise_conv", (3, 3, 4, 2), {"padding": "same", "strides": 2}),
+        ("conv_transpose", (3, 3, 6, 4), {"padding": "same", "strides": 2}),
+    ],
+)
+def test_a_convolution_in_float32_is_rounded_and_so_are_its_gradients(monkeypatch, rng, kind, kernel, options):
+    monkeypatch.setattr(remedies, "emulates_bfloat16", lambda: True)
+    arrays = [torch.tensor(rng.normal(size=shape)).bfloat16() for shape in ((2, 9, 7, 4), kernel)]
+
+    def values_and_gradients(dtype):
+        inputs = [one.to(dtype).detach().requires_grad_() for one in arrays]
+        with Operations() as operations:
+            y = getattr(ops, kind)(*inputs, data_format="channels_last", **options)
+        assert ("_to_copy" in operations.names) == (dtype == torch.bfloat16)
+        y.backward((torch.arange(y.numel()) % 8).reshape(y.shape).to(dtype))
+        return [y.detach(), *(one.grad for one in inputs)]
+
+    for found, expected in zip(values_and_gradients(torch.bfloat16), values_and_gradients(torch.float32), strict=True):
+        torch.testing.assert_close(found, expected.bfloat16(), rtol=1 / 128, atol=1e-5)
+
+
 def test_keras_still_copies_feature_maps(monkeypatch):
     x = torch.zeros(2, 5, 6, 3)
     assert remedies.nn._transpose_spatial_inputs(x).data_ptr() == x.data_ptr()
