@@ -11,7 +11,7 @@ import keras
 
 Remedy = tuple[Any, str, Callable[[Any], Any]]
 """Module or class, name of its function or other part, and what makes the replacement of it."""
-MODULES = {"tensorflow": ("tensorflow",), "torch": ("torch", "saving"), "jax": ("saving",)}
+MODULES = {"tensorflow": ("tensorflow",), "torch": ("torch", "saving"), "jax": ("jax", "saving")}
 """Modules of this package with the remedies for each backend. XLA fuses what those for PyTorch replace."""
 
 
