@@ -110,7 +110,7 @@ def committed(name):
 
 
 @pytest.mark.backend_free
-@pytest.mark.parametrize("name", [*COMMITTED, "training_speed_remat"])
+@pytest.mark.parametrize("name", [*COMMITTED, "training_speed_avx2", "training_speed_remat"])
 def test_the_committed_table_is_that_of_the_measurements(name):
     _, rows = table(committed(name), on_gpu=False)
     text = (RESULTS / f"{name}.md").read_text(encoding="utf-8").splitlines()
@@ -130,6 +130,9 @@ def test_the_results_page_has_the_measured_speeds():
     assert f"TensorFlow has {speeds['tensorflow', f32]} of the program's speed in float32" in text
     assert f"and {speeds['tensorflow', bf16]} in bfloat16" in text
     assert f"backend {speeds['torch', f32]} and {speeds['torch', bf16]}, augmentation" in text
+    ((theirs, *ours),) = groups(committed("training_speed_avx2"))
+    tensorflow, torch = (f"{one.speed(theirs)[0]:.2f}" for one in sorted(ours, key=lambda one: one.program))
+    assert f"TensorFlow has {tensorflow} and the PyTorch backend {torch} of the program's speed in float32" in text
     without, again = committed("training_speed_remat")
     assert f"has {again.speed(without)[0]:.2f} of its speed without" in text
     assert f"a peak of {again.peak_mib:.0f} instead of {without.peak_mib:.0f} MiB" in text

@@ -48,7 +48,7 @@ def _is_plain(layer: layers.BatchNormalization) -> bool:
 def in_float32(convolve: Callable) -> Callable:
     """Convolution of maps in bfloat16, computed in float32 and rounded, on processors without AVX-512.
 
-    TensorFlow takes 10 to 20 times as long in bfloat16 there, for gradients and transposed convolutions. Maps are kept
+    TensorFlow takes 10 to 25 times as long in bfloat16 there, for gradients and transposed convolutions. Maps are kept
     in bfloat16 for the gradient.
     """
 
