@@ -147,6 +147,16 @@ def test_a_convolution_in_float32_is_rounded_and_so_are_its_gradients(
         np.testing.assert_allclose(tf.cast(found, "float32"), tf.cast(expected, "float32"), rtol=1 / 128, atol=1e-5)
 
 
+def test_layers_get_gradients_in_float32_in_mixed_precision(monkeypatch):
+    monkeypatch.setattr(remedies, "emulates_bfloat16", lambda: True)
+    layer = layers.Conv2D(4, 3, dtype="mixed_bfloat16")
+    with tf.GradientTape() as tape:
+        y = layer(tf.ones((1, 4, 4, 2)))
+    slope, _ = tape.gradient(y, [variable.value for variable in layer.trainable_variables])
+    assert (y.dtype, slope.dtype) == ("bfloat16", "float32")
+    np.testing.assert_array_equal(slope, np.full(layer.kernel.shape, 4.0))
+
+
 def test_convolutions_are_in_float32_only_where_bfloat16_is_slow(monkeypatch):
     def types(slow, jit=False):
         monkeypatch.setattr(remedies, "emulates_bfloat16", lambda: slow)

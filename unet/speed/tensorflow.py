@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 from keras import layers
-from keras.src.backend.tensorflow import core, nn
+from keras.src.backend.tensorflow import nn
 
 from unet.backend import compiled_by_xla, emulates_bfloat16
 from unet.speed import Remedy
@@ -54,7 +54,7 @@ def in_float32(convolve: Callable) -> Callable:
 
     @functools.wraps(convolve)
     def convolve_accurately(inputs, kernel, *args, **kwargs):
-        inputs, kernel = core.convert_to_tensor(inputs), core.convert_to_tensor(kernel)
+        inputs, kernel = tf.convert_to_tensor(inputs), tf.convert_to_tensor(kernel)  # which casts a weight of Keras
         if inputs.dtype != kernel.dtype or inputs.dtype != "bfloat16" or not emulates_bfloat16() or compiled_by_xla():
             return convolve(inputs, kernel, *args, **kwargs)
 
