@@ -230,9 +230,9 @@ def test_an_unknown_backend_is_an_input_error():
 )
 @pytest.mark.backend_free
 def test_answers_at_once(line, code):
-    """In less than a second of processor time, as Keras is not imported."""
+    """In less than two seconds of processor time, as Keras is not imported; one is enough on most machines."""
     seconds = []
-    while not seconds or (min(seconds) >= 1 and len(seconds) < 3):  # a busy processor takes longer for the same work
+    while not seconds or (min(seconds) >= 2 and len(seconds) < 3):  # a busy processor takes longer for the same work
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = run_unet_process(*line.split(), PYTHONPROFILEIMPORTTIME="1")
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -241,7 +241,7 @@ def test_answers_at_once(line, code):
     imported = set(re.findall(r"^import time: .*\| +(\S+)$", done.err, re.MULTILINE))
     assert "unet.commands" in imported
     assert not imported & {"keras", "tensorflow", "jax", "torch"}
-    assert min(seconds) < 1
+    assert min(seconds) < 2
 
 
 @pytest.mark.parametrize(
