@@ -210,11 +210,11 @@ def test_an_unknown_backend_is_an_input_error():
 
 @pytest.fixture(scope="module")
 def slowness():
-    """How many times as long this machine takes as one that imports NumPy in 0.2 s of processor time; at least 1."""
+    """How many times as long this machine takes as one that imports NumPy in 0.1 s of processor time; at least 1."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, "-c", "import numpy"], check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return max(1, (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / 0.2)
+    return max(1, (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / 0.1)
 
 
 @pytest.mark.parametrize(
