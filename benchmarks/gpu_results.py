@@ -64,21 +64,26 @@ def steps(root: Path, settings: list[str], seeds: int, workers: int, encoder: bo
         train = ("train", "pets", f"name={name}", *more, *settings, *into)
         return Step(name, (train, ("evaluate", str(root / name))), root / name)
 
-    speed = (
-        *("benchmark", "train", "pets", "--precision", "float32", "--precision", "mixed_bfloat16"),
-        *("--batch-size", "32", "--batch-size", "128", "--against", "torch", "--rounds", "5", "--steps", "20"),
-        *("--output", str(root / "training_speed" / "train.json")),
-    )
-    found = [Step("training_speed", (speed,), root / "training_speed"), training("pets")]
+    def speed(name, precision):
+        sizes = ("--batch-size", "32", "--batch-size", "128", "--rounds", "5", "--steps", "20")
+        output = ("--output", str(root / name / "train.json"))
+        command = ("benchmark", "train", "pets", "--precision", precision, *sizes, "--against", "torch", *output)
+        return Step(name, (command,), root / name)
+
+    layers = ("benchmark", "upsamplers", "--repeats", "7", "--output", str(root / "layers" / "upsamplers.json"))
+    found = [
+        speed("training_speed", "mixed_bfloat16"),
+        Step("layers", (layers,), root / "layers"),
+        training("pets"),
+    ]
     if encoder:
         pretrained = ("model.encoder=efficientnet_lite0", "training.epochs=60")
         found.append(training("pets_encoder", *pretrained))
-    layers = ("benchmark", "upsamplers", "--repeats", "7", "--output", str(root / "layers" / "upsamplers.json"))
-    found.append(Step("layers", (layers,), root / "layers"))
     for count in range(1, seeds + 1):
         chosen = f"vary.seed={list(range(count))}"
         ablate = ("ablate", "ablation/upsamplers", chosen, *settings, *into, "--workers", str(workers))
         found.append(Step(f"ablation_{count}_seeds", (ablate,), root / "upsamplers"))
+    found.append(speed("training_speed_float32", "float32"))
     return found
 
 

@@ -17,8 +17,8 @@ def test_every_command_has_a_valid_configuration(tmp_path):
     settings = ["data.source=folder", f"data.data_dir={tmp_path}", "training.epochs=2"]
     steps = gpu_results.steps(tmp_path / "runs", settings, seeds=3, workers=4, encoder=True)
     assert [step.name for step in steps] == [
-        *("training_speed", "pets", "pets_encoder", "layers"),
-        *("ablation_1_seeds", "ablation_2_seeds", "ablation_3_seeds"),
+        *("training_speed", "layers", "pets", "pets_encoder"),
+        *("ablation_1_seeds", "ablation_2_seeds", "ablation_3_seeds", "training_speed_float32"),
     ]
     for step in steps:
         command, name, *arguments = step.commands[0]

@@ -1,16 +1,18 @@
 """Time and memory of the upsamplers, forward and backward, compared with PyTorch's operations in the same process.
 
-Every upsampler is measured in separate processes: one for time, in which it alternates with its counterpart in PyTorch
-and with ``nearest``, and one for the memory of each shape. On a CPU absolute times depend on the machine, so ratios are
-reported; on a GPU milliseconds as well.
+An upsampler alternates with its counterpart in PyTorch and with ``nearest``. On a CPU every upsampler is measured in
+processes of its own: one for time, and one for the memory of each shape. There, absolute times depend on the machine,
+so ratios are reported; on a GPU milliseconds as well.
 """
 
+import contextlib
 import functools
 import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +22,10 @@ from unet.upsamplers import UPSAMPLERS
 Shape = tuple[int, int, int, int]
 SHAPES: tuple[Shape, ...] = ((8, 64, 64, 64), (2, 256, 256, 32))
 """Shapes ``(B, h, w, C)`` of the low-resolution map, from the middle and the end of a decoder."""
+GPU_SHAPES: tuple[Shape, ...] = ((64, 64, 64, 64), (16, 256, 256, 32))
+"""The same on a GPU, where maps must be larger than its cache."""
+GPU_CALLS = 10
+"""Calls on a GPU that are timed together: waiting for one takes as long as a fast upsampler."""
 
 OPTIONS: dict[str, dict[str, dict]] = {
     "bilinear": {"bilinear": {}, "bilinear, align_corners": {"align_corners": True}},
@@ -57,10 +63,34 @@ class Measurement:
     """``rule_ms`` of every round."""
 
 
+@dataclass(frozen=True)
+class Passes:
+    """Forward and backward pass of one upsampler.
+
+    Attributes:
+        start: Starts one pass of each kind; returns the results.
+        wait: Waits for the results.
+        program: What XLA compiled, on JAX.
+    """
+
+    start: Callable[[], Any]
+    wait: Callable[[Any], None]
+    program: Any = None
+
+    def __call__(self, count: int = 1) -> None:
+        """Take ``count`` passes of each kind, and wait for the last."""
+        for _ in range(count):
+            found = self.start()
+        self.wait(found)
+
+
 def measure(name: str, shape: Shape, repeats: int, jit: bool) -> Measurement:
     """Time one variant on one shape."""
+    from unet.backend import on_gpu
+
+    count = GPU_CALLS if on_gpu() else 1
     rule, theirs = _step(name, shape, False, jit), _counterpart(name, shape)
-    steps: dict[str, Callable[[], None]] = {
+    steps = {
         "rule": rule,
         "nearest": rule if name == "nearest" else _step("nearest", shape, False, jit),
         "step": _step(name, shape, True, jit),
@@ -76,8 +106,8 @@ def measure(name: str, shape: Shape, repeats: int, jit: bool) -> Measurement:
         for key, step in steps.items():
             step()  # refills the caches
             start = time.perf_counter()
-            step()
-            seconds[key] = time.perf_counter() - start
+            step(count)
+            seconds[key] = (time.perf_counter() - start) / count
         rounds.append(seconds)
 
     def ratio(over, under):
@@ -97,59 +127,77 @@ def measure(name: str, shape: Shape, repeats: int, jit: bool) -> Measurement:
 
 def measure_memory(name: str, shape: Shape, jit: bool) -> tuple[float | None, float]:
     """Peak memory and size of the output in MiB; on a CPU the peak of the process' first large step."""
-    from unet.backend import peak_memory_on_gpu
+    from unet.backend import on_gpu
 
     _step(name, (1, 4, 4, shape[3]), False, jit)()  # initializes the process
     step = _step(name, shape, False, jit)
-    peak = _peak_on_cpu(step)
-    if (on_gpu := peak_memory_on_gpu()) is not None:
-        peak = on_gpu
+    peak = _peak_on_gpu(step) if on_gpu() else _peak_on_cpu(step)
     batch, h, w, channels = shape
     if variants()[name][0] in ("pixel_shuffle", "bilinear_additive"):
         channels //= 4
     return peak, batch * 4 * h * w * channels * 4 / 2**20
 
 
-def run(names: list[str], shapes: tuple[Shape, ...], repeats: int, jit: bool) -> Iterator[list[Measurement]]:
-    """Measure the variants called ``names`` one after the other, each on every shape."""
+def run(
+    names: list[str], shapes: tuple[Shape, ...], repeats: int, jit: bool, on_gpu: bool
+) -> Iterator[list[Measurement]]:
+    """Measure the variants called ``names`` one after the other, each on every shape.
+
+    On a GPU, whose memory does not depend on what was measured before, they share a process.
+    """
     from unet.console import track
 
-    for name in track(names, len(names), "measuring"):
-        with fresh_process() as process:
-            found = [process.submit(measure, name, shape, repeats, jit).result() for shape in shapes]
-        for one in found:
-            with fresh_process(MALLOC_MMAP_THRESHOLD_="65536", MALLOC_ARENA_MAX="1") as process:
-                one.peak_mib, one.output_mib = process.submit(measure_memory, name, one.shape, jit).result()
-        yield found
+    with fresh_process() if on_gpu else contextlib.nullcontext() as common:
+
+        def worker(**environment: str):
+            return contextlib.nullcontext(common) if common else fresh_process(**environment)
+
+        for name in track(names, len(names), "measuring"):
+            with worker() as process:
+                found = [process.submit(measure, name, shape, repeats, jit).result() for shape in shapes]
+            for one in found:
+                with worker(MALLOC_MMAP_THRESHOLD_="65536", MALLOC_ARENA_MAX="1") as process:
+                    one.peak_mib, one.output_mib = process.submit(measure_memory, name, one.shape, jit).result()
+            yield found
 
 
-def _inputs(name: str, shape: Shape, projected: bool) -> tuple:
-    """Layer, and x, skip, argmax and upstream gradient as arrays."""
+def _layer(name: str, channels: int, projected: bool):
+    """The upsampler, not built yet, and its output channels."""
     import keras
 
     from unet import upsamplers
 
-    batch, h, w, channels = shape
     registered, options = variants()[name]
-    rng = np.random.default_rng(0)
     filters = channels // 2 if projected else None
     if not projected and registered == "conv_transpose":
         filters = channels
     keras.utils.set_random_seed(0)
     layer = upsamplers.build(registered, filters, seed=0, **options)
-    out = layer.output_channels(channels)
-    x = rng.normal(size=shape).astype("float32")
-    skip = rng.normal(size=(batch, 2 * h, 2 * w, out)).astype("float32")
-    dy = rng.normal(size=(batch, 2 * h, 2 * w, out)).astype("float32")
-    cells = rng.integers(0, 4, size=(batch, h, w, out))
+    return layer, layer.output_channels(channels)
+
+
+def _argmax(batch: int, h: int, w: int, channels: int) -> np.ndarray:
+    """Positions of the maxima of random 2×2 windows, int32 ``(B, h, w, C)``."""
+    cells = np.random.default_rng(0).integers(0, 4, size=(batch, h, w, channels), dtype="int32")
     rows, columns = 2 * np.arange(h)[:, None, None] + cells // 2, 2 * np.arange(w)[:, None] + cells % 2
-    argmax = (rows * 2 * w + columns).astype("int32")
-    wanted = (skip if layer.needs_skip else None, argmax if layer.needs_argmax else None)
-    layer.build(x.shape, *(None if array is None else array.shape for array in wanted))
-    return layer, x, *wanted, dy
+    return (rows * 2 * w + columns).astype("int32")
 
 
-def _step(name: str, shape: Shape, projected: bool, jit: bool) -> Callable[[], None]:
+def _inputs(name: str, shape: Shape, projected: bool) -> tuple:
+    """Layer, and x, skip, argmax and upstream gradient as arrays on the device."""
+    import keras
+
+    batch, h, w, channels = shape
+    layer, out = _layer(name, channels, projected)
+    upsampled = (batch, 2 * h, 2 * w, out)
+    x = keras.random.normal(shape, seed=0)
+    skip = keras.random.normal(upsampled, seed=1) if layer.needs_skip else None
+    argmax = keras.ops.convert_to_tensor(_argmax(batch, h, w, out)) if layer.needs_argmax else None
+    layer.build(shape, upsampled if layer.needs_skip else None, (batch, h, w, out) if layer.needs_argmax else None)
+    return layer, x, skip, argmax, keras.random.normal(upsampled, seed=2)
+
+
+def _step(name: str, shape: Shape, projected: bool, jit: bool) -> Passes:
     """Forward and backward pass with the gradients of inputs and weights, on the backend in use."""
     import keras
 
@@ -159,8 +207,6 @@ def _step(name: str, shape: Shape, projected: bool, jit: bool) -> Callable[[], N
         import tensorflow as tf
 
         from unet.gradients import fusing
-
-        x, skip, argmax, dy = (None if a is None else tf.constant(a) for a in (x, skip, argmax, dy))
 
         @functools.partial(tf.function, jit_compile=jit, autograph=False)
         def passes(x, skip, dy):
@@ -172,15 +218,16 @@ def _step(name: str, shape: Shape, projected: bool, jit: bool) -> Callable[[], N
                     y = layer(x, skip, argmax)
             return y, tape.gradient(y, [*sources, *layer.trainable_variables], output_gradients=dy)
 
-        def step():
-            y, slopes = passes(x, skip, dy)
+        def read(found):
+            y, slopes = found
             y[0, 0, 0, 0].numpy(), slopes[0][0, 0, 0, 0].numpy()  # waits for a GPU
 
-    elif backend == "jax":
+        return Passes(lambda: passes(x, skip, dy), read)
+
+    if backend == "jax":
         import jax
 
         weights = [variable.value for variable in layer.trainable_variables]
-        x, skip, argmax, dy = (None if a is None else jax.numpy.asarray(a) for a in (x, skip, argmax, dy))
 
         def passes(x, skip, weights, argmax, dy):
             def call(x, skip, weights):
@@ -190,29 +237,28 @@ def _step(name: str, shape: Shape, projected: bool, jit: bool) -> Callable[[], N
             return y, pull(dy)
 
         compiled = jax.jit(passes).lower(x, skip, weights, argmax, dy).compile()
+        return Passes(lambda: compiled(x, skip, weights, argmax, dy), jax.block_until_ready, compiled)
 
-        def step():
-            jax.block_until_ready(compiled(x, skip, weights, argmax, dy))
+    sources = [source.requires_grad_() for source in (x, skip) if source is not None]
 
-    else:
-        import torch
+    def backward():
+        for source in sources:
+            source.grad = None
+        layer.zero_grad()
+        layer(x, skip, argmax).backward(dy)
 
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        x, skip, argmax, dy = (None if a is None else torch.tensor(a, device=device) for a in (x, skip, argmax, dy))
-        sources = [source.requires_grad_() for source in (x, skip) if source is not None]
-
-        def step():
-            for source in sources:
-                source.grad = None
-            layer.zero_grad()
-            layer(x, skip, argmax).backward(dy)
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-
-    return step
+    return Passes(backward, _synchronize)
 
 
-def _counterpart(name: str, shape: Shape) -> Callable[[], None] | None:
+def _synchronize(_) -> None:
+    """Wait for PyTorch's GPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _counterpart(name: str, shape: Shape) -> Passes | None:
     """The same computation with PyTorch's operations, channels first; ``None`` if PyTorch has none."""
     try:
         import torch
@@ -220,14 +266,11 @@ def _counterpart(name: str, shape: Shape) -> Callable[[], None] | None:
     except ImportError:
         return None
     registered, options = variants()[name]
-    _, x, _, argmax, dy = _inputs(name, shape, False)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-
-    def tensor(array):
-        return torch.tensor(array, device=device).permute(0, 3, 1, 2).contiguous()
-
-    x, dy = tensor(x).requires_grad_(), tensor(dy)
-    channels = x.shape[1]
+    batch, h, w, channels = shape
+    _, out = _layer(name, channels, False)
+    x = torch.randn(batch, channels, h, w, device=device, requires_grad=True)
+    dy = torch.randn(batch, out, 2 * h, 2 * w, device=device)
     size = options.get("kernel_size", 3)
     weight = torch.randn(channels, channels, size, size, device=device, requires_grad=True)
     if registered == "conv_transpose":
@@ -242,7 +285,8 @@ def _counterpart(name: str, shape: Shape) -> Callable[[], None] | None:
             return F.conv2d(F.interpolate(x, scale_factor=2), weight, padding=1)
 
     elif registered == "max_unpool":
-        indices = tensor(argmax.astype("int64"))
+        positions = _argmax(batch, h, w, channels).transpose(0, 3, 1, 2)
+        indices = torch.tensor(positions, dtype=torch.int64, device=device).contiguous()
 
         def forward():
             return F.max_unpool2d(x, indices, [2, 2])
@@ -261,16 +305,37 @@ def _counterpart(name: str, shape: Shape) -> Callable[[], None] | None:
     else:
         return None
 
-    def step():
+    def backward():
         x.grad = weight.grad = None
         forward().backward(dy)
-        if device == "cuda":
-            torch.cuda.synchronize()
 
-    return step
+    return Passes(backward, _synchronize)
 
 
-def _peak_on_cpu(step: Callable[[], None]) -> float | None:
+def _peak_on_gpu(step: Passes) -> float:
+    """Largest memory of a step beyond its inputs in MiB; on JAX, that of the compiled program."""
+    import keras
+
+    if keras.backend.backend() == "jax":
+        sizes = step.program.memory_analysis()
+        return (sizes.temp_size_in_bytes + sizes.output_size_in_bytes) / 2**20
+    step()  # libraries choose their algorithms
+    if keras.backend.backend() == "torch":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    import tensorflow as tf
+
+    tf.config.experimental.reset_memory_stats("GPU:0")
+    before = tf.config.experimental.get_memory_info("GPU:0")["current"]
+    step()
+    return (tf.config.experimental.get_memory_info("GPU:0")["peak"] - before) / 2**20
+
+
+def _peak_on_cpu(step: Passes) -> float | None:
     """Growth of the process' resident memory during a step in MiB, on Linux; ``None`` on other systems."""
     if not os.path.exists("/proc/self/clear_refs"):
         return None

@@ -9,22 +9,33 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from unet import backend
 from unet.environment import environment_variables
 from unet.files import write_json, write_text
 
+FRUGAL = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+"""Variables with which JAX and TensorFlow do not take most of a GPU's memory at once."""
+
 
 def fresh_process(**environment: str) -> ProcessPoolExecutor:
-    """One freshly started worker with additional environment variables, in which Keras is imported."""
+    """One freshly started worker with additional environment variables, in which Keras is imported.
+
+    It takes no more of a GPU's memory than it needs.
+    """
     context = multiprocessing.get_context("spawn")
-    with environment_variables(**environment):
+    with environment_variables(**FRUGAL, **environment):
         executor = ProcessPoolExecutor(1, mp_context=context, initializer=_quiet)
         executor.submit(os.getpid).result()  # has started with the environment
     return executor
 
 
-def _quiet() -> None:
-    from unet import backend
+def device_name() -> str:
+    """Name of the device the backend computes on, without using it in this process."""
+    with fresh_process() as process:
+        return process.submit(backend.device_name).result()
 
+
+def _quiet() -> None:
     backend.use_backend()
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # silences the warning about retracing
 

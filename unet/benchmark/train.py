@@ -119,10 +119,9 @@ def run(cases: list[Case], rounds: int, steps: int) -> Iterator[list[Measurement
 
 
 def _process(case: Case) -> ProcessPoolExecutor:
-    """A process with the case's backend, which takes no more of a GPU than it needs."""
+    """A process with the case's backend."""
     backend = "torch" if case.program == PLAIN else case.program
-    frugal = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
-    return fresh_process(KERAS_BACKEND=backend, TF_CPP_MIN_LOG_LEVEL="3", **frugal)
+    return fresh_process(KERAS_BACKEND=backend, TF_CPP_MIN_LOG_LEVEL="3")
 
 
 _round_of: Callable[[], tuple[float, float | None]]

@@ -36,26 +36,27 @@ def upsamplers(
 
     unet benchmark upsamplers --output docs/results/upsamplers.json
     """
-    from unet.backend import use_backend
+    from unet.backend import use_backend_without_devices
     from unet.errors import InputError
 
     _check(output)
     from unet.benchmark import layers
 
-    shapes = tuple(_shape(text) for text in shape) if shape else layers.SHAPES
+    shapes = tuple(_shape(text) for text in shape or ())
     names = [name for name in layers.variants() if name.startswith(only)]
     if not names:
         raise InputError(f"--only: {only!r} matches none of {', '.join(layers.variants())}")
-    use_backend()
-    from unet.benchmark.measuring import write
+    use_backend_without_devices()
+    from unet.benchmark.measuring import device_name, write
     from unet.runs import environment
     from unet.tables import rows_table
 
-    machine = environment()
+    machine = environment() | {"device": device_name()}
     on_gpu = not machine["device"].startswith("CPU")
+    shapes = shapes or (layers.GPU_SHAPES if on_gpu else layers.SHAPES)
     jit = jit if jit is not None else on_gpu or machine["backend"] == "jax"
     found: list[layers.Measurement] = []
-    for measurements in layers.run(names, shapes, repeats, jit):
+    for measurements in layers.run(names, shapes, repeats, jit, on_gpu):
         found += measurements
         if output is not None:  # after every upsampler, so that nothing measured is lost
             write(output, machine | {"jit": jit}, found, layers.as_markdown(found, machine, jit, on_gpu))

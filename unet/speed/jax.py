@@ -1,4 +1,4 @@
-"""Remedy for Keras on JAX, on a CPU."""
+"""Remedies for Keras on JAX: slow depthwise convolutions on a CPU, and training again with weight averaging."""
 
 import functools
 from collections.abc import Callable
@@ -7,6 +7,7 @@ import jax
 from jax import lax
 from jax import numpy as jnp
 from keras.src.backend.jax import core, nn
+from keras.src.optimizers import base_optimizer
 
 from unet.speed import Remedy
 
@@ -52,4 +53,22 @@ def as_sum(convolve: Callable) -> Callable:
     return add_up
 
 
-REMEDIES: tuple[Remedy, ...] = ((nn, "depthwise_conv", as_sum),)
+def with_copies(overwrite: Callable) -> Callable:
+    """Assign moving averages to the weights at the end of ``fit`` as copies.
+
+    In Keras a weight and its average are then one buffer. The next training step donates it twice, which is an error.
+    """
+
+    @functools.wraps(overwrite)
+    def copy(optimizer, variables):
+        overwrite(optimizer, variables)
+        for variable in variables:
+            variable.assign(jnp.copy(variable.value))
+
+    return copy
+
+
+REMEDIES: tuple[Remedy, ...] = (
+    (nn, "depthwise_conv", as_sum),
+    (base_optimizer.BaseOptimizer, "_overwrite_model_variables_with_average_value", with_copies),
+)

@@ -93,18 +93,30 @@ def own_rows(batch: np.ndarray) -> np.ndarray:
     return batch.reshape(len(places), -1, *batch.shape[1:])[own].reshape(-1, *batch.shape[1:])
 
 
-def replicated(value: np.ndarray, variable: keras.Variable):
+def copied(variable: keras.Variable):
+    """A copy of a variable's value, on its device if this process has it for itself; else an array of NumPy."""
+    if _is_shared(variable):
+        return np.array(variable)
+    return keras.ops.stop_gradient(keras.ops.copy(variable.value))
+
+
+def replicated(value, variable: keras.Variable):
     """A value to assign to a variable without the other processes, which assign the same one at another time.
 
     Assigning an array of numpy, Keras would wait for the others, to compare theirs.
     """
-    layout = variable._layout  # not the sharding of its value: after a validation that was interrupted it has none
-    if layout is None or layout.backend_layout.is_fully_addressable:
+    if not _is_shared(variable):
         return value
     import jax
 
-    value = np.asarray(value, variable.dtype)
-    return jax.make_array_from_callback(value.shape, layout.backend_layout, lambda index: value[index])
+    value, layout = np.asarray(value, variable.dtype), variable._layout.backend_layout
+    return jax.make_array_from_callback(value.shape, layout, lambda index: value[index])
+
+
+def _is_shared(variable: keras.Variable) -> bool:
+    """Whether several processes hold a variable together."""
+    layout = variable._layout  # not the sharding of its value: after a validation that was interrupted it has none
+    return layout is not None and not layout.backend_layout.is_fully_addressable
 
 
 def _several_processes() -> bool:

@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import Iterator
 
 import keras
-import numpy as np
 
 from unet.training import devices
 
@@ -17,9 +16,9 @@ def averaged_weights(model: keras.Model) -> Iterator[None]:
         yield
         return
     variables = model.trainable_variables
-    weights = [np.array(variable) for variable in variables]
+    weights = [devices.copied(variable) for variable in variables]
     optimizer.finalize_variable_values(variables)
-    averages = [np.array(variable) for variable in variables]
+    averages = [devices.copied(variable) for variable in variables]
     for variable, weight in zip(variables, weights, strict=True):
         variable.assign(weight)
     with holding(variables, averages):
@@ -30,9 +29,9 @@ def averaged_weights(model: keras.Model) -> Iterator[None]:
 def holding(variables, values) -> Iterator[None]:
     """Assign other values to variables, and restore their own at the end.
 
-    The values are numpy arrays, so that no device buffer has two owners.
+    The values must be arrays of NumPy or copies, so that no device buffer has two owners.
     """
-    before = [np.array(variable) for variable in variables]
+    before = [devices.copied(variable) for variable in variables]
     for variable, value in zip(variables, values, strict=True):
         variable.assign(devices.replicated(value, variable))
     try:
