@@ -164,6 +164,7 @@ def _ours(config: Config, network, steps: int):
     from unet.data.batches import Batches
     from unet.data.noise import noise
     from unet.data.resident import resident
+    from unet.training.callbacks import CallbackList
     from unet.training.optimizer import make_optimizer
     from unet.training.step import compiles, make_trainer
 
@@ -200,7 +201,7 @@ def _ours(config: Config, network, steps: int):
     clock = Clock()
 
     def timed(batches) -> float:
-        trainer.fit(batches, callbacks=[clock], shuffle=False, verbose=0)
+        trainer.fit(batches, callbacks=CallbackList([clock], add_history=True, model=trainer), shuffle=False, verbose=0)
         return clock.seconds / steps
 
     def take_round():

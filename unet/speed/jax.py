@@ -1,4 +1,4 @@
-"""Remedies for Keras on JAX: slow depthwise convolutions on a CPU, and training again with weight averaging."""
+"""Remedies for Keras on JAX: slow depthwise convolutions and counts, and training again with weight averaging."""
 
 import functools
 from collections.abc import Callable
@@ -7,12 +7,16 @@ import jax
 from jax import lax
 from jax import numpy as jnp
 from keras.src.backend.jax import core, nn
+from keras.src.metrics import iou_metrics
 from keras.src.optimizers import base_optimizer
 
 from unet.speed import Remedy
 
 LARGEST = 49
 """Largest number of taps that are written out; a convolution with more compiles slowly."""
+
+MOST_CLASSES = 8
+"""Largest number of classes whose confusion matrix is counted by comparisons."""
 
 
 def as_sum(convolve: Callable) -> Callable:
@@ -53,6 +57,25 @@ def as_sum(convolve: Callable) -> Callable:
     return add_up
 
 
+def compared(scatter: Callable) -> Callable:
+    """Confusion matrix of a few classes, on a GPU by comparing every pixel with each of them.
+
+    XLA fuses the comparisons into one loop. Keras adds one to a cell per pixel, and on a GPU these additions wait for
+    each other.
+    """
+
+    @functools.wraps(scatter)
+    def count(labels, predictions, num_classes, weights=None, dtype="int32"):
+        if jax.default_backend() == "cpu" or num_classes > MOST_CLASSES or labels.ndim != 1 or predictions.ndim != 1:
+            return scatter(labels, predictions, num_classes, weights, dtype)
+        classes = jnp.arange(num_classes)
+        true, predicted = (values.astype("int32")[:, None] == classes for values in (labels, predictions))
+        added = jnp.ones_like(labels, dtype) if weights is None else jnp.asarray(weights, dtype)
+        return jnp.sum(jnp.where(true[:, :, None] & predicted[:, None, :], added[:, None, None], 0), axis=0)
+
+    return count
+
+
 def with_copies(overwrite: Callable) -> Callable:
     """Assign moving averages to the weights at the end of ``fit`` as copies.
 
@@ -70,5 +93,6 @@ def with_copies(overwrite: Callable) -> Callable:
 
 REMEDIES: tuple[Remedy, ...] = (
     (nn, "depthwise_conv", as_sum),
+    (iou_metrics, "confusion_matrix", compared),
     (base_optimizer.BaseOptimizer, "_overwrite_model_variables_with_average_value", with_copies),
 )

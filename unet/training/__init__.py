@@ -19,6 +19,7 @@ from unet.errors import InputError, RunError
 from unet.runs import Run
 from unet.training import batch_size, checkpoints, devices
 from unet.training.callbacks import (
+    CallbackList,
     Checkpoint,
     DivergenceGuard,
     EarlyStopping,
@@ -142,18 +143,22 @@ def train(run: Run, overrides: tuple[str, ...] | list[str] = ()) -> None:
                     batches,
                     epochs=config.training.epochs,
                     initial_epoch=done,
-                    callbacks=[
-                        stop,
-                        EpochSetup(batches, config.seed, config.training.freeze_epochs),
-                        DivergenceGuard(checkpoint, len(batches)),
-                        History(batches, rows),
-                        validation,
-                        tensorboard,
-                        progress,
-                        EarlyStopping(config.training, rows),
-                        checkpoint,
-                        Tracking(tracker, checkpoint, rows),
-                    ],
+                    callbacks=CallbackList(
+                        [
+                            stop,
+                            EpochSetup(batches, config.seed, config.training.freeze_epochs),
+                            DivergenceGuard(checkpoint, len(batches)),
+                            History(batches, rows),
+                            validation,
+                            tensorboard,
+                            progress,
+                            EarlyStopping(config.training, rows),
+                            checkpoint,
+                            Tracking(tracker, checkpoint, rows),
+                        ],
+                        add_history=True,
+                        model=trainer,
+                    ),
                     shuffle=False,  # the batches are shuffled already; Keras would reorder them from its own state
                     verbose=0,
                 )

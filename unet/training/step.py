@@ -131,6 +131,12 @@ class SegmentationTrainer(keras.Model):
         self.finite_steps = self.add_weight(name="finite_steps", **counter)
         self.built = True  # every part is built already
 
+    def __setattr__(self, name, value):
+        if name == "_jax_state":  # set by Keras after every step; tracking its hundreds of arrays takes milliseconds
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     def call(self, inputs, training=False):
         image, mask = inputs["image"], ops.cast(inputs["mask"], "int32")
         if not training:

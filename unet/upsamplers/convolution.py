@@ -7,6 +7,7 @@ from keras import ops
 
 from unet import arithmetic
 from unet.arguments import whole
+from unet.backend import compiled_by_xla
 from unet.upsamplers.base import Upsampler, check_enlarged
 from unet.upsamplers.interpolation import nearest
 from unet.upsamplers.settings import (
@@ -89,6 +90,8 @@ class ConvTranspose(Upsampler):
     def upsample(self, x, skip=None, argmax=None):
         """Transpose the convolution, crop the padding and append the output padding."""
         kernel = dilated(self.kernel, self.dilation)
+        if self.kernel_size == self.strides and not self.padding and not self.output_padding and compiled_by_xla():
+            return ops.add(tiled(x, kernel), self.bias)
         if self.padding is None and self.dilation == 1:
             y = ops.conv_transpose(x, kernel, self.strides, padding="same", data_format="channels_last")
             return ops.add(y, self.bias)
@@ -153,6 +156,23 @@ class ResizeConv(Upsampler):
         """Multiply-adds of the convolution at high resolution."""
         h, w, c = x_shape
         return 4 * h * w * self.kernel_size**2 * c * c
+
+
+def tiled(x, kernel):
+    """Transposed convolution whose kernel ``(s, s, filters, C)`` is as large as its stride, as one matrix product.
+
+    XLA's own takes 4 to 13 times as long on a CPU; on a GPU it computes the kernel's gradient by a slow convolution.
+
+    Args:
+        x: Map ``(B, h, w, C)``.
+        kernel: ``(s, s, filters, C)``.
+
+    Returns:
+        Map ``(B, s·h, s·w, filters)``.
+    """
+    size, _, filters, _ = kernel.shape
+    height, width = (size * n for n in ops.shape(x)[1:3])
+    return ops.reshape(ops.einsum("bhwc,ijfc->bhiwjf", x, kernel), (-1, height, width, filters))
 
 
 def dilated(kernel, dilation: int):

@@ -1,5 +1,6 @@
 """What happens around the training steps, one subject per callback; ``train`` puts them in order."""
 
+from unet.training.callbacks.callback_list import CallbackList
 from unet.training.callbacks.checkpoint import Checkpoint
 from unet.training.callbacks.divergence import DivergenceGuard
 from unet.training.callbacks.early_stopping import EarlyStopping, patience_exhausted
@@ -12,6 +13,7 @@ from unet.training.callbacks.tracking import Tracking
 from unet.training.callbacks.validation import Validation
 
 __all__ = [
+    "CallbackList",
     "Checkpoint",
     "DivergenceGuard",
     "EarlyStopping",

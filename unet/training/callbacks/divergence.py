@@ -8,7 +8,7 @@ import keras
 from unet.errors import RunError
 from unet.training.callbacks.checkpoint import Checkpoint
 
-INTERVAL = 0.3
+INTERVAL = 1.0
 """Seconds between two checks of the loss within an epoch; reading it waits for the device."""
 
 

@@ -43,7 +43,7 @@ class Progress(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         now = time.monotonic()
-        if now - self._shown_at < INTERVAL:
+        if self._bar.disable or now - self._shown_at < INTERVAL:
             return
         self._shown_at = now
         completed = self._epoch * self.steps_per_epoch + batch + 1

@@ -6,6 +6,7 @@ import numpy as np
 from unet.data import Split
 from unet.data.batches import Batches
 from unet.training import devices
+from unet.training.callbacks.callback_list import CallbackList
 from unet.training.callbacks.stop_request import StopRequest
 from unet.training.weights import averaged_weights
 
@@ -37,7 +38,8 @@ class Validation(keras.callbacks.Callback):
             if len(self.split):
                 batches = Batches(self.split, self.batch_size)
                 with batches.raising_own_errors(), devices.alone():
-                    scores = self.model.evaluate(batches, verbose=0, return_dict=True, callbacks=[self.stop])
+                    callbacks = CallbackList([self.stop], model=self.model)
+                    scores = self.model.evaluate(batches, verbose=0, return_dict=True, callbacks=callbacks)
                 row |= {"val_loss": float(scores["loss"]), "val_mean_iou": float(scores["mean_iou"])}
             if self._is_best(row):
                 self.best_weights = [np.array(variable) for variable in self.model.network.variables]
