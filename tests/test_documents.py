@@ -50,6 +50,7 @@ def name_of(path):
     [
         ("`conv_transpose`", "pets_cpu/conv_transpose"),
         ("`max_unpool`", "pets_cpu/max_unpool"),
+        ("`conv_transpose`, `pets`", "gpu/pets"),
         ("`conv_transpose`, `pets_encoder`", "pets_encoder/efficientnet_lite2"),
     ],
 )
@@ -120,6 +121,7 @@ def test_the_page_on_export_is_made_from_the_committed_results():
     ("name", "folder"),
     [
         ("demo", "demo"),
+        ("pets", "gpu/pets"),
         ("pets_cpu", "pets_cpu/conv_transpose"),
         ("pets_encoder", "pets_encoder/efficientnet_lite2"),
     ],
@@ -133,6 +135,8 @@ def test_the_configuration_quotes_the_committed_score():
     text = (ROOT / "configs" / "pets_cpu.yaml").read_text(encoding="utf-8")
     for upsampler in ("conv_transpose", "max_unpool"):
         assert f"{scores(f'pets_cpu/{upsampler}')['mean_iou']['dataset']:.3f} ({upsampler})" in text
+    text = (ROOT / "configs" / "pets.yaml").read_text(encoding="utf-8")
+    assert f"official test split: {scores('gpu/pets')['mean_iou']['dataset']:.3f};" in text
     text = (ROOT / "configs" / "pets_encoder.yaml").read_text(encoding="utf-8")
     for folder in ("pets_encoder/efficientnet_lite2", "pets_cpu/conv_transpose"):
         assert f"{scores(folder)['mean_iou']['dataset']:.3f}" in text

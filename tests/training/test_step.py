@@ -12,6 +12,7 @@ from unet.data.batches import Batches
 from unet.data.cache import Split
 from unet.data.sources import IGNORE
 from unet.training import make_optimizer, make_trainer
+from unet.training.callbacks import CallbackList
 
 CLASSES = ("pet", "background", "border")
 
@@ -53,6 +54,35 @@ def fit(trainer, split, epochs=1):
     history = trainer.fit(Batches(split, 4, 0), epochs=epochs, shuffle=False, verbose=0).history
     after = [ops.convert_to_numpy(v) for v in trainer.network.trainable_variables]
     return history, [np.abs(a - b).max() for a, b in zip(after, before, strict=True)]
+
+
+def test_callbacks_get_losses_that_are_still_on_the_device(build, split):
+    """Converting them to numbers, as Keras does, waits for every step."""
+    found = []
+
+    class Collect(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            found.append(logs["loss"])
+
+        on_test_batch_end = on_train_batch_end
+
+    trainer = build()
+    callbacks = CallbackList([Collect()], add_history=True, model=trainer)
+    history = trainer.fit(Batches(split, 4, 0), callbacks=callbacks, shuffle=False, verbose=0).history
+    assert len(found) == 2
+    trainer.evaluate(Batches(split, 4), callbacks=CallbackList([Collect()], model=trainer), verbose=0)
+    assert len(found) == 4
+    assert all(ops.is_tensor(loss) for loss in found)
+    assert isinstance(history["loss"][0], float)
+    assert history["loss"][0] == pytest.approx(float(found[1]))
+
+
+def test_the_state_of_a_step_is_kept_as_it_is(build):
+    """Keras' tracking of it would take longer than the rest of a step's work on the host."""
+    trainer, state = build(), {"trainable_variables": [1, 2]}
+    trainer._jax_state = state
+    assert trainer._jax_state is state
+    assert type(trainer._jax_state["trainable_variables"]) is list
 
 
 @slow_beyond_tensorflow

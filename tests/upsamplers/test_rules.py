@@ -29,6 +29,7 @@ from unet.upsamplers import (
     ResizeConv,
     Sapa,
 )
+from unet.upsamplers.convolution import tiled
 
 pytestmark = SLOW_BEYOND_TENSORFLOW
 
@@ -211,6 +212,24 @@ class TestUnpooling:
 
 
 class TestConvTranspose:
+    @pytest.mark.parametrize("size", [2, 3])
+    def test_a_kernel_as_large_as_its_stride_is_a_matrix_product(self, size, rng):
+        x, kernel = rng.normal(size=(2, 3, 5, 4)), rng.normal(size=(size, size, 3, 4))
+        x, kernel = (ops.convert_to_tensor(values, "float32") for values in (x, kernel))
+        expected = ops.conv_transpose(x, kernel, size, padding="same", data_format="channels_last")
+        np.testing.assert_allclose(
+            ops.convert_to_numpy(tiled(x, kernel)), ops.convert_to_numpy(expected), rtol=1e-5, atol=1e-5
+        )
+
+    @pytest.mark.skipif(BACKEND != "jax", reason="asks JAX for the program")
+    @pytest.mark.parametrize(("size", "convolves"), [(2, False), (3, True), (4, True)])
+    def test_xla_convolves_only_where_copies_overlap(self, size, convolves):
+        import jax
+
+        layer = ConvTranspose(3, size)
+        layer.build((1, 4, 5, 2))
+        assert ("conv_general_dilated" in str(jax.make_jaxpr(layer)(np.ones((1, 4, 5, 2), "float32")))) == convolves
+
     @pytest.mark.parametrize(
         ("kernel_size", "stride"),
         [

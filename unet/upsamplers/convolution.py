@@ -90,7 +90,8 @@ class ConvTranspose(Upsampler):
     def upsample(self, x, skip=None, argmax=None):
         """Transpose the convolution, crop the padding and append the output padding."""
         kernel = dilated(self.kernel, self.dilation)
-        if self.kernel_size == self.strides and not self.padding and not self.output_padding and compiled_by_xla():
+        tiles = self.kernel_size == self.strides and self.dilation == 1 and not (self.padding or self.output_padding)
+        if tiles and compiled_by_xla():
             return ops.add(tiled(x, kernel), self.bias)
         if self.padding is None and self.dilation == 1:
             y = ops.conv_transpose(x, kernel, self.strides, padding="same", data_format="channels_last")
