@@ -110,9 +110,11 @@ def committed(name):
 
 
 @pytest.mark.backend_free
-@pytest.mark.parametrize("name", [*COMMITTED, "training_speed_avx2", "training_speed_remat"])
+@pytest.mark.parametrize(
+    "name", [*COMMITTED, "training_speed_avx2", "training_speed_remat", "gpu/training_speed/train"]
+)
 def test_the_committed_table_is_that_of_the_measurements(name):
-    _, rows = table(committed(name), on_gpu=False)
+    _, rows = table(committed(name), on_gpu=name.startswith("gpu/"))
     text = (RESULTS / f"{name}.md").read_text(encoding="utf-8").splitlines()
     assert [line for line in text if line.startswith(("| tensorflow", "| jax", "| torch", "| PyTorch"))] == [
         f"| {' | '.join(row)} |" for row in rows
@@ -136,6 +138,11 @@ def test_the_results_page_has_the_measured_speeds():
     without, again = committed("training_speed_remat")
     assert f"has {again.speed(without)[0]:.2f} of its speed without" in text
     assert f"a peak of {again.peak_mib:.0f} instead of {without.peak_mib:.0f} MiB" in text
+    gpu = groups(committed("gpu/training_speed/train"))
+    ratios = {theirs.batch_size: f"{ours.speed(theirs)[0]:.2f}" for theirs, ours in gpu}
+    assert f"{ratios[32]} of its speed with batches of 32, and {ratios[128]} with batches of 128" in text
+    speeds_32 = [f"{one.images_per_second:,.0f}" for one in gpu[0]]
+    assert "program trained {} and this package {},".format(*speeds_32) in text
     (jax,) = (speed for (program, _), speed in speeds.items() if program.startswith("jax"))
     assert f"compiled, has {jax} of the program's speed in float32" in text
     assert f"JAX trains at [{jax} of the speed]" in (ROOT / "docs" / "guides" / "backends.md").read_text(

@@ -103,10 +103,11 @@ def run(cases: list[Case], rounds: int, steps: int) -> Iterator[list[Measurement
     with contextlib.ExitStack() as stack:
         try:
             processes = [stack.enter_context(_process(case)) for case in cases]
-            found = []
-            for case, process in zip(cases, processes):
-                found.append(process.submit(_start, case, steps).result())
-                process.submit(_round).result()
+            started: dict[int, Measurement] = {}
+            for index in sorted(range(len(cases)), key=lambda index: cases[index].program != PLAIN):  # it may not exist
+                started[index] = processes[index].submit(_start, cases[index], steps).result()
+                processes[index].submit(_round).result()
+            found = [started[index] for index in range(len(cases))]
             for _ in range(rounds):
                 for one, process in zip(found, processes):
                     seconds, without_input, one.peak_mib = process.submit(_round).result()

@@ -15,25 +15,24 @@ def averaged_weights(model: keras.Model) -> Iterator[None]:
     if not optimizer.use_ema:
         yield
         return
-    variables = model.trainable_variables
-    weights = [devices.copied(variable) for variable in variables]
-    optimizer.finalize_variable_values(variables)
-    averages = [devices.copied(variable) for variable in variables]
-    for variable, weight in zip(variables, weights, strict=True):
-        variable.assign(weight)
-    with holding(variables, averages):
+    with _restored(model.trainable_variables):
+        optimizer.finalize_variable_values(model.trainable_variables)
         yield
 
 
 @contextlib.contextmanager
 def holding(variables, values) -> Iterator[None]:
-    """Assign other values to variables, and restore their own at the end.
+    """Assign other values, arrays of NumPy, to variables, and restore their own at the end."""
+    with _restored(variables):
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(devices.replicated(value, variable))
+        yield
 
-    The values must be arrays of NumPy or copies, so that no device buffer has two owners.
-    """
+
+@contextlib.contextmanager
+def _restored(variables) -> Iterator[None]:
+    """Restore the values of variables at the end."""
     before = [devices.copied(variable) for variable in variables]
-    for variable, value in zip(variables, values, strict=True):
-        variable.assign(devices.replicated(value, variable))
     try:
         yield
     finally:
