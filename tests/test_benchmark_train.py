@@ -142,7 +142,7 @@ def test_the_results_page_has_the_measured_speeds():
     ratios = {theirs.batch_size: f"{ours.speed(theirs)[0]:.2f}" for theirs, ours in gpu}
     assert f"{ratios[32]} of its speed with batches of 32, and {ratios[128]} with batches of 128" in text
     speeds_32 = [f"{one.images_per_second:,.0f}" for one in gpu[0]]
-    assert "program trained {} and this package {},".format(*speeds_32) in text
+    assert "program trained {} and this package {}, on".format(*speeds_32) in text
     (jax,) = (speed for (program, _), speed in speeds.items() if program.startswith("jax"))
     assert f"compiled, has {jax} of the program's speed in float32" in text
     assert f"JAX trains at [{jax} of the speed]" in (ROOT / "docs" / "guides" / "backends.md").read_text(
