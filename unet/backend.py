@@ -128,11 +128,6 @@ def device_name() -> str:
     return tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU") if gpus else _cpu()
 
 
-def on_gpu() -> bool:
-    """Whether the backend computes on a GPU or another accelerator."""
-    return not device_name().startswith("CPU")
-
-
 def peak_memory() -> float:
     """Peak memory of this process in MiB: on the GPU if there is one, else in RAM."""
     on_gpu = peak_memory_on_gpu()

@@ -84,11 +84,9 @@ class Passes:
         self.wait(found)
 
 
-def measure(name: str, shape: Shape, repeats: int, jit: bool) -> Measurement:
+def measure(name: str, shape: Shape, repeats: int, jit: bool, on_gpu: bool = False) -> Measurement:
     """Time one variant on one shape."""
-    from unet.backend import on_gpu
-
-    count = GPU_CALLS if on_gpu() else 1
+    count = GPU_CALLS if on_gpu else 1
     rule, theirs = _step(name, shape, False, jit), _counterpart(name, shape)
     steps = {
         "rule": rule,
@@ -125,13 +123,11 @@ def measure(name: str, shape: Shape, repeats: int, jit: bool) -> Measurement:
     )
 
 
-def measure_memory(name: str, shape: Shape, jit: bool) -> tuple[float | None, float]:
+def measure_memory(name: str, shape: Shape, jit: bool, on_gpu: bool) -> tuple[float | None, float]:
     """Peak memory and size of the output in MiB; on a CPU the peak of the process' first large step."""
-    from unet.backend import on_gpu
-
     _step(name, (1, 4, 4, shape[3]), False, jit)()  # initializes the process
     step = _step(name, shape, False, jit)
-    peak = _peak_on_gpu(step) if on_gpu() else _peak_on_cpu(step)
+    peak = _peak_on_gpu(step) if on_gpu else _peak_on_cpu(step)
     batch, h, w, channels = shape
     if variants()[name][0] in ("pixel_shuffle", "bilinear_additive"):
         channels //= 4
@@ -154,10 +150,10 @@ def run(
 
         for name in track(names, len(names), "measuring"):
             with worker() as process:
-                found = [process.submit(measure, name, shape, repeats, jit).result() for shape in shapes]
+                found = [process.submit(measure, name, shape, repeats, jit, on_gpu).result() for shape in shapes]
             for one in found:
                 with worker(MALLOC_MMAP_THRESHOLD_="65536", MALLOC_ARENA_MAX="1") as process:
-                    one.peak_mib, one.output_mib = process.submit(measure_memory, name, one.shape, jit).result()
+                    one.peak_mib, one.output_mib = process.submit(measure_memory, name, one.shape, jit, on_gpu).result()
             yield found
 
 
@@ -190,11 +186,11 @@ def _inputs(name: str, shape: Shape, projected: bool) -> tuple:
     batch, h, w, channels = shape
     layer, out = _layer(name, channels, projected)
     upsampled = (batch, 2 * h, 2 * w, out)
-    x = keras.random.normal(shape, seed=0)
+    x, dy = keras.random.normal(shape, seed=0), keras.random.normal(upsampled, seed=2)
     skip = keras.random.normal(upsampled, seed=1) if layer.needs_skip else None
     argmax = keras.ops.convert_to_tensor(_argmax(batch, h, w, out)) if layer.needs_argmax else None
-    layer.build(shape, upsampled if layer.needs_skip else None, (batch, h, w, out) if layer.needs_argmax else None)
-    return layer, x, skip, argmax, keras.random.normal(upsampled, seed=2)
+    layer.build(*(None if tensor is None else tuple(tensor.shape) for tensor in (x, skip, argmax)))
+    return layer, x, skip, argmax, dy
 
 
 def _step(name: str, shape: Shape, projected: bool, jit: bool) -> Passes:

@@ -9,17 +9,9 @@ class CallbackList(keras.callbacks.CallbackList):
     Keras converts them to numbers first. Then every step waits for the one before, and the device waits for the next.
     """
 
-    def on_train_batch_begin(self, batch, logs=None):
-        for callback in self.callbacks:
-            callback.on_train_batch_begin(batch, logs)
-
     def on_train_batch_end(self, batch, logs=None):
         for callback in self.callbacks:
             callback.on_train_batch_end(batch, logs)
-
-    def on_test_batch_begin(self, batch, logs=None):
-        for callback in self.callbacks:
-            callback.on_test_batch_begin(batch, logs)
 
     def on_test_batch_end(self, batch, logs=None):
         for callback in self.callbacks:
