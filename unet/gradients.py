@@ -26,7 +26,22 @@ def fusing() -> Iterator[None]:
         _FUSING.reset(token)
 
 
-def differentiable(forward: Callable, backward: Callable, fuse: bool = False) -> Callable:
+def fused(function: Callable) -> Callable:
+    """``function`` compiled by XLA within :func:`fusing`, in a graph of TensorFlow that is not; else as it is.
+
+    For functions of tensors, and of numbers that are known while the graph is built, for which XLA is much faster than
+    separate operations: many passes over the same values.
+    """
+    if not _FUSING.get() or keras.backend.backend() != "tensorflow" or compiled_by_xla():
+        return function
+    import tensorflow as tf
+
+    if tf.executing_eagerly():  # each call would be compiled again
+        return function
+    return tf.function(function, jit_compile=True, autograph=False)
+
+
+def differentiable(forward: Callable, backward: Callable) -> Callable:
     """Give ``forward`` the gradient ``backward``.
 
     Useful if the adjoint has a simple form: it saves the tensors that automatic differentiation would store or copy.
@@ -36,17 +51,10 @@ def differentiable(forward: Callable, backward: Callable, fuse: bool = False) ->
             ``keras.remat`` runs it when tensors around it no longer exist.
         backward: ``backward(upstream, *inputs)`` returns the gradients of the inputs, a tensor or a tuple of tensors;
             ``None`` for integers. The same holds for it.
-        fuse: Whether XLA is much faster for them than separate operations, as for many passes over the same values;
-            see :func:`fusing`.
 
     Returns:
         A function of the same tensors.
     """
-    if fuse and _FUSING.get() and keras.backend.backend() == "tensorflow" and not compiled_by_xla():
-        import tensorflow as tf
-
-        if not tf.executing_eagerly():  # where each call would be compiled again
-            forward, backward = (tf.function(part, jit_compile=True, autograph=False) for part in (forward, backward))
 
     @ops.custom_gradient
     def function(*inputs):

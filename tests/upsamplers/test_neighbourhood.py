@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from benchmarks import parity
 from tests.helpers import BACKEND, slow_beyond_tensorflow
 from tests.helpers.against_torch import assert_values_and_gradients_equal
+from tests.helpers.xla import compiled_parts
 from unet import backend
+from unet.gradients import fusing
 from unet.upsamplers import neighbourhood
 
 GROUPS, DEPTH = 2, 3
@@ -45,6 +47,18 @@ def expected_correlation(queries, keys, size):
     return torch.einsum("bhwsc,bhwct->bhwst", cells, unfolded(keys, size)[:, :, :, 0])
 
 
+def case(sum_of, size, shape, rng):
+    """Our function, that by PyTorch, and what they are given."""
+    b, h, w = shape
+    if sum_of == "reassemble":
+        shapes = [(*shape, 4 * GROUPS, size**2), (*shape, GROUPS * DEPTH), (*shape, 1, 1)]
+        ours, theirs = neighbourhood.reassemble, expected_reassembly
+    else:
+        shapes = [(b, 2 * h, 2 * w, DEPTH), (*shape, DEPTH)]
+        ours, theirs = (functools.partial(part, size=size) for part in (neighbourhood.correlate, expected_correlation))
+    return ours, theirs, [rng.normal(size=shape).astype("float32") for shape in shapes]
+
+
 # Less than a block of pixels, blocks that fill a row and that do not, and one whose length depends on the size.
 @pytest.mark.parametrize(("size", "w"), [(3, 3), (5, 8), (5, 9), (7, 13)])
 @pytest.mark.parametrize("by_taps", [False, True])
@@ -54,15 +68,42 @@ def test_values_and_gradients_in_strips_and_by_taps_equal_those_of_torchs_unfold
 ):
     monkeypatch.setattr(neighbourhood, "STRIP_ROWS", 1)  # a strip for each row, less than the neighbourhood reaches
     monkeypatch.setattr(neighbourhood, "compiled_by_xla", lambda: by_taps)
-    b, h = 2, 5
-    if sum_of == "reassemble":
-        shapes = [(b, h, w, 4 * GROUPS, size**2), (b, h, w, GROUPS * DEPTH), (b, h, w, 1, 1)]
-        ours, theirs = neighbourhood.reassemble, expected_reassembly
-    else:
-        shapes = [(b, 2 * h, 2 * w, DEPTH), (b, h, w, DEPTH)]
-        ours, theirs = (functools.partial(part, size=size) for part in (neighbourhood.correlate, expected_correlation))
-    given = [rng.normal(size=shape).astype("float32") for shape in shapes]
+    ours, theirs, given = case(sum_of, size, (2, 5, w), rng)
     assert_values_and_gradients_equal(ours, theirs, given, rng)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="on JAX XLA compiles everything, on PyTorch nothing")
+@pytest.mark.parametrize("size", [3, 5])
+@pytest.mark.parametrize("sum_of", ["reassemble", "correlate"])
+def test_strips_compiled_by_xla_have_the_values_and_gradients_of_torchs_unfold(sum_of, size, rng, monkeypatch):
+    import tensorflow as tf
+
+    monkeypatch.setattr(neighbourhood, "STRIP_ROWS", 2)  # strips of 2 and 3 rows
+    ours, theirs, given = case(sum_of, size, (2, 5, 7), rng)
+
+    @tf.function(autograph=False)
+    def fused(*tensors):
+        with fusing():
+            return ours(*tensors)
+
+    assert compiled_parts(fused.get_concrete_function(*given)) == 2
+    assert_values_and_gradients_equal(fused, theirs, given, rng)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="on JAX XLA compiles everything, on PyTorch nothing")
+def test_maps_whose_size_is_unknown_are_not_compiled_by_xla(rng):
+    import tensorflow as tf
+
+    ours, theirs, given = case("reassemble", 3, (2, 5, 7), rng)
+    logits, x, share = (tf.TensorSpec([None, None, None, *array.shape[3:]]) for array in given)
+
+    @tf.function(autograph=False, input_signature=[logits, x, share])
+    def fused(*tensors):
+        with fusing():
+            return ours(*tensors)
+
+    assert compiled_parts(fused.get_concrete_function()) == 0
+    assert_values_and_gradients_equal(fused, theirs, given, rng)
 
 
 @slow_beyond_tensorflow

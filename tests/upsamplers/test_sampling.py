@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from tests.helpers import BACKEND
 from tests.helpers.against_torch import assert_values_and_gradients_equal
+from tests.helpers.xla import compiled_parts
 from unet.gradients import fusing
 from unet.model import build_unet
 from unet.training import SegmentationTrainer
@@ -60,12 +61,3 @@ def test_xla_compiles_parts_in_training_only_and_where_it_does_not_compile_the_w
     step = tf.function(lambda batch: trainer(batch, training=training)["logits"], autograph=False, jit_compile=jit)
     batch = {"image": np.zeros((1, 8, 8, 3), "uint8"), "mask": np.zeros((1, 8, 8), "uint8")}
     assert compiled_parts(step.get_concrete_function(batch)) == parts
-
-
-def compiled_parts(function):
-    """Number of functions called by a function that XLA compiles."""
-    return sum(
-        definition.attr["_XlaMustCompile"].b
-        for definition in function.graph.as_graph_def().library.function
-        if definition.signature.name != function.name
-    )

@@ -27,6 +27,9 @@ GPU_SHAPES: tuple[Shape, ...] = ((64, 64, 64, 64), (16, 256, 256, 32))
 GPU_CALLS = 10
 """Calls on a GPU that are timed together: waiting for one takes as long as a fast upsampler."""
 
+EXACT = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1", "TF_ONEDNN_USE_SYSTEM_ALLOCATOR": "1"}
+"""Variables with which glibc and TensorFlow return all large memory that is freed, so that a peak can be measured."""
+
 OPTIONS: dict[str, dict[str, dict]] = {
     "bilinear": {"bilinear": {}, "bilinear, align_corners": {"align_corners": True}},
     "conv_transpose": {f"conv_transpose, kernel {size}": {"kernel_size": size} for size in (2, 3, 4)},
@@ -124,9 +127,9 @@ def measure(name: str, shape: Shape, repeats: int, jit: bool, on_gpu: bool = Fal
 
 
 def measure_memory(name: str, shape: Shape, jit: bool, on_gpu: bool) -> tuple[float | None, float]:
-    """Peak memory and size of the output in MiB; on a CPU the peak of the process' first large step."""
-    _step(name, (1, 4, 4, shape[3]), False, jit)()  # initializes the process
+    """Peak memory and size of the output in MiB; on a CPU in a process started with ``EXACT``."""
     step = _step(name, shape, False, jit)
+    step()  # compiles it, and libraries choose their algorithms
     peak = _peak_on_gpu(step) if on_gpu else _peak_on_cpu(step)
     batch, h, w, channels = shape
     if variants()[name][0] in ("pixel_shuffle", "bilinear_additive"):
@@ -152,7 +155,7 @@ def run(
             with worker() as process:
                 found = [process.submit(measure, name, shape, repeats, jit, on_gpu).result() for shape in shapes]
             for one in found:
-                with worker(MALLOC_MMAP_THRESHOLD_="65536", MALLOC_ARENA_MAX="1") as process:
+                with worker(**EXACT) as process:
                     one.peak_mib, one.output_mib = process.submit(measure_memory, name, one.shape, jit, on_gpu).result()
             yield found
 
@@ -315,7 +318,6 @@ def _peak_on_gpu(step: Passes) -> float:
     if keras.backend.backend() == "jax":
         sizes = step.program.memory_analysis()
         return (sizes.temp_size_in_bytes + sizes.output_size_in_bytes) / 2**20
-    step()  # libraries choose their algorithms
     if keras.backend.backend() == "torch":
         import torch
 

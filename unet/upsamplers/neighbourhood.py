@@ -2,22 +2,24 @@
 
 The k² neighbours of every pixel would take k² times the memory of the map. Compiled by XLA, the sums are loops over the
 taps, fused into kernels that store no neighbours (:class:`~unet.upsamplers.sums.Taps`). Otherwise they are matrix
-products (:class:`~unet.upsamplers.sums.Blocks`) of one strip of rows after the other.
+products (:class:`~unet.upsamplers.sums.Blocks`) of one strip of rows after the other. In training on TensorFlow, XLA
+compiles what is computed for a strip, if it does not compile the whole step.
 """
 
 import itertools
 import math
 
+import keras
 from keras import ops
 
 from unet.backend import compiled_by_xla, in_turn
-from unet.gradients import differentiable
+from unet.gradients import differentiable, fused
 from unet.upsamplers.sub_pixel import pixel_shuffle, pixel_unshuffle
-from unet.upsamplers.sums import Blocks, Taps, accurate
+from unet.upsamplers.sums import Blocks, Taps, TapsAndBlocks, accurate
 
 STRIPS = 8
 """Largest number of strips of rows that a map is processed in."""
-STRIP_ROWS = 8
+STRIP_ROWS = 16
 """Smallest number of rows of a strip."""
 
 
@@ -36,35 +38,36 @@ def reassemble(logits, x, share=None):
     """
     groups, taps = logits.shape[-2] // 4, logits.shape[-1]
     size = math.isqrt(taps)
-    sums = _sums()
 
     def kernels_of(shape, logits, share):
         soft = ops.softmax(accurate(logits))
         kernels = soft if share is None else soft * accurate(share)
         return soft, ops.reshape(ops.cast(kernels, x.dtype), (-1, *shape, groups, 4, taps))
 
-    def forward(logits, x, share=None):
-        def strip(shape, near, logits, share=None):
-            _, kernels = kernels_of(shape, logits, share)
-            y = sums.reassemble(shape, kernels, near)
-            return (_from_cells(ops.cast(y, x.dtype), shape),)
+    def sums_of(shape, near, logits, share=None):
+        _, kernels = kernels_of(shape, logits, share)
+        y = _sums().reassemble(shape, kernels, near)
+        return (_from_cells(ops.cast(y, x.dtype), shape),)
 
-        return _joined(*_strips(strip, x, size, logits, share))
+    def slopes_of(shape, near, dy, logits, share=None):
+        sums, cells = _sums(), _to_cells(dy, shape, groups)
+        soft, kernels = kernels_of(shape, logits, share)
+        slope = ops.reshape(accurate(sums.correlate(shape, cells, near, size)), (-1, *shape, 4 * groups, taps))
+        weighted = soft * slope
+        found = [sums.scatter(shape, kernels, cells)]
+        if share is not None:
+            found.append(ops.cast(ops.sum(weighted, axis=(-2, -1), keepdims=True), share.dtype))
+            weighted = weighted * accurate(share)
+        slope = weighted - soft * ops.sum(weighted, axis=-1, keepdims=True)
+        return ops.cast(slope, logits.dtype), *found
+
+    sums_of, slopes_of = _fused(x, sums_of, slopes_of)
+
+    def forward(logits, x, share=None):
+        return _joined(*_strips(sums_of, x, size, logits, share))
 
     def backward(dy, logits, x, share=None):
-        def strip(shape, near, dy, logits, share=None):
-            cells = _to_cells(dy, shape, groups)
-            soft, kernels = kernels_of(shape, logits, share)
-            slope = ops.reshape(accurate(sums.correlate(shape, cells, near, size)), (-1, *shape, 4 * groups, taps))
-            weighted = soft * slope
-            found = [sums.scatter(shape, kernels, cells)]
-            if share is not None:
-                found.append(ops.cast(ops.sum(weighted, axis=(-2, -1), keepdims=True), share.dtype))
-                weighted = weighted * accurate(share)
-            slope = weighted - soft * ops.sum(weighted, axis=-1, keepdims=True)
-            return ops.cast(slope, logits.dtype), *found
-
-        slopes, scattered, *shares = _strips(strip, x, size, dy, logits, share)
+        slopes, scattered, *shares = _strips(slopes_of, x, size, dy, logits, share)
         return _joined(slopes), _cropped(scattered, x, size), *map(_joined, shares)
 
     return differentiable(forward, backward)(*((logits, x) if share is None else (logits, x, share)))
@@ -81,29 +84,37 @@ def correlate(queries, keys, size: int):
     Returns:
         ``(B, h, w, 4, k²)``.
     """
-    sums = _sums()
+
+    def products_of(shape, near, queries):
+        found = _sums().correlate(shape, _to_cells(queries, shape, 1), near, size)
+        return (ops.reshape(ops.cast(found, keys.dtype), (-1, *shape, 4, size * size)),)
+
+    def slopes_of(shape, near, dm, queries):
+        sums, dm = _sums(), ops.reshape(dm, (-1, *shape, 1, 4, size * size))
+        slope = _from_cells(ops.cast(sums.reassemble(shape, dm, near), queries.dtype), shape)
+        return slope, sums.scatter(shape, dm, _to_cells(queries, shape, 1))
+
+    products_of, slopes_of = _fused(keys, products_of, slopes_of)
 
     def forward(queries, keys):
-        def strip(shape, near, queries):
-            found = sums.correlate(shape, _to_cells(queries, shape, 1), near, size)
-            return (ops.reshape(ops.cast(found, keys.dtype), (-1, *shape, 4, size * size)),)
-
-        return _joined(*_strips(strip, keys, size, queries))
+        return _joined(*_strips(products_of, keys, size, queries))
 
     def backward(dm, queries, keys):
-        def strip(shape, near, dm, queries):
-            dm = ops.reshape(dm, (-1, *shape, 1, 4, size * size))
-            slope = _from_cells(ops.cast(sums.reassemble(shape, dm, near), queries.dtype), shape)
-            return slope, sums.scatter(shape, dm, _to_cells(queries, shape, 1))
-
-        slopes, scattered = _strips(strip, keys, size, dm, queries)
+        slopes, scattered = _strips(slopes_of, keys, size, dm, queries)
         return _joined(slopes), _cropped(scattered, keys, size)
 
     return differentiable(forward, backward)(queries, keys)
 
 
 def _sums():
-    return Taps if compiled_by_xla() else Blocks
+    if not compiled_by_xla():
+        return Blocks
+    return Taps if keras.backend.backend() == "jax" else TapsAndBlocks
+
+
+def _fused(x, *functions):
+    """The functions of strips, compiled in training on TensorFlow if the size of x is known."""
+    return functions if None in x.shape[1:3] else [fused(function) for function in functions]
 
 
 def _from_cells(cells, shape):

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from unet.backend import in_turn
-from unet.gradients import differentiable
+from unet.gradients import differentiable, fused
 from unet.upsamplers.base import Upsampler
 from unet.upsamplers.settings import DySampleOptions
 from unet.upsamplers.sub_pixel import pixel_shuffle, pixel_unshuffle
@@ -140,4 +140,4 @@ def sample(x, rows, columns):
             dcolumns * ops.cast(inside_x, rows.dtype),
         )
 
-    return differentiable(forward, backward, fuse=True)(x, rows, columns)
+    return differentiable(fused(forward), fused(backward))(x, rows, columns)
