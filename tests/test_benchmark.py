@@ -1,6 +1,7 @@
 """The benchmark of time and memory, and its committed table."""
 
 import json
+import re
 
 import pytest
 
@@ -96,3 +97,11 @@ class TestCommittedTables:
             assert " and ".join(f"{one.rule_by_torch:.2f}" for one in found) in text
             assert " and ".join(f"{one.step_by_nearest:.2f}" for one in found) in text
         assert " and ".join(f"{one.rule_by_nearest:.2f}" for one in fused) in text
+
+    def test_the_results_page_says_what_remains_of_upsamplers_that_read_neighbourhoods(self):
+        text = (ROOT / "docs" / "results" / "README.md").read_text(encoding="utf-8")
+        found = [one for one in self.measurements("upsamplers_predicted") if one.upsampler != "dysample"]
+        assert len(found) == 3 * len(benchmark.SHAPES)
+        for one in found:
+            row = rf"\| {one.upsampler} \| {', '.join(map(str, one.shape))} \| [\d.]+ → (.*) \| \d+ → (.*) \|"
+            assert re.search(row, text).groups() == (f"{one.step_by_nearest:.1f}", f"{one.peak_mib:.0f}")
