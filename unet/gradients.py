@@ -27,10 +27,11 @@ def fusing() -> Iterator[None]:
 
 
 def fused(function: Callable) -> Callable:
-    """``function`` compiled by XLA within :func:`fusing`, in a graph of TensorFlow that is not; else as it is.
+    """Let XLA compile ``function`` within :func:`fusing`, unless it compiles the graph around it.
 
-    For functions of tensors, and of numbers that are known while the graph is built, for which XLA is much faster than
-    separate operations: many passes over the same values.
+    Elsewhere, and on other backends, the function is returned as it is. Useful for many passes over the same values,
+    for which XLA is much faster than separate operations. All arguments but tensors must be known while the graph is
+    built.
     """
     if not _FUSING.get() or keras.backend.backend() != "tensorflow" or compiled_by_xla():
         return function

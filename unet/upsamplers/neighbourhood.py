@@ -113,7 +113,7 @@ def _sums():
 
 
 def _fused(x, *functions):
-    """The functions of strips, compiled in training on TensorFlow if the size of x is known."""
+    """The functions that compute a strip, compiled by XLA in training on TensorFlow if the size of x is known."""
     return functions if None in x.shape[1:3] else [fused(function) for function in functions]
 
 

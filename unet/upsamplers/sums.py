@@ -96,7 +96,7 @@ class Blocks:
 
 
 class TapsAndBlocks(Taps):
-    """The faster form of each sum where XLA compiles parts of TensorFlow's graph on a CPU."""
+    """For each sum, the form that is faster on a CPU where XLA compiles TensorFlow's graph or parts of it."""
 
     correlate = Blocks.correlate
 
