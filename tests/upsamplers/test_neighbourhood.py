@@ -10,9 +10,8 @@ import torch.nn.functional as F
 from benchmarks import parity
 from tests.helpers import BACKEND, slow_beyond_tensorflow
 from tests.helpers.against_torch import assert_values_and_gradients_equal
-from tests.helpers.xla import compiled_parts
+from tests.helpers.xla import ONLY_TENSORFLOW, as_in_training, compiled_parts
 from unet import backend
-from unet.gradients import fusing
 from unet.upsamplers import neighbourhood
 
 GROUPS, DEPTH = 2, 3
@@ -72,36 +71,24 @@ def test_values_and_gradients_in_strips_and_by_taps_equal_those_of_torchs_unfold
     assert_values_and_gradients_equal(ours, theirs, given, rng)
 
 
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="on JAX XLA compiles everything, on PyTorch nothing")
+@ONLY_TENSORFLOW
 @pytest.mark.parametrize("size", [3, 5])
 @pytest.mark.parametrize("sum_of", ["reassemble", "correlate"])
 def test_strips_compiled_by_xla_have_the_values_and_gradients_of_torchs_unfold(sum_of, size, rng, monkeypatch):
-    import tensorflow as tf
-
     monkeypatch.setattr(neighbourhood, "STRIP_ROWS", 2)  # strips of 2 and 3 rows
     ours, theirs, given = case(sum_of, size, (2, 5, 7), rng)
-
-    @tf.function(autograph=False)
-    def fused(*tensors):
-        with fusing():
-            return ours(*tensors)
-
+    fused = as_in_training(ours)
     assert compiled_parts(fused.get_concrete_function(*given)) == 2
     assert_values_and_gradients_equal(fused, theirs, given, rng)
 
 
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="on JAX XLA compiles everything, on PyTorch nothing")
+@ONLY_TENSORFLOW
 def test_maps_whose_size_is_unknown_are_not_compiled_by_xla(rng):
     import tensorflow as tf
 
     ours, theirs, given = case("reassemble", 3, (2, 5, 7), rng)
     logits, x, share = (tf.TensorSpec([None, None, None, *array.shape[3:]]) for array in given)
-
-    @tf.function(autograph=False, input_signature=[logits, x, share])
-    def fused(*tensors):
-        with fusing():
-            return ours(*tensors)
-
+    fused = as_in_training(ours, [logits, x, share])
     assert compiled_parts(fused.get_concrete_function()) == 0
     assert_values_and_gradients_equal(fused, theirs, given, rng)
 

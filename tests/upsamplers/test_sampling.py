@@ -5,10 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.helpers import BACKEND
 from tests.helpers.against_torch import assert_values_and_gradients_equal
-from tests.helpers.xla import compiled_parts
-from unet.gradients import fusing
+from tests.helpers.xla import ONLY_TENSORFLOW, as_in_training, compiled_parts
 from unet.model import build_unet
 from unet.training import SegmentationTrainer
 from unet.upsamplers.sampling import sample
@@ -36,22 +34,16 @@ def test_values_and_gradients_equal_those_of_grid_sample(rng):
     assert_values_and_gradients_equal(sample, expected, given, rng)
 
 
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="on JAX XLA compiles everything, on PyTorch nothing")
+@ONLY_TENSORFLOW
 def test_compiled_by_xla_within_a_step_without_xla_values_and_gradients_are_those_of_grid_sample(rng):
-    import tensorflow as tf
-
-    @tf.function(autograph=False)
-    def fused(x, rows, columns):
-        with fusing():
-            return sample(x, rows, columns)
-
+    fused = as_in_training(sample)
     x = rng.normal(size=(2, 5, 4, 6))
     given = [array.astype("float32") for array in (x, *rng.uniform(-2, 6, (2, 2, 5, 4, 4, 3)))]
     assert compiled_parts(fused.get_concrete_function(*given)) == 1
     assert_values_and_gradients_equal(fused, expected, given, rng)
 
 
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="on JAX XLA compiles everything, on PyTorch nothing")
+@ONLY_TENSORFLOW
 @pytest.mark.parametrize(("training", "jit", "parts"), [(True, False, 2), (False, False, 0), (True, True, 0)])
 def test_xla_compiles_parts_in_training_only_and_where_it_does_not_compile_the_whole(training, jit, parts):
     import tensorflow as tf
