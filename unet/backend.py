@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import importlib.metadata
 import importlib.util
 import math
 import os
@@ -20,9 +21,9 @@ BACKENDS = {"tensorflow": "cpu", "jax": "jax", "torch": "torch"}
 def use_backend() -> str:
     """Import Keras on the backend in KERAS_BACKEND, else on the first one installed; return its name.
 
-    Variables that are read while Keras is imported are set for that time: KERAS_BACKEND, TF_CPP_MIN_LOG_LEVEL, and
-    TF_ENABLE_ONEDNN_OPTS, without which TensorFlow trains at less than half the speed on processors without AVX-512.
-    Values that the user has set are kept.
+    Variables that are read while Keras is imported are set for that time: KERAS_BACKEND, TF_CPP_MIN_LOG_LEVEL,
+    TF_ENABLE_ONEDNN_OPTS, without which TensorFlow trains at less than half the speed on processors without AVX-512,
+    and where JAX keeps compiled programs. Values that the user has set are kept.
 
     Raises:
         InputError: The backend is unknown or not installed; the message says how to install it.
@@ -42,10 +43,25 @@ def use_backend() -> str:
     defaults = {"TF_CPP_MIN_LOG_LEVEL": "2"}
     if platform.machine() in ("x86_64", "AMD64"):
         defaults["TF_ENABLE_ONEDNN_OPTS"] = "1"
+    if name == "jax":
+        defaults |= _kept_programs()
     settings = {key: os.environ.get(key, value) for key, value in defaults.items()}
     with environment_variables(KERAS_BACKEND=name, **settings), quiet_stderr():
         import keras
     return keras.backend.backend()
+
+
+def _kept_programs() -> dict[str, str]:
+    """Variables with which JAX keeps what it compiles for a GPU or another accelerator, for later processes.
+
+    Not on CPUs: with AVX-512, XLA prints an error for each program that it loads and compiles it again
+    (github.com/openxla/xla/issues/44565).
+    """
+    folder = os.path.expanduser("~/.cache/unet-upsamplers/xla")
+    accelerated = importlib.metadata.entry_points(group="jax_plugins") and os.environ.get("JAX_PLATFORMS") != "cpu"
+    if not accelerated or not os.path.isabs(folder):  # without a home directory
+        return {}
+    return {"JAX_COMPILATION_CACHE_DIR": folder, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
 
 
 def use_backend_without_devices() -> dict[str, str]:

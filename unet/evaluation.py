@@ -137,9 +137,10 @@ def _score(network: LoadedNetwork, config: Config, records: Scores, split: str, 
         for sample in track(samples, len(arrays), f"evaluating {split}"):
             tally.add_bands(sample.name, sample.mask, predictor.logit_bands(sample.image, batch_size=BATCH))
     else:
+        count = min(BATCH, len(arrays))
         batches = _native_batches(source, split, config.data.size) if native else _prepared_batches(arrays)
         for names, images, masks in track(batches, -(-len(arrays) // BATCH), f"evaluating {split}"):
-            tally.add(names, masks, network.logits(images))
+            tally.add(names, masks, _logits(network, images, count))
 
     # === Files ===
     name = f"{split}_native" if native else split
@@ -159,14 +160,20 @@ def _score(network: LoadedNetwork, config: Config, records: Scores, split: str, 
     else:
         samples = (data.Sample(tally.names[index], split, *arrays.whole(index)) for index, _ in chosen)
     if chosen:
-        drawn = {}
-        for sample in samples:
-            if tiled:
-                prediction = next(predictor.segment([sample.image], mode="tile", batch_size=BATCH)).mask
-            else:
-                logits = network.logits(resize_image(sample.image, config.data.size)[None])
-                prediction = head.resized_mask(logits[0], sample.mask.shape)
-            drawn[sample.name] = _reduced(sample, prediction)
+        if tiled:
+            predicted = (
+                (sample, next(predictor.segment([sample.image], mode="tile", batch_size=BATCH)).mask)
+                for sample in samples
+            )
+        else:
+            shown = list(samples)
+            images = np.stack([resize_image(sample.image, config.data.size) for sample in shown])
+            logits = _logits(network, images, count)
+            predicted = (
+                (sample, head.resized_mask(values, sample.mask.shape))
+                for sample, values in zip(shown, logits, strict=True)
+            )
+        drawn = {sample.name: _reduced(sample, prediction) for sample, prediction in predicted}
         examples = [drawn[tally.names[index]] | {"group": group, "score": ranking[index]} for index, group in chosen]
         file = records.figures / f"predictions_{name}.png"
         figures.prediction_grid(examples, dataset.classes, file, title, head.table(network.metadata.colours), head)
@@ -181,6 +188,14 @@ def _score(network: LoadedNetwork, config: Config, records: Scores, split: str, 
 def predict_logits(network: keras.Model, images: np.ndarray) -> np.ndarray:
     """Compute float32 logits ``(N, H, W, C)`` of uint8 images ``(N, H, W, 3)``."""
     return np.asarray(network.predict_on_batch(images), dtype=np.float32)
+
+
+def _logits(network: LoadedNetwork, images: np.ndarray, count: int) -> np.ndarray:
+    """Logits of at most ``count`` images, computed for exactly that many where XLA compiles for every number."""
+    if not network.compiled:
+        return network.logits(images)
+    padded = np.concatenate([images, np.repeat(images[-1:], count - len(images), axis=0)])
+    return network.logits(padded)[: len(images)]
 
 
 def extremes(scores: np.ndarray, count: int = EXAMPLES) -> list[tuple[int, str]]:

@@ -1,17 +1,20 @@
 """Remedies for JAX have the results of Keras, and Keras still needs them."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from keras import ops
 
-from tests.helpers import BACKEND
+from tests.helpers import BACKEND, ROOT
 
 if BACKEND != "jax":
     pytest.skip("the remedy is for JAX", allow_module_level=True)
 
 import jax
 import keras
-from keras.src.backend.jax import nn
+from keras.src.backend.jax import nn, random
 from keras.src.metrics import iou_metrics
 from keras.src.optimizers import base_optimizer
 
@@ -111,3 +114,87 @@ def test_a_model_with_averaged_weights_can_be_trained_again(monkeypatch):
     monkeypatch.setattr(base_optimizer.BaseOptimizer, name, overwrite.__wrapped__)
     with pytest.raises(Exception):  # noqa: B017, PT011  # once Keras copies, the remedy can go
         fit_twice()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("shape", [(), (7,), (3, 3, 8, 16), (1025, 3), (0, 4)])
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("normal", {"mean": 1.0, "stddev": 0.3}), ("truncated_normal", {"stddev": 0.1}), ("uniform", {"minval": -2.0})],
+)
+def test_random_numbers_are_those_of_keras(name, arguments, shape, dtype):
+    keras_draw, own = getattr(random, name).__wrapped__, getattr(keras.random, name)
+    for seeds in ((5, 5), (keras.random.SeedGenerator(5), keras.random.SeedGenerator(5))):
+        for _ in range(2):
+            one, expected = (
+                draw(shape, **arguments, dtype=dtype, seed=seed) for draw, seed in zip((own, keras_draw), seeds)
+            )
+            assert (one.shape, one.dtype) == (shape, dtype)
+            np.testing.assert_array_equal(np.asarray(one), np.asarray(expected))
+
+
+def test_compiled_functions_draw_random_numbers_as_keras_does():
+    def draw(key):
+        return random.truncated_normal((3, 5), seed=key), random.truncated_normal((3, 5), seed=5)
+
+    for found, seed in zip(jax.jit(draw)(jax.random.PRNGKey(7)), (jax.random.PRNGKey(7), 5), strict=True):
+        np.testing.assert_allclose(found, random.truncated_normal((3, 5), seed=seed), atol=1e-6)
+
+
+def test_weights_of_all_shapes_are_drawn_with_the_same_compiled_function(monkeypatch):
+    shapes = []
+    draw = jax.random.truncated_normal
+    monkeypatch.setattr(
+        jax.random, "truncated_normal", lambda *args, **kw: shapes.append(kw["shape"]) or draw(*args, **kw)
+    )
+    for shape in ((3, 3, 4, 9), (3, 3, 9, 9), (1, 1, 9, 7)):
+        keras.initializers.HeNormal(seed=1)(shape)
+    assert shapes == 3 * [(1024,)]
+
+
+KEPT = """
+import sys
+sys.path.insert(0, {plugin!r})
+from unet.backend import use_backend
+
+use_backend()
+import jax
+
+print(jax.config.jax_compilation_cache_dir)
+jax.jit(lambda x: sum(jax.numpy.sin(x * i) for i in range(200)))(jax.numpy.ones(3)).block_until_ready()
+"""
+"""Program that compiles something for more than a tenth of a second."""
+
+
+@pytest.mark.parametrize(
+    ("accelerated", "settings", "expected"),
+    [
+        (True, {}, "home/.cache/unet-upsamplers/xla"),
+        (True, {"JAX_COMPILATION_CACHE_DIR": "elsewhere"}, "elsewhere"),
+        (True, {"JAX_PLATFORMS": "cpu"}, None),
+        (False, {}, None),
+    ],
+)
+def test_compiled_programs_are_kept_for_later_processes(accelerated, settings, expected, tmp_path, monkeypatch):
+    for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_PLATFORMS", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name, value in settings.items():
+        monkeypatch.setenv(name, str(tmp_path / value) if name.endswith("DIR") else value)
+    # As jax[cuda13] installs it.
+    plugin = tmp_path / "plugin"
+    (plugin / "other-1.0.dist-info").mkdir(parents=True)
+    (plugin / "other-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
+    if accelerated:
+        (plugin / "other-1.0.dist-info" / "entry_points.txt").write_text("[jax_plugins]\nother = other_plugin\n")
+    (plugin / "other_plugin.py").write_text("def initialize():\n    pass\n")
+
+    def kept():
+        program = [sys.executable, "-c", KEPT.format(plugin=str(plugin))]
+        done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True)
+        assert done.stdout == f"{expected and tmp_path / expected}\n", done.stderr
+        return {file: file.stat().st_mtime_ns for file in (tmp_path / expected).iterdir()} if expected else {}
+
+    first = kept()
+    assert bool(first) == bool(expected)
+    assert kept() == first

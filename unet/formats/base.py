@@ -147,10 +147,12 @@ class LoadedNetwork:
     Attributes:
         path: The file.
         metadata: The file's description of itself.
+        compiled: Whether XLA compiles the network, once for each shape of its input.
     """
 
     path: Path
     metadata: Metadata
+    compiled = False
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """Run the network.

@@ -57,7 +57,8 @@ class KerasNetwork(LoadedNetwork):
         self.path, self.metadata = path, metadata
         self.network = load_saved(file or path)
         self._check(*([tensor.shape for tensor in side] for side in (self.network.inputs, self.network.outputs)))
-        self.network.jit_compile = keras.backend.backend() == "jax" if jit is None else jit
+        self.compiled = keras.backend.backend() == "jax" if jit is None else jit
+        self.network.jit_compile = self.compiled
 
     def __call__(self, pixels):
         """Run on the CPU or GPU that Keras uses."""

@@ -1,12 +1,14 @@
-"""Remedies for Keras on JAX: slow depthwise convolutions and counts, and training again with weight averaging."""
+"""Remedies for Keras on JAX: slow starts, convolutions and counts, and training again with averaged weights."""
 
 import functools
+import math
 from collections.abc import Callable
 
 import jax
+import numpy as np
 from jax import lax
 from jax import numpy as jnp
-from keras.src.backend.jax import core, nn
+from keras.src.backend.jax import core, nn, random
 from keras.src.metrics import iou_metrics
 from keras.src.optimizers import base_optimizer
 
@@ -17,6 +19,9 @@ LARGEST = 49
 
 MOST_CLASSES = 8
 """Largest number of classes whose confusion matrix is counted by comparisons."""
+
+MOST_NUMBERS = 2**24
+"""Largest number of random numbers that are drawn in one dimension."""
 
 
 def as_sum(convolve: Callable) -> Callable:
@@ -76,6 +81,29 @@ def compared(scatter: Callable) -> Callable:
     return count
 
 
+def in_one_dimension(draw: Callable) -> Callable:
+    """Random numbers as the first of a vector, whose length is a power of four.
+
+    XLA compiles the drawing for every shape, and longer for four dimensions than for one: for the weights of a small
+    network, most of the time in which it is built. JAX's generator numbers the values, so the first of a longer vector
+    are the same.
+    """
+
+    @functools.wraps(draw)
+    def draw_first(shape, *args, seed=None, **kwargs):
+        seed, size = random.jax_draw_seed(seed), math.prod(shape)
+        numbered = seed.shape == (2,) and jax.threefry_partitionable.value  # a key of Threefry
+        if isinstance(seed, jax.core.Tracer) or not numbered or not 0 < size <= MOST_NUMBERS:
+            return draw(shape, *args, seed=seed, **kwargs)
+        bits = max(10, (size - 1).bit_length())
+        values = draw((2 ** (bits + bits % 2),), *args, seed=seed, **kwargs)
+        if isinstance(values, jax.core.Tracer):  # within a compiled function, but with a known seed
+            return draw(shape, *args, seed=seed, **kwargs)
+        return jnp.asarray(np.asarray(values)[:size].reshape(shape))
+
+    return draw_first
+
+
 def with_copies(overwrite: Callable) -> Callable:
     """Assign moving averages to the weights at the end of ``fit`` as copies.
 
@@ -92,6 +120,7 @@ def with_copies(overwrite: Callable) -> Callable:
 
 
 REMEDIES: tuple[Remedy, ...] = (
+    *((random, name, in_one_dimension) for name in ("normal", "truncated_normal", "uniform")),
     (nn, "depthwise_conv", as_sum),
     (iou_metrics, "confusion_matrix", compared),
     (base_optimizer.BaseOptimizer, "_overwrite_model_variables_with_average_value", with_copies),
