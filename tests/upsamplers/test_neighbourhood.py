@@ -12,7 +12,7 @@ from tests.helpers import BACKEND, slow_beyond_tensorflow
 from tests.helpers.against_torch import assert_values_and_gradients_equal
 from tests.helpers.xla import ONLY_TENSORFLOW, as_in_training, compiled_parts
 from unet import backend
-from unet.upsamplers import neighbourhood
+from unet.upsamplers import neighbourhood, strips
 
 GROUPS, DEPTH = 2, 3
 
@@ -65,7 +65,7 @@ def case(sum_of, size, shape, rng):
 def test_values_and_gradients_in_strips_and_by_taps_equal_those_of_torchs_unfold(
     sum_of, by_taps, size, w, rng, monkeypatch
 ):
-    monkeypatch.setattr(neighbourhood, "STRIP_ROWS", 1)  # a strip for each row, less than the neighbourhood reaches
+    monkeypatch.setattr(strips, "STRIP_ROWS", 1)  # a strip for each row, less than the neighbourhood reaches
     monkeypatch.setattr(neighbourhood, "compiled_by_xla", lambda: by_taps)
     ours, theirs, given = case(sum_of, size, (2, 5, w), rng)
     assert_values_and_gradients_equal(ours, theirs, given, rng)
@@ -75,7 +75,7 @@ def test_values_and_gradients_in_strips_and_by_taps_equal_those_of_torchs_unfold
 @pytest.mark.parametrize("size", [3, 5])
 @pytest.mark.parametrize("sum_of", ["reassemble", "correlate"])
 def test_strips_compiled_by_xla_have_the_values_and_gradients_of_torchs_unfold(sum_of, size, rng, monkeypatch):
-    monkeypatch.setattr(neighbourhood, "STRIP_ROWS", 2)  # strips of 2 and 3 rows
+    monkeypatch.setattr(strips, "STRIP_ROWS", 2)  # strips of 2 and 3 rows
     ours, theirs, given = case(sum_of, size, (2, 5, 7), rng)
     fused = as_in_training(ours)
     assert compiled_parts(fused.get_concrete_function(*given)) == 2

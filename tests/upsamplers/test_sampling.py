@@ -9,6 +9,7 @@ from tests.helpers.against_torch import assert_values_and_gradients_equal
 from tests.helpers.xla import ONLY_TENSORFLOW, as_in_training, compiled_parts
 from unet.model import build_unet
 from unet.training import SegmentationTrainer
+from unet.upsamplers import strips
 from unet.upsamplers.sampling import sample
 
 
@@ -35,7 +36,11 @@ def test_values_and_gradients_equal_those_of_grid_sample(rng):
 
 
 @ONLY_TENSORFLOW
-def test_compiled_by_xla_within_a_step_without_xla_values_and_gradients_are_those_of_grid_sample(rng):
+@pytest.mark.parametrize("strip_rows", [16, 2])  # one strip, or strips of 2 and 3 rows
+def test_compiled_by_xla_within_a_step_without_xla_values_and_gradients_are_those_of_grid_sample(
+    strip_rows, rng, monkeypatch
+):
+    monkeypatch.setattr(strips, "STRIP_ROWS", strip_rows)
     fused = as_in_training(sample)
     x = rng.normal(size=(2, 5, 4, 6))
     given = [array.astype("float32") for array in (x, *rng.uniform(-2, 6, (2, 2, 5, 4, 4, 3)))]

@@ -6,7 +6,6 @@ products (:class:`~unet.upsamplers.sums.Blocks`) of one strip of rows after the 
 compiles what is computed for a strip, if it does not compile the whole step.
 """
 
-import itertools
 import math
 
 import keras
@@ -14,13 +13,9 @@ from keras import ops
 
 from unet.backend import compiled_by_xla, in_turn
 from unet.gradients import differentiable, fused
+from unet.upsamplers.strips import edges, joined
 from unet.upsamplers.sub_pixel import pixel_shuffle, pixel_unshuffle
 from unet.upsamplers.sums import Blocks, Taps, TapsAndBlocks, accurate
-
-STRIPS = 8
-"""Largest number of strips of rows that a map is processed in."""
-STRIP_ROWS = 16
-"""Smallest number of rows of a strip."""
 
 
 def reassemble(logits, x, share=None):
@@ -64,11 +59,11 @@ def reassemble(logits, x, share=None):
     sums_of, slopes_of = _fused(x, sums_of, slopes_of)
 
     def forward(logits, x, share=None):
-        return _joined(*_strips(sums_of, x, size, logits, share))
+        return joined(*_strips(sums_of, x, size, logits, share))
 
     def backward(dy, logits, x, share=None):
         slopes, scattered, *shares = _strips(slopes_of, x, size, dy, logits, share)
-        return _joined(slopes), _cropped(scattered, x, size), *map(_joined, shares)
+        return joined(slopes), _cropped(scattered, x, size), *map(joined, shares)
 
     return differentiable(forward, backward)(*((logits, x) if share is None else (logits, x, share)))
 
@@ -97,11 +92,11 @@ def correlate(queries, keys, size: int):
     products_of, slopes_of = _fused(keys, products_of, slopes_of)
 
     def forward(queries, keys):
-        return _joined(*_strips(products_of, keys, size, queries))
+        return joined(*_strips(products_of, keys, size, queries))
 
     def backward(dm, queries, keys):
         slopes, scattered = _strips(slopes_of, keys, size, dm, queries)
-        return _joined(slopes), _cropped(scattered, keys, size)
+        return joined(slopes), _cropped(scattered, keys, size)
 
     return differentiable(forward, backward)(queries, keys)
 
@@ -146,20 +141,15 @@ def _strips(function, x, size, *maps):
     height, width = ops.shape(x)[1:3]
     half, given = size // 2, [part for part in maps if part is not None]
     around = ops.pad(x, [[0, 0], [half, half], [half, half], [0, 0]])
-    if not isinstance(height, int) or compiled_by_xla() or height < 2 * STRIP_ROWS:
+    strips = edges(height)
+    if len(strips) == 1:
         return list(zip(function((height, width), around, *given)))
-    count = min(STRIPS, height // STRIP_ROWS)
-    edges = [height * i // count for i in range(count + 1)]
     found: list[tuple] = []
-    for start, stop in itertools.pairwise(edges):
+    for start, stop in strips:
         near, *wholes = in_turn(found[-1] if found else (), around, *given)
         parts = [whole[:, whole.shape[1] // height * start : whole.shape[1] // height * stop] for whole in wholes]
         found.append(function((stop - start, width), near[:, start : stop + 2 * half], *parts))
     return list(zip(*found))
-
-
-def _joined(parts):
-    return parts[0] if len(parts) == 1 else ops.concatenate(parts, axis=1)
 
 
 def _cropped(parts, x, size):
@@ -172,6 +162,6 @@ def _cropped(parts, x, size):
         rows = ops.shape(part)[1] - size + 1
         whole.append(part[:, :rows])
         carried = part[:, rows:]
-    whole = _joined([*whole, carried])
+    whole = joined([*whole, carried])
     half = size // 2
     return ops.cast(whole[:, half : half + height, half : half + width], x.dtype)

@@ -5,10 +5,11 @@ from typing import Any
 import keras
 from keras import ops
 
-from unet.backend import in_turn
+from unet.backend import compiled_by_xla, in_turn
 from unet.gradients import differentiable, fused
 from unet.upsamplers.base import Upsampler
 from unet.upsamplers.settings import DySampleOptions
+from unet.upsamplers.strips import edges, joined
 from unet.upsamplers.sub_pixel import pixel_shuffle, pixel_unshuffle
 
 
@@ -87,12 +88,11 @@ def sample(x, rows, columns):
 
     Returns:
         ``(B, 2h, 2w, C)``. The backward pass samples again instead of storing the four neighbours of every sample, and
-        both passes hold one neighbour at a time.
+        both passes hold one neighbour at a time; where XLA compiles it for TensorFlow, those of one strip of rows.
     """
     height, width, channels = ops.shape(x)[1:]
     groups = rows.shape[-1]
     depth = channels // groups
-    pixels = (-1, height, width, 4, groups, depth)
 
     def corners(rows, columns):
         """Index of the four pixels around each sample, their weights along both axes, and the signs of the slopes."""
@@ -109,35 +109,47 @@ def sample(x, rows, columns):
                 index = ((image * height + y) * width + x) * groups + ops.arange(groups, dtype="int32")
                 yield ops.reshape(index, (-1,)), weight_y, weight_x, 2 * below - 1, 2 * beside - 1
 
-    def take(x, index):
-        return ops.reshape(ops.take(ops.reshape(x, (-1, depth)), index, axis=0), pixels)
+    def take(x, index, shape):
+        return ops.reshape(ops.take(ops.reshape(x, (-1, depth)), index, axis=0), (-1, *shape, depth))
 
     def forward(x, rows, columns):
         total: Any = 0
         done: list = []
+        shape = (height, width, 4, groups)
         for index, weight_y, weight_x, _, _ in corners(rows, columns):
             (index,) = in_turn(done, index)
-            total = total + take(x, index) * ops.expand_dims(ops.cast(weight_y * weight_x, x.dtype), -1)
+            total = total + take(x, index, shape) * ops.expand_dims(ops.cast(weight_y * weight_x, x.dtype), -1)
             done = [total]
         return pixel_shuffle(ops.reshape(total, (-1, height, width, 4 * channels)))
 
-    def backward(dy, x, rows, columns):
-        dy = ops.reshape(pixel_unshuffle(dy), pixels)
-        dx, drows, dcolumns = 0, 0, 0
+    def slopes_of(dx, x, dy, rows, columns):
+        shape = ops.shape(rows)[1:]
+        dy = ops.reshape(pixel_unshuffle(dy), (-1, *shape, depth))
+        drows, dcolumns = 0, 0
         done: list = []
         for index, weight_y, weight_x, sign_y, sign_x in corners(rows, columns):
             index, weight_x = in_turn(done, index, weight_x)
             share = ops.cast(dy, rows.dtype) * ops.expand_dims(weight_y * weight_x, -1)
-            dx = dx + ops.segment_sum(ops.reshape(share, (-1, depth)), index, ops.shape(x)[0] * height * width * groups)
-            slope = ops.sum(ops.cast(dy * take(x, index), rows.dtype), axis=-1)
+            share = ops.reshape(share, (-1, depth))
+            if keras.backend.backend() == "tensorflow" and compiled_by_xla():
+                dx = ops.scatter_update(dx, ops.expand_dims(index, -1), share, reduction="add")
+            else:
+                dx = dx + ops.segment_sum(share, index, ops.shape(x)[0] * height * width * groups)
+            slope = ops.sum(ops.cast(dy * take(x, index, shape), rows.dtype), axis=-1)
             drows, dcolumns = drows + sign_y * weight_x * slope, dcolumns + sign_x * weight_y * slope
             done = [dx, drows]
         inside_y = ops.logical_and(rows > 0, rows < ops.cast(height, rows.dtype) - 1.0)
         inside_x = ops.logical_and(columns > 0, columns < ops.cast(width, rows.dtype) - 1.0)
-        return (
-            ops.cast(ops.reshape(dx, (-1, height, width, channels)), x.dtype),
-            drows * ops.cast(inside_y, rows.dtype),
-            dcolumns * ops.cast(inside_x, rows.dtype),
-        )
+        return dx, drows * ops.cast(inside_y, rows.dtype), dcolumns * ops.cast(inside_x, rows.dtype)
 
-    return differentiable(fused(forward), fused(backward))(x, rows, columns)
+    compiled = fused(slopes_of)
+
+    def backward(dy, x, rows, columns):
+        dx, found = ops.zeros((ops.shape(x)[0] * height * width * groups, depth), rows.dtype), []
+        for start, stop in edges(height) if compiled is not slopes_of else [(0, height)]:
+            parts = dy[:, 2 * start : 2 * stop], rows[:, start:stop], columns[:, start:stop]
+            dx, *slopes = compiled(dx, x, *parts)
+            found.append(slopes)
+        return (ops.cast(ops.reshape(dx, ops.shape(x)), x.dtype), *map(joined, zip(*found)))
+
+    return differentiable(fused(forward), backward)(x, rows, columns)
