@@ -52,6 +52,7 @@ def test_memory_in_a_fresh_process_holds_the_result_and_little_more():
     [
         (["upsampler"], "unet benchmark has no command 'upsampler'; did you mean upsamplers?"),
         (["upsamplers", "--only", "bicubical"], "--only: 'bicubical' matches none of nearest, bilinear"),
+        (["upsamplers", "--only", "bicubic", "--only", "near_est"], "--only: 'near_est' matches none of nearest"),
         (["upsamplers", "--shape", "8,64,64"], "--shape: '8,64,64' must be four whole numbers B,h,w,C"),
         (["upsamplers", "--shape", "1,4,4,6"], "C a multiple of 8"),
         (["upsamplers", "--output", "table.md"], "--output: table.md must end in .json"),

@@ -23,6 +23,7 @@ from unet.errors import InputError
 from unet.evaluation import evaluate, extremes
 from unet.formats import describe
 from unet.formats.base import LoadedNetwork
+from unet.formats.keras import KerasNetwork
 from unet.runs import Run, Scores
 from unet.training import train
 
@@ -44,6 +45,17 @@ def test_scores_equal_sklearn_on_the_same_predictions(run):
     assert scores["mean_iou"]["dataset"] == pytest.approx(expected, abs=2e-4)
     assert scores["images"] == 40
     assert scores["size"] == [24, 32]
+
+
+def test_a_compiled_network_gets_batches_of_one_size_and_the_same_scores(run, monkeypatch):
+    expected = evaluate(run, "test")
+    sizes, call = [], KerasNetwork.__call__
+    monkeypatch.setattr(KerasNetwork, "__call__", lambda self, pixels: sizes.append(len(pixels)) or call(self, pixels))
+    monkeypatch.setattr(evaluation, "compiles", lambda config: True)
+    scores = evaluate(run, "test")
+    assert sizes == [32, 32, 32]  # 40 images, and those of the figure
+    assert scores["mean_iou"]["dataset"] == pytest.approx(expected["mean_iou"]["dataset"], abs=2e-4)
+    assert scores["images"] == 40
 
 
 def test_everything_is_written_and_splits_are_kept_side_by_side(run):

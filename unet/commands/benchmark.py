@@ -21,8 +21,9 @@ Output = Annotated[
 
 def upsamplers(
     only: Annotated[
-        str, typer.Option(help="Measure only variants whose names start with this, as in conv_transpose.")
-    ] = "",
+        list[str] | None,
+        typer.Option(help="Measure only variants whose names start with this, as in conv_transpose; may be repeated."),
+    ] = None,
     shape: Annotated[
         list[str] | None, typer.Option(help="Shape B,h,w,C of the low-resolution map; may be repeated.")
     ] = None,
@@ -43,9 +44,11 @@ def upsamplers(
     from unet.benchmark import layers
 
     shapes = tuple(_shape(text) for text in shape or ())
-    names = [name for name in layers.variants() if name.startswith(only)]
-    if not names:
-        raise InputError(f"--only: {only!r} matches none of {', '.join(layers.variants())}")
+    starts = tuple(only or [""])
+    names = [name for name in layers.variants() if name.startswith(starts)]
+    for start in starts:
+        if not any(name.startswith(start) for name in names):
+            raise InputError(f"--only: {start!r} matches none of {', '.join(layers.variants())}")
     use_backend_without_devices()
     from unet.benchmark.measuring import device_name, write
     from unet.runs import environment
