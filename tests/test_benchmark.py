@@ -1,7 +1,12 @@
 """The benchmark of time and memory, and its committed table."""
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -44,6 +49,44 @@ def test_memory_in_a_fresh_process_holds_the_result_and_little_more():
         peak, result = process.submit(benchmark.measure_memory, "nearest", (4, 256, 256, 8), False, False).result()
     assert result == 4 * 512 * 512 * 8 * 4 / 2**20
     assert peak is None or result <= peak < 3 * result
+
+
+MEASURING = """
+import os, time
+from unet.benchmark.measuring import fresh_process
+
+if __name__ == "__main__":
+    with fresh_process() as process:
+        print(process.submit(os.getpid).result(), flush=True)
+        process.submit(time.sleep, 600).result()
+"""
+
+
+@pytest.mark.backend_free
+@pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_benchmark_that_is_stopped_or_killed_leaves_no_process(number, tmp_path):
+    program = tmp_path / "measuring.py"
+    program.write_text(MEASURING)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+    ) as process:
+        worker = int(process.stdout.readline())
+        process.send_signal(number)
+        assert process.wait(20) == -number
+    limit = time.monotonic() + 20
+    while _is_alive(worker):
+        assert time.monotonic() < limit
+        time.sleep(0.1)
+
+
+def _is_alive(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @pytest.mark.backend_free

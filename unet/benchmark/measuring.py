@@ -1,9 +1,12 @@
 """What both benchmarks do in the same way: processes to measure in, tables and files."""
 
+import contextlib
 import logging
 import multiprocessing
 import os
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -17,16 +20,23 @@ FRUGAL = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH":
 """Variables with which JAX and TensorFlow do not take most of a GPU's memory at once."""
 
 
-def fresh_process(**environment: str) -> ProcessPoolExecutor:
+@contextlib.contextmanager
+def fresh_process(**environment: str) -> Iterator[ProcessPoolExecutor]:
     """One freshly started worker with additional environment variables, in which Keras is imported.
 
-    It takes no more of a GPU's memory than it needs.
+    It takes no more of a GPU's memory than it needs. When the block ends with an exception, such as Ctrl-C, the worker
+    is stopped whatever it does, and so it is when this process is killed.
     """
     context = multiprocessing.get_context("spawn")
-    with environment_variables(**FRUGAL, **environment):
-        executor = ProcessPoolExecutor(1, mp_context=context, initializer=_quiet)
-        executor.submit(os.getpid).result()  # has started with the environment
-    return executor
+    with ProcessPoolExecutor(1, mp_context=context, initializer=_start) as executor:
+        with environment_variables(**FRUGAL, **environment):
+            number = executor.submit(os.getpid).result()  # has started with the environment
+        try:
+            yield executor
+        except BaseException:
+            with contextlib.suppress(OSError):  # has ended already
+                os.kill(number, signal.SIGTERM)
+            raise
 
 
 def device_name() -> str:
@@ -35,9 +45,18 @@ def device_name() -> str:
         return process.submit(backend.device_name).result()
 
 
-def _quiet() -> None:
+def _start() -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     backend.use_backend()
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # silences the warning about retracing
+
+
+def _end_with_parent() -> None:
+    """End when the parent has died. A worker of a pool would wait for it forever, with the memory that it has taken."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def markdown_table(titles: list[str], rows: list[list[str]], left: int) -> list[str]:

@@ -119,7 +119,7 @@ def run(cases: list[Case], rounds: int, steps: int) -> Iterator[list[Measurement
             raise RunError("a process of the benchmark has ended, probably as memory was exhausted") from error
 
 
-def _process(case: Case) -> ProcessPoolExecutor:
+def _process(case: Case) -> contextlib.AbstractContextManager[ProcessPoolExecutor]:
     """A process with the case's backend."""
     backend = "torch" if case.program == PLAIN else case.program
     return fresh_process(KERAS_BACKEND=backend, TF_CPP_MIN_LOG_LEVEL="3")
