@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from unet.backend import compiled_by_xla, in_turn
+from unet.backend import in_turn
 from unet.gradients import differentiable, fused
 from unet.upsamplers.base import Upsampler
 from unet.upsamplers.settings import DySampleOptions
@@ -123,6 +123,8 @@ def sample(x, rows, columns):
         return pixel_shuffle(ops.reshape(total, (-1, height, width, 4 * channels)))
 
     def slopes_of(dx, x, dy, rows, columns):
+        """Gradients of rows and columns, and that of x added to ``dx``: 0, or a tensor to which XLA adds in place."""
+        in_place = ops.is_tensor(dx)
         shape = ops.shape(rows)[1:]
         dy = ops.reshape(pixel_unshuffle(dy), (-1, *shape, depth))
         drows, dcolumns = 0, 0
@@ -131,7 +133,7 @@ def sample(x, rows, columns):
             index, weight_x = in_turn(done, index, weight_x)
             share = ops.cast(dy, rows.dtype) * ops.expand_dims(weight_y * weight_x, -1)
             share = ops.reshape(share, (-1, depth))
-            if keras.backend.backend() == "tensorflow" and compiled_by_xla():
+            if in_place:
                 dx = ops.scatter_update(dx, ops.expand_dims(index, -1), share, reduction="add")
             else:
                 dx = dx + ops.segment_sum(share, index, ops.shape(x)[0] * height * width * groups)
@@ -145,8 +147,10 @@ def sample(x, rows, columns):
     compiled = fused(slopes_of)
 
     def backward(dy, x, rows, columns):
-        dx, found = ops.zeros((ops.shape(x)[0] * height * width * groups, depth), rows.dtype), []
-        for start, stop in edges(height) if compiled is not slopes_of else [(0, height)]:
+        dx, strips, found = 0, [(0, height)], []
+        if compiled is not slopes_of:
+            dx, strips = ops.zeros((ops.shape(x)[0] * height * width * groups, depth), rows.dtype), edges(height)
+        for start, stop in strips:
             parts = dy[:, 2 * start : 2 * stop], rows[:, start:stop], columns[:, start:stop]
             dx, *slopes = compiled(dx, x, *parts)
             found.append(slopes)
