@@ -13,6 +13,7 @@ from pathlib import Path
 from unet.console import quiet_stderr
 from unet.environment import environment_variables
 from unet.errors import InputError
+from unet.files import CACHE, expanded
 
 BACKENDS = {"tensorflow": "cpu", "jax": "jax", "torch": "torch"}
 """Backends in the order of preference, with the optional dependency that installs each."""
@@ -57,11 +58,11 @@ def _kept_programs() -> dict[str, str]:
     Not on CPUs: with AVX-512, XLA prints an error for each program that it loads and compiles it again
     (github.com/openxla/xla/issues/44565).
     """
-    folder = os.path.expanduser("~/.cache/unet-upsamplers/xla")
+    folder = expanded(CACHE) / "xla"
     accelerated = importlib.metadata.entry_points(group="jax_plugins") and os.environ.get("JAX_PLATFORMS") != "cpu"
-    if not accelerated or not os.path.isabs(folder):  # without a home directory
+    if not accelerated or not folder.is_absolute():  # without a home directory
         return {}
-    return {"JAX_COMPILATION_CACHE_DIR": folder, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
+    return {"JAX_COMPILATION_CACHE_DIR": str(folder), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
 
 
 def use_backend_without_devices() -> dict[str, str]:

@@ -23,6 +23,8 @@ UNFINISHED = ".unfinished-"
 """Start of the names of files and folders that are being written. A process that is killed leaves them behind."""
 ARCHIVE_YEARS = range(1980, 2108)
 """Years that the time stamps in a zip archive, such as a .keras file, can express."""
+CACHE = "~/.cache/unet-upsamplers"
+"""Where prepared data and compiled programs are kept by default."""
 
 
 def open_file(path: str | Path) -> BinaryIO:

@@ -26,7 +26,7 @@ from unet.data.masks import class_counts
 from unet.data.sources import SPLITS, Problem, Sample, Source
 from unet.data.windows import Windows
 from unet.errors import InputError, RunError
-from unet.files import remove_unfinished, temporary_folder, write_json, writing
+from unet.files import CACHE, remove_unfinished, temporary_folder, write_json, writing
 
 log = logging.getLogger("unet")
 
@@ -245,7 +245,7 @@ def prepare(
         RunError: The arrays cannot be written, for example because the disk is full.
     """
     try:
-        parent = Path(cache_dir or os.environ.get("UNET_CACHE", "~/.cache/unet-upsamplers")).expanduser()
+        parent = Path(cache_dir or os.environ.get("UNET_CACHE", CACHE)).expanduser()
     except RuntimeError as error:
         raise InputError(f"data.cache_dir: {error} Set data.cache_dir or the variable UNET_CACHE") from None
     stored = _Own(scale) if size is None else _Resized(size)
