@@ -1,6 +1,7 @@
 """Remedies for JAX have the results of Keras, and Keras still needs them."""
 
 import importlib.metadata
+import os
 import subprocess
 import sys
 
@@ -20,6 +21,7 @@ from keras.src.metrics import iou_metrics
 from keras.src.optimizers import base_optimizer
 
 import unet.model  # noqa: F401  # which applies the remedies
+from unet import backend
 
 
 @pytest.fixture
@@ -94,6 +96,151 @@ def test_other_confusion_matrices_are_left_to_keras(platform, classes, rng, monk
     labels = jax.numpy.asarray(rng.integers(0, classes, 50))
     program = jax.make_jaxpr(lambda x: iou_metrics.confusion_matrix(x, x, classes))(labels)
     assert "scatter" in str(program)
+
+
+# === 1×1 convolutions ===
+
+
+def own_and_keras(name, call, *arguments):
+    """Values and gradients of ``call(*arguments)``, and the program, with the remedy of ``nn.NAME`` and without."""
+
+    def both(*arguments):
+        y, pull = jax.vjp(lambda *a: call(*a), *arguments)
+        return y, pull(jax.tree.map(lambda one: np.cos(np.arange(one.size)).reshape(one.shape).astype(one.dtype), y))
+
+    own, found = getattr(nn, name), []
+    for function in (own, own.__wrapped__):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(nn, name, function)
+            program = jax.make_jaxpr(lambda *a: both(*a))(*arguments)  # new functions: JAX keeps their programs
+            found.append((jax.tree.leaves(jax.jit(lambda *a: both(*a))(*arguments)), str(program)))
+    return found
+
+
+def assert_close(found, expected, tolerance):
+    for one, other in zip(found, expected, strict=True):
+        assert (one.shape, one.dtype) == (other.shape, other.dtype)
+        one, other = (np.asarray(value, "float32") for value in (one, other))
+        np.testing.assert_allclose(one, other, atol=tolerance * np.abs(other).max(), rtol=0)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.02)])
+@pytest.mark.parametrize(("platform", "outputs"), [("cpu", 24), ("gpu", 3)])
+def test_a_1x1_convolution_is_a_product_with_the_values_and_gradients_of_keras(
+    platform, outputs, dtype, tolerance, rng, monkeypatch
+):
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    x, kernel = (jax.numpy.asarray(rng.normal(size=shape), dtype) for shape in ((2, 5, 7, 6), (1, 1, 6, outputs)))
+    (found, program), (expected, other) = own_and_keras(
+        "conv", lambda x, kernel: ops.conv(x, kernel, padding="same", data_format="channels_last"), x, kernel
+    )
+    assert "conv_general_dilated" not in program
+    assert "conv_general_dilated" in other
+    assert_close(found, expected, tolerance)
+
+
+@pytest.mark.parametrize(
+    ("platform", "shape", "kernel", "options"),
+    [
+        ("gpu", (1, 4, 4, 3), (1, 1, 3, 17), {}),  # many outputs
+        ("cpu", (1, 4, 4, 3), (3, 3, 3, 5), {}),
+        ("cpu", (1, 4, 4, 3), (1, 1, 3, 5), {"strides": 2}),
+        ("cpu", (1, 4, 4, 6), (1, 1, 3, 4), {}),  # in groups
+        ("cpu", (1, 3, 4, 4), (1, 1, 3, 5), {"data_format": "channels_first"}),
+    ],
+)
+def test_other_convolutions_are_left_to_keras(platform, shape, kernel, options, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    options = {"data_format": "channels_last"} | options
+    program = jax.make_jaxpr(lambda x, kernel: ops.conv(x, kernel, **options))(np.ones(shape), np.ones(kernel))
+    assert "conv_general_dilated" in str(program)
+
+
+# === Max-pooling ===
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("size", [2, (2, 2), (3, 2), (1, 4)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_max_pooling_has_the_bits_of_keras_and_gives_the_gradient_to_the_first_maximum(dtype, size, padding, rng):
+    """Most windows have several equal maxima."""
+    x = jax.numpy.asarray(rng.integers(-1, 2, size=(2, 7, 10, 3)), dtype)
+    (found, program), (expected, other) = own_and_keras(
+        "max_pool", lambda x: ops.max_pool(x, size, size, padding, data_format="channels_last"), x
+    )
+    assert "select_and_scatter" not in program
+    assert "select_and_scatter" in other  # once Keras has a faster gradient, the remedy can go
+    assert_close(found, expected, 0)
+
+
+def test_max_pooling_is_differentiated_forwards_too(rng):
+    x, direction = rng.normal(size=(2, 1, 6, 4, 2)).astype("float32")
+
+    def total(x):
+        return jax.numpy.sum(ops.max_pool(x, 2, data_format="channels_last") ** 2)
+
+    slope = jax.jvp(total, (x,), (direction,))[1]
+    assert slope == pytest.approx(float(np.sum(jax.grad(total)(x) * direction)), rel=1e-5)
+
+
+def test_max_pooling_of_a_map_smaller_than_the_window_is_that_of_keras(rng):
+    x = jax.numpy.asarray(rng.normal(size=(1, 1, 5, 2)), "float32")
+    for padding, size in (("same", (1, 1, 3, 2)), ("valid", (1, 0, 2, 2))):
+        found = ops.max_pool(x, 2, padding=padding, data_format="channels_last")
+        assert found.shape == size
+        expected = nn.max_pool.__wrapped__(x, 2, 2, padding, data_format="channels_last")
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "size", "options"),
+    [
+        ((1, 6, 6, 2), "float32", 3, {"strides": 2}),  # overlapping
+        ((1, 6, 6, 2), "float32", 5, {}),  # large
+        ((1, 2, 6, 6), "float32", 2, {"data_format": "channels_first"}),
+        ((1, 6, 6, 6, 2), "float32", 2, {}),
+        ((1, 6, 2), "float32", 2, {}),
+    ],
+)
+def test_other_windows_are_left_to_keras(shape, dtype, size, options):
+    options = {"data_format": "channels_last", "strides": size} | options
+    program = jax.make_jaxpr(lambda x: ops.max_pool(x, size, **options))(np.ones(shape, dtype))
+    assert "reduce_window" in str(program)
+
+
+# === Moments ===
+
+
+@pytest.mark.parametrize("keepdims", [False, True])
+@pytest.mark.parametrize("axes", [(0, 1, 2), [-2, 1], 3, (0,)])
+def test_mean_and_variance_and_their_gradients_are_those_of_keras(axes, keepdims, rng):
+    x = jax.numpy.asarray(rng.normal(size=(3, 5, 4, 6), loc=2), "float32")
+    (found, program), (expected, other) = own_and_keras("moments", lambda x: ops.moments(x, axes, keepdims), x)
+    assert_close(found, expected, 1e-5)
+    # Once the gradient that Keras has adds nothing, the remedy can go.
+    assert program.count("reduce_sum") < other.count("reduce_sum")
+
+
+@pytest.mark.parametrize(("mean", "deviation"), [(1e4, 1.0), (-3e5, 10.0), (255.0, 0.0), (0.0, 1e-4)])
+def test_the_variance_is_exact_for_a_large_mean(mean, deviation, rng):
+    x = (mean + deviation * rng.normal(size=(4, 32, 32, 3))).astype("float32")
+    found, variance = ops.moments(x, (0, 1, 2))
+    np.testing.assert_allclose(found, x.mean((0, 1, 2), dtype="float64"), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(variance, x.var((0, 1, 2), dtype="float64"), rtol=1e-4)
+
+
+def test_moments_in_half_precision_and_on_several_devices_are_left_to_keras(monkeypatch):
+    def programs():
+        return [
+            str(jax.make_jaxpr(lambda x: ops.moments(x, (0, 1)))(np.ones((4, 3), dtype)))
+            for dtype in ("float16", "float32")
+        ]
+
+    half, single = programs()
+    assert "_var" in half
+    assert "_var" not in single
+    monkeypatch.setattr("unet.speed.jax.distribution", lambda: keras.distribution.DataParallel)
+    assert "_var" in programs()[1]
 
 
 def fit_twice():
@@ -203,3 +350,55 @@ def test_compiled_programs_are_kept_for_later_processes(accelerated, settings, e
     first = kept()
     assert bool(first) == bool(expected)
     assert kept() == first
+
+
+CONVOLUTION = """
+from unet.backend import use_backend
+
+use_backend()
+import jax
+import keras
+
+x, kernel = jax.numpy.ones((2, 64, 64, 32)), jax.numpy.ones((3, 3, 32, 32))
+print(jax.jit(lambda x, kernel: keras.ops.conv(x, kernel)).lower(x, kernel).compile().as_text())
+"""
+
+
+def compiled_convolution(**environment) -> str:
+    """What XLA made of a convolution."""
+    environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"} | environment
+    program = [sys.executable, "-c", CONVOLUTION]
+    return subprocess.run(program, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.skipif(not backend._without_avx512(), reason="XLA convolves in its own way on this processor")
+def test_xla_leaves_convolutions_to_eigen_without_avx512():
+    assert "ynn" not in compiled_convolution()
+    # Once XLA does so by itself, the flag can go.
+    assert "ynn" in compiled_convolution(XLA_FLAGS=f"{backend.YNNPACK}=+individual_convolution")
+
+
+@pytest.mark.parametrize(
+    ("version", "without_avx512", "given", "expected"),
+    [
+        ("0.10.2", True, "", f"{backend.YNNPACK}=-individual_convolution"),
+        ("0.12.0.1", True, "--xla_a=1", f"--xla_a=1 {backend.YNNPACK}=-individual_convolution"),
+        ("0.10.2", True, f"{backend.YNNPACK}=", f"{backend.YNNPACK}="),
+        ("0.10.2", False, "--xla_a=1", "--xla_a=1"),
+        ("0.9.2", True, "", ""),
+        ("0.13.0", True, "", ""),
+    ],
+)
+def test_xla_gets_the_flag_if_it_knows_it_and_the_user_has_not_set_it(
+    version, without_avx512, given, expected, monkeypatch
+):
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: {"jaxlib": version}[name])
+    monkeypatch.setattr(backend, "_without_avx512", lambda: without_avx512)
+    monkeypatch.setenv("XLA_FLAGS", given)
+    assert backend._xla_flags() == expected
+
+
+def test_the_flag_was_tried_with_this_version():
+    """If this fails, measure training with and without the flag, and move the limit."""
+    version = tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2]))
+    assert version < backend.YNNPACK_UNTIL

@@ -1,4 +1,4 @@
-"""Remedies for Keras on JAX: slow starts, convolutions and counts, and training again with averaged weights."""
+"""Remedies for Keras on JAX: slow starts, convolutions, pooling and counts, and training on with averaged weights."""
 
 import functools
 import math
@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax import lax
 from jax import numpy as jnp
+from keras.distribution import distribution
 from keras.src.backend.jax import core, nn, random
 from keras.src.metrics import iou_metrics
 from keras.src.optimizers import base_optimizer
@@ -19,6 +20,12 @@ LARGEST = 49
 
 MOST_CLASSES = 8
 """Largest number of classes whose confusion matrix is counted by comparisons."""
+
+FEW_OUTPUTS = 16
+"""Largest number of channels that a 1×1 convolution computes as a matrix product on a GPU."""
+
+LARGEST_WINDOW = 16
+"""Largest number of positions of a window in which the maximum is found by comparisons."""
 
 MOST_NUMBERS = 2**24
 """Largest number of random numbers that are drawn in one dimension."""
@@ -60,6 +67,128 @@ def as_sum(convolve: Callable) -> Callable:
         return total.reshape(*total.shape[:3], -1).astype(inputs.dtype)
 
     return add_up
+
+
+def as_product(convolve: Callable) -> Callable:
+    """1×1 convolution of maps ``(B, H, W, C)`` as a matrix product: on a CPU, and on a GPU if it has few outputs.
+
+    On a CPU, XLA's convolution and its gradients take two to five times as long. On a GPU, cuDNN's convolution to the
+    logits of a few classes would need a copy of the whole map in float32.
+    """
+
+    @functools.wraps(convolve)
+    def multiply(inputs, kernel, strides=1, padding="valid", data_format=None, dilation_rate=1):
+        inputs, kernel = core.convert_to_tensor(inputs), core.convert_to_tensor(kernel)
+        if (
+            (jax.default_backend() != "cpu" and kernel.shape[-1] > FEW_OUTPUTS)
+            or nn.backend.standardize_data_format(data_format) != "channels_last"
+            or inputs.ndim != 4
+            or kernel.shape[:3] != (1, 1, inputs.shape[-1])
+            or strides not in (1, (1, 1), [1, 1])
+            or 0 in inputs.shape
+        ):
+            return convolve(inputs, kernel, strides, padding, data_format, dilation_rate)
+        product = inputs.astype(kernel.dtype).reshape(-1, inputs.shape[-1]) @ kernel[0, 0]
+        return product.reshape(*inputs.shape[:3], -1)
+
+    return multiply
+
+
+def by_comparisons(pool: Callable) -> Callable:
+    """Maximum of windows that do not overlap, in maps ``(B, H, W, C)``, and its gradient by comparisons.
+
+    XLA fuses them into one loop each. The gradient that JAX has searches every window again: on a CPU, max-pooling
+    takes 10 times as long in training; on a GPU, it adds to single values, which wait for each other.
+    """
+
+    @functools.wraps(pool)
+    def compare(inputs, pool_size, strides=None, padding="valid", data_format=None):
+        inputs = core.convert_to_tensor(inputs)
+        size, steps = ((n, n) if isinstance(n, int) else n and tuple(n) for n in (pool_size, strides))
+        if (
+            nn.backend.standardize_data_format(data_format) != "channels_last"
+            or inputs.ndim != 4
+            or len(size) != 2
+            or steps not in (None, size)
+            or not 1 < math.prod(size) <= LARGEST_WINDOW
+            or not jnp.issubdtype(inputs.dtype, jnp.floating)
+            or 0 in inputs.shape
+        ):
+            return pool(inputs, pool_size, strides, padding, data_format)
+        pads = lax.padtype_to_pads(inputs.shape[1:3], size, size, padding.upper())
+        windows = [(n + sum(pad)) // of for n, pad, of in zip(inputs.shape[1:3], pads, size)]
+        edges = [
+            (before, count * of - n - before, 0)
+            for (before, _), count, of, n in zip(pads, windows, size, inputs.shape[1:3])
+        ]
+        x = lax.pad(inputs, jnp.array(-jnp.inf, inputs.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
+        return _largest(x.reshape(x.shape[0], windows[0], size[0], windows[1], size[1], x.shape[3]))
+
+    return compare
+
+
+@jax.custom_jvp
+def _largest(windows):
+    """Largest values ``(B, h, w, C)`` of windows ``(B, h, p, w, q, C)``."""
+    return functools.reduce(jnp.maximum, _positions(windows))
+
+
+@_largest.defjvp
+def _largest_with_tangent(primals, tangents):
+    (windows,), (tangent,) = primals, tangents
+    largest, *others = _positions(windows)
+    first = jnp.zeros(largest.shape, "int8")
+    for number, values in enumerate(others, start=1):
+        first = jnp.where(values > largest, jnp.int8(number), first)
+        largest = jnp.maximum(largest, values)
+    rows, columns = windows.shape[2], windows.shape[4]
+    numbers = jnp.arange(rows * columns, dtype="int8").reshape(1, 1, rows, 1, columns, 1)
+    chosen = first[:, :, None, :, None] == numbers
+    return largest, jnp.sum(jnp.where(chosen, tangent, 0), axis=(2, 4))
+
+
+def _positions(windows) -> list[jax.Array]:
+    """The first values of all windows, the second, and so on, by rows."""
+    return [windows[:, :, i, :, j] for i in range(windows.shape[2]) for j in range(windows.shape[4])]
+
+
+def in_one_pass(moments: Callable) -> Callable:
+    """Mean and variance from the sums of ``x − s`` and of its square, where ``s`` is the value in the middle.
+
+    XLA adds both in one pass over the map, and their gradient needs no sums over the map. Keras has one pass for the
+    mean, one for the variance, and more in the gradient of the variance. Because ``s`` is a value of the map, the
+    result is as exact for a large mean. Several devices would have to send it to each other; there, Keras computes.
+    """
+
+    @functools.wraps(moments)
+    def both(x, axes, keepdims=False, synchronized=False):
+        x = core.convert_to_tensor(x)
+        axes = (axes,) if isinstance(axes, int) else axes
+        if synchronized or not axes or x.dtype != jnp.float32 or 0 in x.shape or distribution():
+            return moments(x, axes, keepdims, synchronized)
+        axes = tuple(axis % x.ndim for axis in axes)
+        mean, variance = _moments(x, axes)
+        return (mean, variance) if keepdims else (jnp.squeeze(mean, axes), jnp.squeeze(variance, axes))
+
+    return both
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _moments(x, axes):
+    """Mean and variance along ``axes``, which are kept."""
+    middle = x[tuple(slice(n // 2, n // 2 + 1) if axis in axes else slice(None) for axis, n in enumerate(x.shape))]
+    apart = x - middle
+    mean = jnp.mean(apart, axes, keepdims=True)
+    variance = jnp.mean(jnp.square(apart), axes, keepdims=True) - jnp.square(mean)
+    return mean + middle, jnp.maximum(variance, 0)
+
+
+@_moments.defjvp
+def _moments_with_tangents(axes, primals, tangents):
+    (x,), (tangent,) = primals, tangents
+    mean, variance = _moments(x, axes)
+    of_variance = 2 * jnp.mean((x - mean) * tangent, axes, keepdims=True)
+    return (mean, variance), (jnp.mean(tangent, axes, keepdims=True), of_variance)
 
 
 def compared(scatter: Callable) -> Callable:
@@ -122,6 +251,9 @@ def with_copies(overwrite: Callable) -> Callable:
 REMEDIES: tuple[Remedy, ...] = (
     *((random, name, in_one_dimension) for name in ("normal", "truncated_normal", "uniform")),
     (nn, "depthwise_conv", as_sum),
+    (nn, "conv", as_product),
+    (nn, "max_pool", by_comparisons),
+    (nn, "moments", in_one_pass),
     (iou_metrics, "confusion_matrix", compared),
     (base_optimizer.BaseOptimizer, "_overwrite_model_variables_with_average_value", with_copies),
 )
