@@ -167,6 +167,14 @@ def test_decoding_has_little_time(monkeypatch):
         page.read_photograph(b"")
 
 
+@pytest.mark.parametrize("output", ["", '{"size": [2', '{"size": [2, 2]}', '{"size": [2, 2]}\n12345678901'])
+def test_a_decoder_that_ends_early_is_reported_as_a_photograph_that_cannot_be_read(output, monkeypatch):
+    program = [sys.executable, "-c", f"import sys; sys.stdout.write({output!r})"]
+    monkeypatch.setattr(page_photograph, "_decoder", lambda: program)
+    with pytest.raises(InputError, match="cannot be read"):
+        page.read_photograph(b"")
+
+
 def shares(html):
     """Percentages in the order of the page."""
     return [float(share) for share in re.findall(r"<b>([\d.]+) %</b>", html)]

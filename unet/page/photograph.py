@@ -51,11 +51,11 @@ def read_photograph(file: bytes | str | Path) -> np.ndarray:
         )
         start = done.stdout.find(b"\n") + 1
         answer = json.loads(done.stdout[:start])
-    except (subprocess.TimeoutExpired, ValueError):
+        if "size" in answer:
+            return np.frombuffer(done.stdout, np.uint8, offset=start).reshape(*answer["size"], 3)
+    except (subprocess.TimeoutExpired, ValueError):  # it may end at any time, also between two pixels
         raise InputError(decoder.UNREADABLE) from None
-    if "message" in answer:
-        raise InputError(answer["message"])
-    return np.frombuffer(done.stdout, np.uint8, offset=start).reshape(*answer["size"], 3)
+    raise InputError(answer["message"])
 
 
 def _decoder() -> list[str]:
