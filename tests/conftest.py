@@ -1,5 +1,6 @@
 """Settings and fixtures of all tests: a quiet backend, their own cache, the real data if present, a trained run."""
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -27,6 +28,12 @@ from tests.helpers import JIT, PETS, ROOT, WEIGHTS
 signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_collection_finish():
+    """Let the garbage collector leave out what has been imported by now: it stays until the process ends."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")
