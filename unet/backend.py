@@ -51,12 +51,13 @@ def use_backend() -> str:
     if name == "jax":
         defaults |= _kept_programs()
     settings = {key: os.environ.get(key, value) for key, value in defaults.items()}
-    if name == "jax":
-        settings["XLA_FLAGS"] = _xla_flags()
+    flags = _xla_flags() if name == "jax" else None
+    if flags:
+        settings["XLA_FLAGS"] = flags
     with environment_variables(KERAS_BACKEND=name, **settings), quiet_stderr():
         import keras
 
-        if name == "jax":
+        if flags:
             _read_xla_flags()
     return keras.backend.backend()
 
@@ -89,9 +90,10 @@ def _xla_flags() -> str:
 
 def _read_xla_flags() -> None:
     """Let XLA read XLA_FLAGS now, which it does once; otherwise it would at the first computation."""
-    from jaxlib.xla_client import CompileOptions
+    with contextlib.suppress(ImportError):  # not public
+        from jaxlib.xla_client import CompileOptions
 
-    CompileOptions()
+        CompileOptions()
 
 
 def use_backend_without_devices() -> dict[str, str]:
