@@ -1,4 +1,4 @@
-"""Remedies for Keras on JAX: slow starts, convolutions, pooling and counts, and training on with averaged weights."""
+"""Remedies for Keras on JAX: slow starts, layers and counts, and training again with averaged weights."""
 
 import functools
 import math
@@ -31,6 +31,16 @@ MOST_NUMBERS = 2**24
 """Largest number of random numbers that are drawn in one dimension."""
 
 
+def _are_maps(inputs, data_format) -> bool:
+    """Whether ``inputs`` are maps ``(B, H, W, C)``."""
+    return inputs.ndim == 4 and nn.backend.standardize_data_format(data_format) == "channels_last"
+
+
+def _pair(value) -> tuple[int, ...]:
+    """One number for each axis of a map."""
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
 def as_sum(convolve: Callable) -> Callable:
     """Depthwise convolution of maps ``(B, H, W, C)`` as a sum of shifted maps, each times one weight per channel.
 
@@ -44,13 +54,12 @@ def as_sum(convolve: Callable) -> Callable:
         given = (inputs, kernel, strides, padding, data_format, dilation_rate)
         if (
             jax.default_backend() != "cpu"
-            or nn.backend.standardize_data_format(data_format) != "channels_last"
-            or inputs.ndim != 4
+            or not _are_maps(inputs, data_format)
             or inputs.shape[-1] != kernel.shape[2]
             or kernel.shape[0] * kernel.shape[1] > LARGEST
         ):
             return convolve(*given)
-        strides, dilations = ((value, value) if isinstance(value, int) else value for value in (strides, dilation_rate))
+        strides, dilations = _pair(strides), _pair(dilation_rate)
         window = [(size - 1) * dilation + 1 for size, dilation in zip(kernel.shape[:2], dilations, strict=True)]
         pads = lax.padtype_to_pads(inputs.shape[1:3], window, strides, padding.upper())
         padded = [size + sum(pad) for size, pad in zip(inputs.shape[1:3], pads, strict=True)]
@@ -72,7 +81,7 @@ def as_sum(convolve: Callable) -> Callable:
 def as_product(convolve: Callable) -> Callable:
     """1×1 convolution of maps ``(B, H, W, C)`` as a matrix product: on a CPU, and on a GPU if it has few outputs.
 
-    On a CPU, XLA's convolution and its gradients take two to five times as long. On a GPU, cuDNN's convolution to the
+    On a CPU, XLA's convolution and its gradients take two to six times as long. On a GPU, cuDNN's convolution to the
     logits of a few classes would need a copy of the whole map in float32.
     """
 
@@ -81,10 +90,9 @@ def as_product(convolve: Callable) -> Callable:
         inputs, kernel = core.convert_to_tensor(inputs), core.convert_to_tensor(kernel)
         if (
             (jax.default_backend() != "cpu" and kernel.shape[-1] > FEW_OUTPUTS)
-            or nn.backend.standardize_data_format(data_format) != "channels_last"
-            or inputs.ndim != 4
+            or not _are_maps(inputs, data_format)
             or kernel.shape[:3] != (1, 1, inputs.shape[-1])
-            or strides not in (1, (1, 1), [1, 1])
+            or _pair(strides) != (1, 1)
             or 0 in inputs.shape
         ):
             return convolve(inputs, kernel, strides, padding, data_format, dilation_rate)
@@ -98,18 +106,17 @@ def by_comparisons(pool: Callable) -> Callable:
     """Maximum of windows that do not overlap, in maps ``(B, H, W, C)``, and its gradient by comparisons.
 
     XLA fuses them into one loop each. The gradient that JAX has searches every window again: on a CPU, max-pooling
-    takes 10 times as long in training; on a GPU, it adds to single values, which wait for each other.
+    takes 4 to 18 times as long in training; on a GPU, it adds to single values, which wait for each other.
     """
 
     @functools.wraps(pool)
     def compare(inputs, pool_size, strides=None, padding="valid", data_format=None):
         inputs = core.convert_to_tensor(inputs)
-        size, steps = ((n, n) if isinstance(n, int) else n and tuple(n) for n in (pool_size, strides))
+        size = _pair(pool_size)
         if (
-            nn.backend.standardize_data_format(data_format) != "channels_last"
-            or inputs.ndim != 4
+            not _are_maps(inputs, data_format)
             or len(size) != 2
-            or steps not in (None, size)
+            or (strides is not None and _pair(strides) != size)
             or not 1 < math.prod(size) <= LARGEST_WINDOW
             or not jnp.issubdtype(inputs.dtype, jnp.floating)
             or 0 in inputs.shape
